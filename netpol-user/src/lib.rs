@@ -1,0 +1,26 @@
+//! Userspace of netpol, in the order in which data flows:
+//!
+//! ```text
+//! source -> format -> model -> compile -> datapath        what is wanted, towards the kernel
+//! datapath -> observe -> cli                              what happens, back to people
+//! ```
+//!
+//! | module | one idea |
+//! |---|---|
+//! | [`format`] | documents: YAML to [`model`], with the position of everything that is wrong |
+//! | [`source`] | who is running here: endpoints found over netlink |
+//! | [`model`] | endpoints, tiers of policies of rules, and what they mean |
+//! | [`compile`] | a model as plain tables: a [`compile::Snapshot`] |
+//! | [`datapath`] | the only module that speaks aya: load, attach, pin, publish |
+//! | [`observe`] | flows and counters as the kernel has them, with names |
+//! | [`cli`] | the commands |
+//!
+//! The library prints nothing and ends no process; [`cli`] does.
+
+pub mod cli;
+pub mod compile;
+pub mod datapath;
+pub mod format;
+pub mod model;
+pub mod observe;
+pub mod source;

@@ -1,0 +1,28 @@
+//! Plain data that crosses the line between kernel and userspace.
+
+/// Declares table types: `repr(C)`, copyable, without padding, `aya::Pod` for the loader.
+///
+/// Padding would be uninitialised memory: the kernel compares keys bytewise and the verifier
+/// refuses to let it leave the stack.
+macro_rules! pod {
+    ($($(#[$meta:meta])* pub struct $name:ident $(<$($param:ident : $bound:path),*>)? {
+        $($(#[$field_meta:meta])* pub $field:ident : $type:ty),* $(,)?
+    })*) => {$(
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub struct $name $(<$($param: $bound),*>)? { $($(#[$field_meta])* pub $field: $type),* }
+
+        impl $(<$($param: $bound),*>)? $name $(<$($param),*>)? {
+            /// Fails to compile where the layout has padding.
+            pub const NO_PADDING: () = assert!(
+                size_of::<Self>() == 0 $(+ size_of::<$type>())*,
+                concat!("padding in ", stringify!($name)),
+            );
+        }
+
+        #[cfg(feature = "user")]
+        // SAFETY: repr(C) over plain integers, and without padding (NO_PADDING).
+        unsafe impl $(<$($param: $bound + 'static),*>)? aya::Pod for $name $(<$($param),*>)? {}
+    )*};
+}

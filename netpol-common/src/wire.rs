@@ -1,0 +1,153 @@
+//! Addresses, ports and protocols as they are on the wire. The byte order is in the type.
+
+use core::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+/// An IP protocol number (IANA "Assigned Internet Protocol Numbers").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Protocol(pub u8);
+
+impl Protocol {
+    pub const ICMP: Self = Self(1);
+    pub const TCP: Self = Self(6);
+    pub const UDP: Self = Self(17);
+    pub const ICMPV6: Self = Self(58);
+    pub const SCTP: Self = Self(132);
+    pub const UDPLITE: Self = Self(136);
+
+    /// Whether the first four bytes of its header are a source and a destination port.
+    #[inline(always)]
+    pub const fn has_ports(self) -> bool {
+        matches!(self, Self::TCP | Self::UDP | Self::SCTP | Self::UDPLITE)
+    }
+
+    /// ICMP of either family: the policy sees type and code where others have a destination port.
+    #[inline(always)]
+    pub const fn is_icmp(self) -> bool {
+        matches!(self, Self::ICMP | Self::ICMPV6)
+    }
+
+    /// `None` for a protocol without a common name.
+    pub const fn name(self) -> Option<&'static str> {
+        Some(match self {
+            Self::ICMP => "ICMP",
+            Self::TCP => "TCP",
+            Self::UDP => "UDP",
+            Self::ICMPV6 => "ICMPv6",
+            Self::SCTP => "SCTP",
+            Self::UDPLITE => "UDPLite",
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Protocol {
+    /// The common name, else the number.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => self.0.fmt(f),
+        }
+    }
+}
+
+/// A port in network byte order, the way packets and flow keys carry it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct PortBe(pub u16);
+
+impl PortBe {
+    pub const ZERO: Self = Self(0);
+
+    #[inline(always)]
+    pub const fn from_host(port: u16) -> Self {
+        Self(port.to_be())
+    }
+
+    #[inline(always)]
+    pub const fn to_host(self) -> u16 {
+        u16::from_be(self.0)
+    }
+}
+
+/// A MAC address.
+pub type Mac = [u8; 6];
+
+/// An IPv4 address: the four bytes of the header, in their order in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Addr4(pub u32);
+
+/// An IPv6 address: the sixteen bytes of the header, in their order in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Addr6(pub [u32; 4]);
+
+impl From<Ipv4Addr> for Addr4 {
+    fn from(address: Ipv4Addr) -> Self {
+        Self(u32::from_ne_bytes(address.octets()))
+    }
+}
+
+impl From<Addr4> for Ipv4Addr {
+    fn from(address: Addr4) -> Self {
+        address.0.to_ne_bytes().into()
+    }
+}
+
+impl From<Ipv6Addr> for Addr6 {
+    fn from(address: Ipv6Addr) -> Self {
+        let bytes = address.octets();
+        let word = |i: usize| u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+        Self([word(0), word(4), word(8), word(12)])
+    }
+}
+
+impl From<Addr6> for Ipv6Addr {
+    fn from(Addr6([a, b, c, d]): Addr6) -> Self {
+        let mut bytes = [0; 16];
+        for (chunk, word) in bytes.chunks_exact_mut(4).zip([a, b, c, d]) {
+            chunk.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes.into()
+    }
+}
+
+impl From<Addr4> for IpAddr {
+    fn from(address: Addr4) -> Self {
+        Self::V4(address.into())
+    }
+}
+
+impl From<Addr6> for IpAddr {
+    fn from(address: Addr6) -> Self {
+        Self::V6(address.into())
+    }
+}
+
+/// An address type that keys can hold.
+pub trait Address: Copy + Eq + fmt::Debug + core::hash::Hash + Into<IpAddr> + 'static {
+    /// Bits of an address: the length of a host's prefix.
+    const BITS: u32;
+}
+
+impl Address for Addr4 {
+    const BITS: u32 = 32;
+}
+
+impl Address for Addr6 {
+    const BITS: u32 = 128;
+}
+
+#[cfg(feature = "user")]
+mod user {
+    use super::{Addr4, Addr6};
+
+    // SAFETY: repr(transparent) over integers.
+    unsafe impl aya::Pod for Addr4 {}
+    // SAFETY: repr(transparent) over integers.
+    unsafe impl aya::Pod for Addr6 {}
+}

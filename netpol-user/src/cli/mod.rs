@@ -1,0 +1,98 @@
+//! The commands. Each is a file: its arguments, what it does, what it prints.
+
+mod check;
+mod endpoints;
+mod flows;
+mod identities;
+mod load;
+mod matrix;
+mod output;
+mod policies;
+mod status;
+mod trace;
+mod unload;
+mod verify;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+pub use output::{Format, OutputArgs};
+
+/// Label-based network policy for containers on plain Linux hosts, enforced in the kernel.
+#[derive(Parser)]
+#[command(name = "netpol", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    instance: Instance,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which netpol on this machine: several may live side by side.
+#[derive(Args, Clone, Debug)]
+pub struct Instance {
+    /// Where programs, maps and links are pinned.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf/netpol")]
+    pub bpffs: PathBuf,
+    /// Where the names of what is enforced are kept.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/run/netpol")]
+    pub state: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Load(load::Load),
+    Unload(unload::Unload),
+    Check(check::Check),
+    Matrix(matrix::Matrix),
+    Trace(trace::Trace),
+    Verify(verify::Verify),
+    Status(status::Status),
+    Endpoints(endpoints::Endpoints),
+    Identities(identities::Identities),
+    Flows(flows::Flows),
+    Policies(policies::Policies),
+}
+
+/// How a command that ran ended. (Wrong usage, exit code 2, is clap's.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done, and what was asked holds: exit code 0.
+    Done,
+    /// It ran, and the answer is no: exit code 1.
+    DoesNotHold,
+}
+
+/// The whole program: parses the command line, runs the command, says what went wrong.
+pub fn main() -> ExitCode {
+    // A closed pipe (`netpol flows | head`) ends the program quietly, as it does other tools.
+    // SAFETY: sets a signal's disposition before any thread exists.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("NETPOL_LOG"))
+        .with_writer(std::io::stderr)
+        .init();
+    let Cli { instance, command } = Cli::parse();
+    let outcome = match command {
+        Command::Load(command) => command.run(&instance),
+        Command::Unload(command) => command.run(&instance),
+        Command::Check(command) => command.run(),
+        Command::Matrix(command) => command.run(),
+        Command::Trace(command) => command.run(&instance),
+        Command::Verify(command) => command.run(&instance),
+        Command::Status(command) => command.run(&instance),
+        Command::Endpoints(command) => command.run(&instance),
+        Command::Identities(command) => command.run(&instance),
+        Command::Flows(command) => command.run(&instance),
+        Command::Policies(command) => command.run(&instance),
+    };
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::DoesNotHold) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("netpol: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
