@@ -38,7 +38,7 @@ struct Toolchain {
 }
 
 /// With a `core` for BPF only our own crates need unstable features; without one, cargo itself does (`-Z build-std`).
-const PREBUILT: &str = "aya_ebpf,netpol_ebpf,netpol_common";
+const PREBUILT: &str = "aya_ebpf,netpol_ebpf";
 const BUILD_STD: &str = "1";
 
 fn find() -> Result<Toolchain> {
