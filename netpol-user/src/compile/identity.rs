@@ -1,7 +1,7 @@
 //! Identities: the places that rules can't tell apart share a number.
 //!
 //! A place is an endpoint at one of its addresses, or the outside addresses whose longest match is
-//! one mentioned prefix. Two places are the same to all rules when the same subjects and conditions
+//! one mentioned prefix (or none). Two places are the same to all rules when the same subjects and conditions
 //! hold for them, and they declare the same ports under the names that rules use.
 
 use std::{
@@ -25,31 +25,26 @@ pub(super) type NamedPorts<'w> = Vec<(&'w str, Protocol, u16)>;
 
 #[derive(Clone, Copy)]
 enum Place {
-    Endpoint { index: usize, address: IpAddr },
+    Endpoint {
+        index: usize,
+        address: IpAddr,
+    },
     Outside(IpNet),
+    /// The outside addresses that lie in no mentioned prefix.
+    World,
 }
 
-impl Place {
-    const fn version(self) -> IpVersion {
-        match self {
-            Self::Endpoint { address: IpAddr::V4(_), .. } | Self::Outside(IpNet::V4(_)) => IpVersion::V4,
-            Self::Endpoint { .. } | Self::Outside(IpNet::V6(_)) => IpVersion::V6,
-        }
-    }
-}
-
-/// What places have in common who share an identity. Inside and outside never share one.
+/// What places have in common that share an identity.
 #[derive(PartialEq, Eq, Hash)]
-enum Class {
-    Endpoints {
-        /// `None` where no rule asks.
-        version: Option<IpVersion>,
-        ports: usize,
-        rows: Vec<usize>,
-    },
-    Outside {
-        rows: Vec<usize>,
-    },
+struct Class {
+    /// Endpoints never share one with outside addresses.
+    is_inside: bool,
+    /// See [`Identities::versions`].
+    version: Option<IpVersion>,
+    /// See [`Identities::ports`].
+    ports: usize,
+    /// What holds for them, by number among the rows that differ.
+    rows: Vec<usize>,
 }
 
 /// Every identity of a snapshot. Vectors are indexed by number less [`Identity::FIRST`].
@@ -88,23 +83,18 @@ impl<'w> Identities<'w> {
             Self { port_tables, outside: vec![Identity::WORLD; places.prefixes.count()], ..Self::default() };
         let mut numbers = Numbering::default();
         let mut first_places = Vec::new();
+        let world_rows = marks.last().cloned().unwrap_or_default();
         for (at, (&place, rows)) in places.list.iter().zip(marks).enumerate() {
-            let class = match place {
-                Place::Outside(_) if rows.is_empty() => continue,
-                Place::Outside(_) => Class::Outside { rows },
-                Place::Endpoint { index, .. } => Class::Endpoints {
-                    version: book.asks_version.then(|| place.version()),
-                    ports: ports_of[index],
-                    rows,
-                },
+            let (is_inside, version, ports) = match place {
+                Place::Endpoint { index, address } => {
+                    (true, book.asks_version.then(|| version_of(address)), ports_of[index])
+                }
+                Place::Outside(_) if rows != world_rows => (false, None, 0),
+                Place::Outside(_) | Place::World => continue,
             };
-            let (number, is_new) = numbers.number(class);
+            let (number, is_new) = numbers.number(Class { is_inside, version, ports, rows });
             if is_new {
                 first_places.push(at);
-                let (version, ports) = match place {
-                    Place::Endpoint { index, .. } => (book.asks_version.then(|| place.version()), ports_of[index]),
-                    Place::Outside(_) => (None, 0),
-                };
                 identities.versions.push(version);
                 identities.ports.push(ports);
                 identities.names.push(IdentityName { endpoints: Vec::new(), networks: Vec::new() });
@@ -149,6 +139,7 @@ impl<'w> Identities<'w> {
     fn join(&mut self, world: &World, place: Place, at: usize, number: usize, places: &Places) {
         let identity = Self::numbered(number);
         match place {
+            Place::World => {}
             Place::Outside(_) => self.outside[at - places.first_prefix] = identity,
             Place::Endpoint { index, address } => {
                 self.endpoints.insert((index, address), identity);
@@ -181,6 +172,13 @@ impl<'w> Identities<'w> {
     }
 }
 
+const fn version_of(address: IpAddr) -> IpVersion {
+    match address {
+        IpAddr::V4(_) => IpVersion::V4,
+        IpAddr::V6(_) => IpVersion::V6,
+    }
+}
+
 /// The bits of the first place of each class.
 fn project(row: &Bits, first_places: &[usize]) -> Bits {
     let mut bits = Bits::none(first_places.len());
@@ -190,8 +188,8 @@ fn project(row: &Bits, first_places: &[usize]) -> Bits {
     bits
 }
 
-/// Endpoints' places sorted by name, then one for each prefix: numbers must not depend on the order
-/// of discovery.
+/// Endpoints' places sorted by name, then one for each prefix, then the world: numbers must not
+/// depend on the order of discovery.
 struct Places {
     list: Vec<Place>,
     by_endpoint: Vec<Vec<usize>>,
@@ -215,6 +213,7 @@ impl Places {
         let mut list: Vec<_> = ends.collect();
         let first_prefix = list.len();
         list.extend(prefixes.list.iter().map(|&net| Place::Outside(net)));
+        list.push(Place::World);
 
         let mut by_endpoint = vec![Vec::new(); world.endpoints.len()];
         let mut inside = vec![Vec::new(); prefixes.count()];
@@ -225,6 +224,7 @@ impl Places {
                     address.into()
                 }
                 Place::Outside(net) => net,
+                Place::World => continue,
             };
             prefixes.holding(net).for_each(|prefix| inside[prefix].push(at));
         }
