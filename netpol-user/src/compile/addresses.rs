@@ -84,9 +84,12 @@ impl<'a> Found<'a> {
         let mut owners: HashMap<_, Option<&Workload>> = host.collect();
         for (workload, address) in self.addresses() {
             let other = owners.insert((networks.of(workload, address), address), Some(workload));
-            if let Some(other) = other {
-                return Err(CompileError::AddressTwice { address, one: name(workload), two: other.map(name) });
-            }
+            let (one, two) = match other {
+                None => continue,
+                Some(None) => (name(workload), None),
+                Some(Some(first)) => (name(first), Some(name(workload))),
+            };
+            return Err(CompileError::AddressTwice { address, one, two });
         }
         Ok(networks)
     }

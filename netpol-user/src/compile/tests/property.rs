@@ -206,20 +206,13 @@ fn ignores_order(world: &World) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    // each case is some thousand connections: everybody with everybody, by each opening
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn tables_say_what_the_rules_say(world in worlds::world(), openings in vec(opening(), 12)) {
         agrees(&world, &openings)?;
-    }
-
-    #[test]
-    fn isolation_is_marked(world in worlds::world()) {
         marks_isolation(&world)?;
-    }
-
-    #[test]
-    fn the_order_of_endpoints_makes_no_difference(world in worlds::world()) {
         ignores_order(&world)?;
     }
 }
