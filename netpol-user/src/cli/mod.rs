@@ -3,11 +3,13 @@
 mod check;
 mod endpoints;
 mod flows;
+mod grid;
 mod identities;
 mod load;
 mod matrix;
 mod output;
 mod policies;
+mod question;
 mod status;
 mod trace;
 mod unload;
