@@ -46,10 +46,6 @@ pub fn read_policy(mut object: Object<'_>, collected: &mut Collected) {
         return;
     }
     let tier = spec.text("tier");
-    if let Some(tier) = tier.filter(|tier| matches!(tier.text, tiers::ADMIN | tiers::BASELINE)) {
-        let help = "write a ClusterNetworkPolicy, or a tier of your own";
-        report.error_help(tier.at, format!("the tier `{}` is for ClusterNetworkPolicies", tier.text), help);
-    }
     let order = spec.number("order");
     let subject = subject(report, &mut spec, object.namespace.as_deref());
     let namespace = object.namespace.as_deref();
