@@ -1,6 +1,7 @@
 //! The commands. Each is a file: its arguments, what it does, what it prints.
 
 mod check;
+pub mod diagnostics;
 mod endpoints;
 mod flows;
 mod grid;

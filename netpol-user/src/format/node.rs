@@ -109,7 +109,7 @@ pub fn documents(text: &str) -> Vec<Chunk<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut chunks = Vec::new();
     let (mut start, mut skipped, mut at) = (0, 0, 0);
-    let mut push = |text: &'_ str, range: std::ops::Range<usize>, skipped| {
+    let document = |text: &str, range: std::ops::Range<usize>, skipped| {
         // Directives only ever say which YAML this is; alone they are no document.
         let is_blank =
             |line: &str| matches!(line.trim_start().bytes().next(), None | Some(b'#')) || line.starts_with('%');
@@ -128,13 +128,13 @@ pub fn documents(text: &str) -> Vec<Chunk<'_>> {
             (false, 0)
         };
         if ends {
-            chunks.extend(push(text, start..at, skipped));
+            chunks.extend(document(text, start..at, skipped));
             start = resume;
             skipped = number as u32 + u32::from(resume != at);
         }
         at += line.len();
     }
-    chunks.extend(push(text, start..text.len(), skipped));
+    chunks.extend(document(text, start..text.len(), skipped));
     chunks.into_iter().map(|(range, skipped)| Chunk { text: &text[range], skipped }).collect()
 }
 

@@ -2,7 +2,7 @@
 //! of its kind. What the readers make of them is [`Collected`] here.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -25,7 +25,7 @@ pub const MAX_BYTES: usize = 64 << 20;
 pub struct Collected {
     pub namespaces: BTreeMap<String, Labels>,
     /// Namespaces that have a document or an endpoint.
-    pub known_namespaces: std::collections::BTreeSet<String>,
+    pub known_namespaces: BTreeSet<String>,
     pub endpoints: Vec<Endpoint>,
     pub sets: Vec<NetworkSet>,
     pub policies: Vec<tiers::Ranked>,
@@ -132,14 +132,19 @@ pub fn load(sources: Vec<Source>, mut errors: Vec<Diagnostic>) -> Result<Loaded,
     if collected.documents == 0 && errors.is_empty() && !sources.is_empty() {
         errors.push(empty(&sources));
     }
-    let Collected { documents, policy_documents, .. } = collected;
+    let (documents, policies) = (collected.documents, collected.policy_documents);
+    let known_namespaces = std::mem::take(&mut collected.known_namespaces);
     let (world, services, pools) = assemble(collected, &mut errors);
+    if errors.is_empty() {
+        warnings.extend(lint::lint(&world, &known_namespaces));
+    }
+    for list in [&mut errors, &mut warnings] {
+        list.sort_by(|a, b| place(a).cmp(&place(b)));
+    }
     if !errors.is_empty() {
         return Err(Invalid { errors, warnings, sources });
     }
-    warnings.extend(lint::lint(&world));
-    warnings.sort_by(|a, b| place(a).cmp(&place(b)));
-    Ok(Loaded { world, warnings, policies: policy_documents, documents, services, pools, sources })
+    Ok(Loaded { world, warnings, policies, documents, services, pools, sources })
 }
 
 fn place(diagnostic: &Diagnostic) -> (&str, u32, u32) {

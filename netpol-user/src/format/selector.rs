@@ -283,3 +283,39 @@ impl<'a> Parser<'a> {
         Ok(values)
     }
 }
+
+/// The same condition on labels of other names.
+pub fn rename(expr: Expr, name: &dyn Fn(&str) -> String) -> Expr {
+    let each = |list: Vec<Expr>| list.into_iter().map(|expr| rename(expr, name)).collect();
+    match expr {
+        Expr::All => Expr::All,
+        Expr::Has(key) => Expr::Has(name(&key)),
+        Expr::Eq(key, value) => Expr::Eq(name(&key), value),
+        Expr::Ne(key, value) => Expr::Ne(name(&key), value),
+        Expr::In(key, values) => Expr::In(name(&key), values),
+        Expr::NotIn(key, values) => Expr::NotIn(name(&key), values),
+        Expr::Contains(key, value) => Expr::Contains(name(&key), value),
+        Expr::StartsWith(key, value) => Expr::StartsWith(name(&key), value),
+        Expr::EndsWith(key, value) => Expr::EndsWith(name(&key), value),
+        Expr::Not(expr) => Expr::Not(Box::new(rename(*expr, name))),
+        Expr::And(all) => Expr::And(each(all)),
+        Expr::Or(any) => Expr::Or(each(any)),
+    }
+}
+
+/// Calls `visit` with every label that the condition looks at.
+pub fn keys(expr: &Expr, visit: &mut dyn FnMut(&str)) {
+    match expr {
+        Expr::All => {}
+        Expr::Has(key)
+        | Expr::Eq(key, _)
+        | Expr::Ne(key, _)
+        | Expr::In(key, _)
+        | Expr::NotIn(key, _)
+        | Expr::Contains(key, _)
+        | Expr::StartsWith(key, _)
+        | Expr::EndsWith(key, _) => visit(key),
+        Expr::Not(expr) => keys(expr, visit),
+        Expr::And(list) | Expr::Or(list) => list.iter().for_each(|expr| keys(expr, visit)),
+    }
+}

@@ -97,7 +97,7 @@ pub fn read_service(mut object: Object<'_>, collected: &mut Collected) {
         ports: spec.list("ports").unwrap_or_default().iter().filter_map(|node| port(report, node)).collect(),
         origin: object.origin(),
     };
-    report.warning(object.at, "services are not implemented in this version", "the policies of this folder are");
+    report.warning(object.name.at, "services are not implemented in this version", "nothing is done with this one");
     collected.services.push(service);
 }
 
@@ -163,7 +163,7 @@ pub fn read_pool(mut object: Object<'_>, collected: &mut Collected) {
     let cidr = spec.require("cidr", cidr).and_then(|text| validate::cidr(report, text));
     let nat_outgoing = spec.boolean("natOutgoing").unwrap_or(false);
     let disabled = spec.boolean("disabled").unwrap_or(false);
-    report.warning(object.at, "pools are not implemented in this version", "nothing is masqueraded");
+    report.warning(object.name.at, "pools are not implemented in this version", "nothing is masqueraded");
     let Some(cidr) = cidr else { return };
     let pool = IpPool { name: object.name(), cidr, nat_outgoing, disabled, origin: object.origin() };
     collected.pools.push(pool);
