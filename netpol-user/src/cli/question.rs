@@ -4,9 +4,9 @@ use std::{net::IpAddr, path::PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 
-use super::output::escape;
+use super::diagnostics;
 use crate::{
-    format,
+    format::{self, Loaded},
     model::{World, probe::Place},
 };
 
@@ -16,20 +16,15 @@ const OFFERED: usize = 3;
 
 /// Reads the documents; what is wrong or doubtful in them goes to standard error.
 pub fn read(paths: &[PathBuf]) -> Result<World> {
-    let show = |what: &str, found: &[format::Diagnostic]| {
-        for format::Diagnostic { origin, message, help } in found {
-            let help = help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
-            eprintln!("{what}: {}", escape(&format!("{origin}: {message}{help}")));
-        }
-    };
     match format::read(paths) {
-        Ok(loaded) => {
-            show("warning", &loaded.warnings);
-            Ok(loaded.world)
+        Ok(Loaded { world, warnings, sources, .. }) => {
+            if !warnings.is_empty() {
+                eprintln!("{}", diagnostics::render_warnings(&warnings, &sources));
+            }
+            Ok(world)
         }
         Err(invalid) => {
-            show("warning", &invalid.warnings);
-            show("error", &invalid.errors);
+            eprintln!("{}", diagnostics::render(&invalid));
             bail!("{invalid}")
         }
     }

@@ -79,6 +79,17 @@ pub struct Port {
 pub struct External {
     pub name: String,
     pub ip: Ipv4Addr,
+    pub kind: ExternalKind,
+    #[serde(default)]
+    pub labels: Labels,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExternalKind {
+    External,
+    /// A machine of the cluster.
+    Node,
 }
 
 #[derive(Debug, Deserialize)]

@@ -19,7 +19,7 @@ use super::{
     case::{Case, Row},
     engine::{Engine, Maker, Question},
     plan,
-    report::Report,
+    report::{Place, Report},
     state::State,
 };
 
@@ -69,17 +69,15 @@ fn run_case(path: &Path, engine_name: &'static str, engine: &mut dyn Engine, rep
         let mut state = State::new(&case.model);
         for (number, step) in case.steps.iter().enumerate() {
             state.take(step).with_context(|| format!("{file} step {number}"))?;
-            let at = format!("{file} ({}) step {number} {} {family:?}", case.name, step.name.as_deref().unwrap_or(""));
-            let held = compare(&state, &case, &step.expected, (family, &mut *engine));
-            match held {
-                Ok(rows) => {
-                    for row in rows {
-                        report.row(&set, engine_name, row.map_err(|failure| format!("{at}: {failure}")));
-                    }
-                }
-                // A step that can't be judged fails all its rows at once.
-                Err(error) => report.row(&set, engine_name, Err(format!("{at}: {error:#}"))),
-            }
+            let failed = match compare(&state, &case, &step.expected, (family, &mut *engine)) {
+                Ok(failed) => failed,
+                // A step that can't be judged fails with all its rows.
+                Err(error) => vec![format!("{error:#}"); step.expected.len().max(1)],
+            };
+            let name = step.name.as_deref().unwrap_or_default();
+            let failed = failed.into_iter().map(|failure| format!("{family:?} step {number} {name}: {failure}"));
+            let place = Place { set: &set, case: &file, engine: engine_name };
+            report.rows(&place, step.expected.len(), failed.collect());
         }
     }
     Ok(())
@@ -103,14 +101,13 @@ pub fn mentions(value: &Value, fields: &[&str]) -> bool {
     }
 }
 
-type Compared = Vec<Result<(), String>>;
-
+/// What did not hold.
 fn compare(
     state: &State,
     case: &Case,
     expected: &[Row],
     (family, engine): (IpVersion, &mut dyn Engine),
-) -> Result<Compared> {
+) -> Result<Vec<String>> {
     let world = plan::load(state, case.model.calico_profile, family)?.world;
     let parties = parties(state, &world, family);
     let questions = expected.iter().map(|row| question(row, &parties, family)).collect::<Result<Vec<_>>>()?;
@@ -119,16 +116,16 @@ fn compare(
         bail!("{} verdicts for {} rows", verdicts.len(), expected.len());
     }
     let rows = expected.iter().zip(&questions).zip(verdicts);
-    Ok(rows.map(|((row, question), allowed)| held(&world, row, question, allowed)).collect())
+    Ok(rows.filter_map(|((row, question), allowed)| wrong(&world, row, question, allowed)).collect())
 }
 
-fn held(world: &World, row: &Row, question: &Question, allowed: bool) -> Result<(), String> {
+fn wrong(world: &World, row: &Row, question: &Question, allowed: bool) -> Option<String> {
     if allowed == row.allowed {
-        return Ok(());
+        return None;
     }
     let Row { from, to, port, protocol, .. } = row;
     let said = if allowed { "allowed" } else { "denied" };
-    Err(format!("{from} -> {to} {port}/{protocol} was {said}: {}", why(world, question)))
+    Some(format!("{from} -> {to} {port}/{protocol} was {said}; by the rules: {}", why(world, question)))
 }
 
 /// What the interpreter says of a connection, whoever judged it wrongly.
@@ -146,7 +143,10 @@ fn parties(state: &State, world: &World, family: IpVersion) -> BTreeMap<String, 
         let address: Option<IpAddr> = endpoint.addresses.first().copied();
         (endpoint.name.to_string(), Party::Endpoint { index, address })
     });
-    let outside = state.externals.iter().map(|(name, &ip)| (name.clone(), Party::Outside(plan::address(ip, family))));
+    let outside = state
+        .externals
+        .iter()
+        .map(|(name, external)| (name.clone(), Party::Outside(plan::address(external.ip, family))));
     endpoints.chain(outside).collect()
 }
 

@@ -5,15 +5,18 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netpol_user::{
     format::{self, Loaded, Source},
-    model::{IpVersion, Profile},
+    model::{IpVersion, Labels, Profile},
 };
 use serde_json::{Value, json};
 
-use super::{case, state::State};
+use super::{
+    case::{self, External, ExternalKind},
+    state::State,
+};
 
 /// The first 96 bits of every IPv6 address (a unique local prefix, RFC 4193).
 const PREFIX: [u16; 6] = [0xfd6e, 0x7470, 0, 0, 0, 0];
@@ -98,8 +101,11 @@ fn rewrite(value: &Value, state: &State, family: IpVersion) -> Result<Value> {
     let inside = |value: &Value| rewrite(value, state, family);
     Ok(match value {
         Value::Object(fields) => {
-            let fields = fields.iter().map(|(key, value)| Ok((key.clone(), inside(value)?)));
-            Value::Object(fields.collect::<Result<_>>()?)
+            let field = |(key, value): (&String, &Value)| match key.as_str() {
+                "nodes" => Ok(("networks".to_owned(), nodes(value, state, family)?)),
+                _ => Ok((key.clone(), inside(value)?)),
+            };
+            Value::Object(fields.iter().map(field).collect::<Result<_>>()?)
         }
         Value::Array(items) => distinct(items.iter().map(inside).collect::<Result<_>>()?),
         Value::String(text) => {
@@ -110,6 +116,20 @@ fn rewrite(value: &Value, state: &State, family: IpVersion) -> Result<Value> {
         }
         other => other.clone(),
     })
+}
+
+/// No document says which machines there are and how they are labelled, so a peer by node is
+/// written as what it stands for: the addresses of the nodes.
+fn nodes(selector: &Value, state: &State, family: IpVersion) -> Result<Value> {
+    let fields = selector.as_object().context("`nodes` is no selector")?;
+    ensure!(fields.keys().all(|key| key == "matchLabels"), "`nodes` is selected by more than matchLabels");
+    let wanted: Labels = serde_json::from_value(selector["matchLabels"].clone()).context("in `nodes`")?;
+    let selected = |external: &&External| {
+        let has = |(key, value)| external.labels.get(key) == Some(value);
+        external.kind == ExternalKind::Node && wanted.iter().all(has)
+    };
+    let addresses = state.externals.values().filter(selected).map(|external| address(external.ip, family));
+    Ok(addresses.map(|address| Value::String(IpNet::from(address).to_string())).collect())
 }
 
 /// `[0.0.0.0/0, ::/0]` would become the same network twice.
@@ -154,7 +174,10 @@ mod tests {
 
     fn state() -> State {
         let mut state = State::default();
-        state.externals.insert("@out".to_owned(), Ipv4Addr::new(10, 201, 3, 40));
+        let labels = [("os".to_owned(), "linux".to_owned())].into();
+        let ip = Ipv4Addr::new(10, 201, 3, 40);
+        let node = External { name: "out".to_owned(), ip, kind: ExternalKind::Node, labels };
+        state.externals.insert("@out".to_owned(), node);
         state
     }
 
@@ -175,6 +198,15 @@ mod tests {
         let nets = json!(["0.0.0.0/0", "::/0"]);
         assert_eq!(rewrite(&nets, &state(), IpVersion::V6).unwrap(), json!(["::/0"]));
         assert_eq!(rewrite(&nets, &state(), IpVersion::V4).unwrap(), nets);
+    }
+
+    #[test]
+    fn node_peers_become_their_addresses() {
+        let by = |os: &str| json!({"to": [{"nodes": {"matchLabels": {"os": os}}}]});
+        let written = rewrite(&by("linux"), &state(), IpVersion::V4).unwrap();
+        assert_eq!(written, json!({"to": [{"networks": ["10.201.3.40/32"]}]}));
+        assert_eq!(rewrite(&by("plan9"), &state(), IpVersion::V4).unwrap(), json!({"to": [{"networks": []}]}));
+        assert!(rewrite(&json!({"nodes": {"matchExpressions": []}}), &state(), IpVersion::V4).is_err());
     }
 
     #[test]

@@ -2,14 +2,15 @@
 
 use std::{collections::BTreeMap, fmt};
 
-/// How many failures are told in full; all are counted.
-const TOLD: usize = 40;
+/// How many failures of one case are told; all are counted.
+const TOLD: usize = 3;
 
 #[derive(Debug, Default)]
 pub struct Report {
     /// By what was asked and who answered.
     pub sets: BTreeMap<(String, &'static str), Tally>,
-    pub failures: Vec<String>,
+    /// By case.
+    pub failures: BTreeMap<String, Vec<String>>,
     /// Name, and the reason.
     pub left_out: BTreeMap<String, String>,
 }
@@ -22,6 +23,14 @@ pub struct Tally {
     pub failed: usize,
 }
 
+/// Who answered which case of which set.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    pub set: &'a str,
+    pub case: &'a str,
+    pub engine: &'static str,
+}
+
 impl Report {
     pub fn holds(&self) -> bool {
         self.sets.values().all(|tally| tally.failed == 0)
@@ -31,13 +40,13 @@ impl Report {
         self.sets.entry((set.to_owned(), engine)).or_default()
     }
 
-    /// Compares one row.
-    pub fn row(&mut self, set: &str, engine: &'static str, held: Result<(), String>) {
-        let tally = self.tally(set, engine);
-        tally.rows += 1;
-        if let Err(failure) = held {
-            tally.failed += 1;
-            self.failures.push(format!("{failure} [{engine}]"));
+    /// Counts rows of a case that were compared, or could not be.
+    pub fn rows(&mut self, place: &Place<'_>, rows: usize, failures: Vec<String>) {
+        let tally = self.tally(place.set, place.engine);
+        tally.rows += rows;
+        tally.failed += failures.len().min(rows).max(usize::from(!failures.is_empty()));
+        if !failures.is_empty() {
+            self.failures.entry(format!("{} [{}]", place.case, place.engine)).or_default().extend(failures);
         }
     }
 
@@ -52,20 +61,23 @@ impl Report {
             tally.rows += rows;
             tally.failed += failed;
         }
-        self.failures.extend(other.failures);
+        for (case, failures) in other.failures {
+            self.failures.entry(case).or_default().extend(failures);
+        }
         self.left_out.extend(other.left_out);
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut failures = self.failures.clone();
-        failures.sort_unstable();
-        for failure in failures.iter().take(TOLD) {
-            writeln!(f, "FAILED {failure}")?;
-        }
-        if failures.len() > TOLD {
-            writeln!(f, "... and {} more", failures.len() - TOLD)?;
+        for (case, failures) in &self.failures {
+            writeln!(f, "FAILED {case}")?;
+            for failure in failures.iter().take(TOLD) {
+                writeln!(f, "  {failure}")?;
+            }
+            if failures.len() > TOLD {
+                writeln!(f, "  ... and {} more", failures.len() - TOLD)?;
+            }
         }
         if !self.left_out.is_empty() {
             writeln!(f, "\nleft out:")?;

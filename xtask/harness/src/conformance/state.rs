@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use netpol_user::model::Labels;
 use serde_json::Value;
 
-use super::case::{Model, Namespace, NewPod, ObjectKey, Pod, Port, SetLabels, Step};
+use super::case::{External, Model, Namespace, NewPod, ObjectKey, Pod, Port, SetLabels, Step};
 
 /// Everything that exists; objects by kind, namespace and name.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ pub struct State {
     /// By `namespace/name`.
     pub pods: BTreeMap<String, Workload>,
     /// By `@name`.
-    pub externals: BTreeMap<String, Ipv4Addr>,
+    pub externals: BTreeMap<String, External>,
     /// By group and key: two APIs have a `NetworkPolicy`.
     pub objects: BTreeMap<(String, ObjectKey), Value>,
 }
@@ -36,7 +36,7 @@ impl State {
             state.create_namespace(namespace);
         }
         for external in &model.externals {
-            state.externals.insert(format!("@{}", external.name), external.ip);
+            state.externals.insert(format!("@{}", external.name), external.clone());
         }
         state
     }
@@ -83,7 +83,8 @@ impl State {
     /// Of a pod or an outside address, as rows and placeholders write them.
     pub fn address(&self, end: &str) -> Result<Ipv4Addr> {
         let pod = self.pods.get(end).map(|pod| pod.ip);
-        pod.or_else(|| self.externals.get(end).copied()).with_context(|| format!("nothing is called {end}"))
+        pod.or_else(|| self.externals.get(end).map(|external| external.ip))
+            .with_context(|| format!("nothing is called {end}"))
     }
 
     fn create_namespace(&mut self, namespace: &Namespace) {

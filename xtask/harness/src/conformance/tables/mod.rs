@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde::de::DeserializeOwned;
 
-use super::report::Report;
+use super::report::{Place, Report};
 
 /// Who answers for a table: netpol's reader, and the interpreter where packets are judged.
 const READER: &str = "reader";

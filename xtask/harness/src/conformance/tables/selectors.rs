@@ -9,7 +9,7 @@ use netpol_user::{
 };
 use serde::Deserialize;
 
-use super::{READER, Report, read};
+use super::{Place, READER, Report, read};
 
 const SET: &str = "calico-selectors";
 
@@ -48,7 +48,8 @@ pub fn run(path: &Path, report: &mut Report) -> Result<()> {
     }
     for Canonical { input, canonical } in &table.canonicalisation {
         report.tally(SET, READER).cases += 1;
-        report.row(SET, READER, same(input, canonical));
+        let place = Place { set: SET, case: input, engine: READER };
+        report.rows(&place, 1, same(input, canonical).err().into_iter().collect());
     }
     Ok(())
 }
@@ -56,27 +57,27 @@ pub fn run(path: &Path, report: &mut Report) -> Result<()> {
 impl Expression {
     fn check(&self, report: &mut Report) {
         let text = &self.expression;
+        let place = Place { set: SET, case: text, engine: READER };
         let parsed = selector::parse(text);
-        let held = match (&parsed, self.valid) {
-            (Ok(_), false) => Err(format!("{SET}: `{text}` was accepted")),
-            (Err(error), true) => Err(format!("{SET}: `{text}` was refused: {error}")),
-            _ => Ok(()),
+        let wrong = match (&parsed, self.valid) {
+            (Ok(_), false) => Some("was accepted".to_owned()),
+            (Err(error), true) => Some(format!("was refused: {error}")),
+            _ => None,
         };
-        report.row(SET, READER, held);
+        report.rows(&place, 1, wrong.into_iter().collect());
         let Ok(expr) = parsed else { return };
-        for Verdict { labels, r#match } in &self.labels {
-            let wrong = expr.matches(labels) != *r#match;
-            let failure = format!("{SET}: `{text}` about {labels:?} is not {match}", match = r#match);
-            report.row(SET, READER, if wrong { Err(failure) } else { Ok(()) });
-        }
+        let wrong = self.labels.iter().filter(|verdict| expr.matches(&verdict.labels) != verdict.r#match);
+        let wrong =
+            wrong.map(|Verdict { labels, r#match }| format!("about {labels:?} is not {match}", match = r#match));
+        report.rows(&place, self.labels.len(), wrong.collect());
     }
 }
 
 fn same(input: &str, canonical: &str) -> Result<(), String> {
     match (selector::parse(input), selector::parse(canonical)) {
         (Ok(a), Ok(b)) if flat(a.clone()) == flat(b.clone()) => Ok(()),
-        (Ok(a), Ok(b)) => Err(format!("{SET}: `{input}` is {a:?}, `{canonical}` is {b:?}")),
-        (a, b) => Err(format!("{SET}: `{input}` or `{canonical}` was refused: {:?}, {:?}", a.err(), b.err())),
+        (Ok(a), Ok(b)) => Err(format!("`{input}` is {a:?}, `{canonical}` is {b:?}")),
+        (a, b) => Err(format!("`{input}` or `{canonical}` was refused: {:?}, {:?}", a.err(), b.err())),
     }
 }
 
