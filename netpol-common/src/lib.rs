@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`wire`] | addresses, ports, protocols and headers as they are on the wire |
 //! | [`tables`] | keys and values of the policy tables that the loader fills |
+//! | [`policy`] | the verdict that those tables give |
 //!
 //! Nothing here allocates, panics or knows about the kernel: the source that the verifier accepts
 //! is the source that the host's tests run.
@@ -14,5 +15,6 @@
 #[macro_use]
 mod pod;
 
+pub mod policy;
 pub mod tables;
 pub mod wire;

@@ -111,6 +111,11 @@ impl Subject {
 #[repr(transparent)]
 pub struct RulesetId(pub u32);
 
+impl RulesetId {
+    /// Of pairs whose rules name no port: there is nothing to look up.
+    pub const NONE: Self = Self(0);
+}
+
 pod! {
     /// Key of an exact address.
     pub struct AddressKey<A: Address> {
@@ -179,8 +184,7 @@ pod! {
         /// Host byte order, both ends included; 0 for ICMP and protocols without ports.
         pub source: [u16; 2],
         pub protocol: Protocol,
-        pub protocols: ProtocolMatch,
-        pub reserved: u16,
+        pub reserved: [u8; 3],
         pub ruling: Ruling,
     }
 }
@@ -201,17 +205,6 @@ const _: () = {
 
 /// The longest list that the slow path walks: a longer one is an error at load.
 pub const MAX_RANGES: u32 = 64;
-
-/// How [`Range::protocol`] is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(transparent)]
-pub struct ProtocolMatch(pub u8);
-
-impl ProtocolMatch {
-    pub const EXACT: Self = Self(0);
-    pub const ANY: Self = Self(1);
-    pub const NOT: Self = Self(2);
-}
 
 /// Bits of [`AddressValue::flags`] and [`HookValue::flags`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
