@@ -7,7 +7,11 @@ mod debian;
 mod linker;
 mod toolchain;
 
-use std::process::Command;
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -117,7 +121,8 @@ fn missing() -> Result<Vec<Need>> {
     let mut missing: Vec<Need> =
         programs.map(|(program, package, purpose)| Need::Program { program, package, purpose }).collect();
 
-    let components = COMPONENTS.into_iter().filter(|(_, program)| !has_component(program));
+    let programs = toolchain_programs()?;
+    let components = COMPONENTS.into_iter().filter(|(_, program)| !programs.join(program).is_file());
     missing.extend(components.map(|(component, _)| Need::Component { component }));
 
     let toolchain = toolchain::find().context("neither rustup nor rustc is here: https://rustup.rs")?;
@@ -130,12 +135,14 @@ fn missing() -> Result<Vec<Need>> {
     Ok(missing)
 }
 
-/// rustup has a stub for each component, there or not: only the toolchain's own folder tells.
-fn has_component(program: &str) -> bool {
-    let beside_cargo =
-        std::env::var_os("CARGO").map(std::path::PathBuf::from).map(|cargo| cargo.with_file_name(program));
-    beside_cargo.is_some_and(|file| file.is_file())
-        || (shell::which("rustup").is_none() && shell::which(program).is_some())
+/// Where the programs of the toolchain are that builds the rest. (rustup has a stub in `PATH` for each, there or not.)
+fn toolchain_programs() -> Result<PathBuf> {
+    // Set by the cargo that started us.
+    let cargo = env::var_os("CARGO").map(PathBuf::from);
+    if let Some(folder) = cargo.as_deref().and_then(Path::parent) {
+        return Ok(folder.to_owned());
+    }
+    Ok(toolchain::sysroot_of("rustc").context("no rustc in PATH: https://rustup.rs")?.join("bin"))
 }
 
 /// One command that brings something.

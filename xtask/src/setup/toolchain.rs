@@ -86,7 +86,8 @@ fn listed(line: &str) -> Option<(String, PathBuf)> {
     Some((name.to_owned(), PathBuf::from(path.trim_end())))
 }
 
-fn sysroot_of(rustc: impl AsRef<OsStr>) -> io::Result<PathBuf> {
+/// The folder of the toolchain that this compiler belongs to.
+pub fn sysroot_of(rustc: impl AsRef<OsStr>) -> io::Result<PathBuf> {
     let output = Command::new(rustc).args(["--print", "sysroot"]).output()?;
     Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
 }
