@@ -48,7 +48,7 @@ impl Run {
         if self.keep && played.is_ok() {
             stage.how_to_go_on();
             made.keep();
-            return Ok(());
+            return stage.conclusion();
         }
         finish(made, played, &stage)
     }

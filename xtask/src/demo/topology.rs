@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Write as _},
-    os::unix::process::CommandExt as _,
+    os::unix::{fs::DirBuilderExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -95,7 +95,7 @@ pub fn build(example: &Example) -> Result<Made> {
     let wanted: Vec<&str> = [HOST, CUSTOMER].into_iter().chain(example.services.iter().map(|s| s.netns)).collect();
     refuse_to_overwrite(&wanted)?;
     // The folder is the lock: of two demos at once, one makes it.
-    fs::create_dir(FOLDER).with_context(|| format!("{FOLDER}: another demo is here"))?;
+    fs::DirBuilder::new().mode(0o700).create(FOLDER).with_context(|| format!("{FOLDER}: another demo is here"))?;
     let made = Made { remove_on_drop: true };
     fs::create_dir(STATE)?;
     if !is_bpffs(Path::new(BPFFS)) {
