@@ -121,3 +121,58 @@ fn port(link: &Link, bridge: &str) -> Option<String> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::links::{BridgeOptions, Port},
+        *,
+    };
+
+    const PORT: Port =
+        Port { isolated: false, state: PortState::Forwarding, learning: true, unicast_flood: true, locked: false };
+
+    fn link(index: u32, name: &str) -> Link {
+        Link { index, name: name.to_owned(), up: true, ..Link::default() }
+    }
+
+    /// Why a port of that bridge takes the stack.
+    fn reason(port: Port, master: &Link) -> Option<String> {
+        let netfilter = Netfilter::default();
+        let (links, routes) = (HashMap::new(), HashMap::new());
+        let paths = Paths { links: &links, settings: Settings::default(), netfilter: &netfilter, routes: &routes };
+        let link = Link { master: Some(master.index), port: Some(port), ..link(7, "v-a") };
+        paths.on_master(&link, Some(master))
+    }
+
+    #[test]
+    fn forwarding_port_of_a_plain_bridge_has_no_obstacle() {
+        let bridge = Link { bridge: Some(BridgeOptions::default()), ..link(3, "br0") };
+        assert_eq!(reason(PORT, &bridge), None);
+        assert_eq!(reason(Port { isolated: true, ..PORT }, &bridge), None, "the classifier looks at both ends");
+    }
+
+    #[test]
+    fn settings_of_the_bridge_are_obstacles() {
+        let options = BridgeOptions { vlan_filtering: true, ..BridgeOptions::default() };
+        let bridge = Link { bridge: Some(options), ..link(3, "br0") };
+        assert_eq!(reason(PORT, &bridge).as_deref(), Some("bridge br0 filters by VLAN"));
+        let bridge = Link { bridge: Some(BridgeOptions::default()), up: false, ..link(3, "br0") };
+        assert_eq!(reason(PORT, &bridge).as_deref(), Some("bridge br0 is down"));
+        let expected = "v-a belongs to vrf0, which is no bridge of the kernel";
+        assert_eq!(reason(PORT, &link(3, "vrf0")).as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn settings_of_the_port_are_obstacles() {
+        let bridge = Link { bridge: Some(BridgeOptions::default()), ..link(3, "br0") };
+        for (port, expected) in [
+            (Port { state: PortState::Blocking, ..PORT }, "port v-a of bridge br0 is blocking, not forwarding"),
+            (Port { locked: true, ..PORT }, "port v-a of bridge br0 is locked"),
+            (Port { learning: false, ..PORT }, "bridge br0 does not learn or flood at port v-a"),
+            (Port { unicast_flood: false, ..PORT }, "bridge br0 does not learn or flood at port v-a"),
+        ] {
+            assert_eq!(reason(port, &bridge).as_deref(), Some(expected));
+        }
+    }
+}

@@ -66,8 +66,7 @@ impl Net {
 
     /// Makes `port` a port of `bridge`.
     pub async fn enslave(&self, port: &str, bridge: &str) {
-        let message =
-            LinkUnspec::new_with_index(self.index(port).await).controller(self.index(bridge).await).build();
+        let message = LinkUnspec::new_with_index(self.index(port).await).controller(self.index(bridge).await).build();
         self.0.link().set(message).execute().await.unwrap_or_else(|error| panic!("{port} to {bridge}: {error}"));
     }
 

@@ -180,9 +180,8 @@ impl RawSocket {
         address.sll_protocol = every_protocol;
         address.sll_ifindex = index as i32;
         // SAFETY: the pointer and the length are those of a local that outlives the call.
-        let bound = unsafe {
-            libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32)
-        };
+        let bound =
+            unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32) };
         if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(Self(fd)) }
     }
 
