@@ -1,14 +1,22 @@
 //! Links, addresses and routes inside one namespace, over rtnetlink.
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd as _, AsRawFd as _},
+    time::Duration,
 };
 
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use netpol_user::netns::Namespace;
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    packet_route::{
+        address::{AddressAttribute, AddressFlags},
+        link::{InfoData, InfoKind, InfoVeth},
+    },
+};
 
 /// rtnetlink of the namespace that [`within`] was called for.
 pub struct Net(pub Handle);
@@ -52,15 +60,13 @@ impl Net {
 
     /// A veth pair: `name` stays here and is up, the far end goes into `namespace` as `far`.
     pub async fn veth(&self, name: &str, far: &str, namespace: &Namespace) {
-        let failed = |error| panic!("veth {name}: {error}");
-        // the far end is here for a moment, where another test's name may be taken
-        let moving = format!("{name}-far");
-        self.0.link().add(LinkVeth::new(name, &moving).build()).execute().await.unwrap_or_else(failed);
-        let message = LinkUnspec::new_with_index(self.index(&moving).await)
-            .name(far)
-            .setns_by_fd(namespace.as_fd().as_raw_fd())
-            .build();
-        self.0.link().set(message).execute().await.unwrap_or_else(failed);
+        // made where it belongs: moving an interface waits for RCU
+        let peer = LinkMessageBuilder::<LinkUnspec>::new().name(far).setns_by_fd(namespace.as_fd().as_raw_fd());
+        let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+            .name(name)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
+        let made = self.0.link().add(pair.build()).execute().await;
+        made.unwrap_or_else(|error| panic!("veth {name}: {error}"));
         self.up(name).await;
     }
 
@@ -72,8 +78,28 @@ impl Net {
 
     pub async fn address(&self, name: &str, address: IpNet) {
         let index = self.index(name).await;
-        let request = self.0.address().add(index, address.addr(), address.prefix_len());
+        let mut request = self.0.address().add(index, address.addr(), address.prefix_len());
+        // usable at once, without asking the neighbours whether they have it
+        request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         request.execute().await.unwrap_or_else(|error| panic!("{address} on {name}: {error}"));
+    }
+
+    /// Waits until an interface has its IPv6 link-local address and all of them can be used: the
+    /// kernel gives it some time after both ends are up.
+    pub async fn settle(&self, name: &str) {
+        const TENTATIVE: u8 = 0x40;
+        for _ in 0..1000 {
+            let table = fs::read_to_string("/proc/thread-self/net/if_inet6").expect("IPv6");
+            // address, index, prefix, scope, flags, name
+            let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let flags = rows.filter(|row| row.last() == Some(&name)).map(|row| u8::from_str_radix(row[4], 16));
+            let flags: Vec<_> = flags.collect::<Result<_, _>>().expect("flags of an address");
+            if !flags.is_empty() && flags.iter().all(|flags| flags & TENTATIVE == 0) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        panic!("{name} got no usable IPv6 address");
     }
 
     /// A route to `to` through `name`, straight or via a gateway.

@@ -71,7 +71,10 @@ impl Host {
     /// host end `v-NAME` (names of at most nine characters).
     pub fn endpoint(&self, bridge: &str, name: &str, addresses: &[&str]) -> Endpoint {
         let endpoint = self.attach(name, addresses);
-        self.net(async |net| net.enslave(&endpoint.host_interface, bridge).await);
+        self.net(async |net| {
+            net.enslave(&endpoint.host_interface, bridge).await;
+            net.settle(bridge).await;
+        });
         within(&endpoint.namespace, async |net| {
             for address in addresses {
                 net.address("eth0", parse(address)).await;
@@ -88,6 +91,7 @@ impl Host {
         }
         let gateways = GATEWAYS.map(|gateway| gateway.parse::<IpAddr>().expect("an address"));
         self.net(async |net| {
+            net.settle(&endpoint.host_interface).await;
             for gateway in gateways {
                 net.address(&endpoint.host_interface, gateway.into()).await;
             }
@@ -111,7 +115,10 @@ impl Host {
         let namespace = namespace();
         let host_interface = format!("v-{name}");
         self.net(async |net| net.veth(&host_interface, "eth0", &namespace).await);
-        within(&namespace, async |net| net.up("eth0").await);
+        within(&namespace, async |net| {
+            net.up("eth0").await;
+            net.settle("eth0").await;
+        });
         let addresses = addresses.iter().map(|address| parse(address).addr()).collect();
         Endpoint { name: name.to_owned(), namespace, host_interface, addresses }
     }
