@@ -252,7 +252,8 @@ fn symmetric_difference(a: &[usize], b: &[usize]) -> Vec<usize> {
     loop {
         let next = match (a.peek(), b.peek()) {
             (Some(x), Some(y)) if x == y => {
-                (a.next(), b.next());
+                a.next();
+                b.next();
                 continue;
             }
             (Some(x), Some(y)) if x < y => a.next(),
