@@ -140,6 +140,8 @@ const PLUMBING: &[&str] = &[
     "ipv4_helper",
     "ipv6_helper",
     "nf_ct_bridge",
+    // looks at packets of the host's own sockets only
+    "apparmor_",
 ];
 
 /// Names one registered hook; `None` for [`PLUMBING`].
@@ -301,6 +303,7 @@ mod tests {
             ("nf_conntrack_in", false),
             ("ipv4_conntrack_defrag", false),
             ("br_nf_forward", false),
+            ("apparmor_ip_postroute", false),
             ("ip_sabotage_in", false),
         ] {
             assert_eq!(hook_name(&hook(function, None)).is_some(), counts, "{function}");
