@@ -119,7 +119,8 @@ fn hooks(socket: &mut Socket, family: u8, number: u32, interface: Option<&str>) 
     if let Some(interface) = interface {
         push(&mut body, DEV, &[interface.as_bytes(), b"\0"].concat());
     }
-    let messages = socket.dump(NFNL_SUBSYS_HOOK << 8 | NFNL_MSG_HOOK_GET, &body)?;
+    // the few hooks of one place fit into one message's buffer, which the kernel fills at one moment
+    let (messages, _) = socket.dump_once(NFNL_SUBSYS_HOOK << 8 | NFNL_MSG_HOOK_GET, &body)?;
     Ok(messages.iter().filter_map(|message| hook_name(message)).collect())
 }
 
