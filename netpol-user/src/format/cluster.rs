@@ -124,7 +124,7 @@ fn workloads(report: &Report, fields: &mut Fields<'_>) -> Option<Selector> {
 }
 
 /// Reports a map that says nothing or two things.
-fn exactly_one(report: &Report, fields: Fields<'_>, node: &Node, name: &str) -> Option<()> {
+fn exactly_one(report: &Report, mut fields: Fields<'_>, node: &Node, name: &str) -> Option<()> {
     let present: Vec<&str> = fields.present().collect();
     match present[..] {
         [_] => Some(()),

@@ -146,7 +146,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Leaves this map alone: something else is already reported of it.
-    pub fn abandon(mut self) {
+    pub fn abandon(&mut self) {
         self.entries = &[];
     }
 

@@ -128,6 +128,7 @@ pub fn is_staged_deletion(spec: &mut Fields<'_>, report: &Report) -> bool {
             "a staged deletion names the policy and nothing else",
         );
     }
+    spec.abandon();
     report.warning(at, "a staged deletion changes nothing", "remove the policy itself to see what happens without it");
     true
 }
