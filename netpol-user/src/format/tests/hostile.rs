@@ -57,6 +57,21 @@ fn errors_of_a_file_are_bounded() {
 }
 
 #[test]
+fn documents_of_a_file_are_bounded() {
+    let text = "---\na\n".repeat(200_000);
+    assert_eq!(only_error(&text), "200001:1 more than 100000 documents in one file");
+    assert_eq!(only_error(&"---\n".repeat(200_000)), "1:1 no document here");
+}
+
+#[test]
+fn a_rule_does_not_multiply_beyond_its_text() {
+    let peers = "{namespaces: {}}, ".repeat(1_000);
+    let protocols = "{sctp: {}}, ".repeat(1_000);
+    let text = cluster_policy(&format!("ingress: [{{action: Deny, from: [{peers}], protocols: [{protocols}]}}]"));
+    assert!(only_error(&text).ends_with("the rule names 1000 peers and 1000 ports"));
+}
+
+#[test]
 fn long_words_are_cut_in_messages() {
     let text = format!("apiVersion: v1\nkind: {}\nmetadata: {{name: a}}\n", "x".repeat(1 << 20));
     assert!(errors(&text)[0].len() < 500);
