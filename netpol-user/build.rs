@@ -24,8 +24,10 @@ fn main() -> Result<()> {
     }
     println!("cargo::rerun-if-env-changed={}", toolchain::OVERRIDE);
 
-    let Toolchain { name, core, .. } = toolchain::find()?
+    let Toolchain { name, sysroot, core } = toolchain::find()?
         .context("no Rust toolchain here can build for the BPF target; `cargo xtask setup` installs one")?;
+    // An upgrade of the compiler makes other classifiers.
+    println!("cargo::rerun-if-changed={}", sysroot.join("bin/rustc").display());
     share_target_folder().context("the target folder of the classifiers")?;
     // SAFETY: a build script has one thread here.
     unsafe {

@@ -13,11 +13,39 @@ use crate::{
     wire::Protocol,
 };
 
-/// The policy tables of one generation.
+/// The policy tables of one generation. Answers are references: of an `Option` of a value the compiler
+/// copies undefined parts about, which the verifier refuses.
 pub trait PolicyTables {
-    fn pair(&self, key: &PairKey) -> Option<PairValue>;
-    fn port(&self, key: &PortKey) -> Option<Ruling>;
-    fn range(&self, index: u32) -> Option<Range>;
+    fn pair(&self, key: &PairKey) -> Option<&PairValue>;
+    fn port(&self, key: &PortKey) -> Option<&Ruling>;
+    fn range(&self, index: u32) -> Option<&Range>;
+
+    /// See [`verdict`]. The classifiers call it as a function that the verifier looks at on its own.
+    #[inline(always)]
+    fn verdict(&self, subject: Subject, peer: Identity, probe: Probe) -> Option<Ruling>
+    where
+        Self: Sized,
+    {
+        verdict(self, subject, peer, probe)
+    }
+}
+
+impl Probe {
+    /// In one register: protocol (bits 32-39), source port (16-31), destination port (0-15).
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        (self.protocol.0 as u64) << 32 | (self.source_port as u64) << 16 | self.destination_port as u64
+    }
+
+    /// The reverse of [`Probe::pack`].
+    #[inline(always)]
+    pub const fn unpack(packed: u64) -> Self {
+        Self {
+            protocol: Protocol((packed >> 32) as u8),
+            source_port: (packed >> 16) as u16,
+            destination_port: packed as u16,
+        }
+    }
 }
 
 /// What rules look at in the first packet of a connection. Host byte order.
@@ -44,7 +72,7 @@ pub fn verdict(tables: &impl PolicyTables, subject: Subject, peer: Identity, pro
         let Probe { protocol, destination_port, .. } = probe;
         let key = PortKey { ruleset: pair.ruleset, port: destination_port, protocol, reserved: 0 };
         if let Some(ruling) = tables.port(&key) {
-            return Some(ruling);
+            return Some(*ruling);
         }
     }
     // The bound is a constant for the verifier; a longer list is never published.
@@ -54,7 +82,7 @@ pub fn verdict(tables: &impl PolicyTables, subject: Subject, peer: Identity, pro
             return Some(pair.otherwise);
         }
         let range = tables.range(pair.first.wrapping_add(index))?;
-        if holds(&range, probe) {
+        if holds(range, probe) {
             return Some(range.ruling);
         }
         index += 1;
@@ -89,16 +117,16 @@ mod tests {
     }
 
     impl PolicyTables for Lists {
-        fn pair(&self, key: &PairKey) -> Option<PairValue> {
-            self.pairs.iter().find_map(|(k, value)| (k == key).then_some(*value))
+        fn pair(&self, key: &PairKey) -> Option<&PairValue> {
+            self.pairs.iter().find_map(|(k, value)| (k == key).then_some(value))
         }
 
-        fn port(&self, key: &PortKey) -> Option<Ruling> {
-            self.ports.iter().find_map(|(k, ruling)| (k == key).then_some(*ruling))
+        fn port(&self, key: &PortKey) -> Option<&Ruling> {
+            self.ports.iter().find_map(|(k, ruling)| (k == key).then_some(ruling))
         }
 
-        fn range(&self, index: u32) -> Option<Range> {
-            self.ranges.get(index as usize).copied()
+        fn range(&self, index: u32) -> Option<&Range> {
+            self.ranges.get(index as usize)
         }
     }
 

@@ -138,6 +138,7 @@ pod! {
 
     /// What the loader knows about the interface that a hook is on.
     pub struct HookValue {
+        /// Asked before [`Network::SHARED`]; the same where no address of the network repeats.
         pub network: Network,
         /// The bridge that the interface is a port of; [`IfIndex::NONE`] when routed.
         pub master: IfIndex,
@@ -149,6 +150,11 @@ pod! {
         pub host_mac: Mac,
         pub flags: AddressFlags,
         pub reserved: u16,
+        /// For packets to a group, which no exact address tells: the endpoint's identity at its
+        /// first IPv4 address ([`Identity::ANY`]: it has none).
+        pub identity4: Identity,
+        /// The same for IPv6.
+        pub identity6: Identity,
     }
 
     /// Key of the rule set that holds between a subject and a peer.
@@ -158,6 +164,7 @@ pod! {
     }
 
     pub struct PairValue {
+        /// Whose [`PortKey`]s count; pairs with the same ports share it.
         pub ruleset: RulesetId,
         /// Index of the first [`Range`].
         pub first: u32,
@@ -170,7 +177,8 @@ pod! {
     /// Key of a port that rules name. It is asked before the ranges.
     pub struct PortKey {
         pub ruleset: RulesetId,
-        /// Host byte order. For ICMP: type in the high byte, code in the low one.
+        /// Host byte order. For ICMP: type in the high byte, code in the low one. Protocols without
+        /// ports count as 0.
         pub port: u16,
         pub protocol: Protocol,
         pub reserved: u8,
@@ -199,7 +207,7 @@ const _: () = {
     let () = PortKey::NO_PADDING;
     let () = Range::NO_PADDING;
     assert!(size_of::<AddressValue>() == 20);
-    assert!(size_of::<HookValue>() == 28);
+    assert!(size_of::<HookValue>() == 36);
     assert!(size_of::<Range>() == 16);
 };
 

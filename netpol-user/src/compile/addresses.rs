@@ -41,7 +41,27 @@ pub(super) fn fill(
             IpAddr::V6(address) => snapshot.addresses6.push((AddressKey { network, address: address.into() }, value)),
         }
     }
-    snapshot.hooks = found.workloads.iter().map(|w| (w.ifindex, hook(w, isolated))).collect();
+    let hook = |workload: &Workload| {
+        let identity = |four: bool| {
+            let first = workload.addresses.iter().find(|address| address.is_ipv4() == four);
+            let known = first.and_then(|&address| identities.endpoints.get(&(workload.endpoint, address)));
+            known.copied().unwrap_or(Identity::ANY)
+        };
+        let Workload { ifindex, master, segment, mac, host_mac, .. } = *workload;
+        let value = HookValue {
+            network: networks.asked_from(workload),
+            master,
+            segment,
+            mac,
+            host_mac,
+            flags: flags(workload, isolated),
+            reserved: 0,
+            identity4: identity(true),
+            identity6: identity(false),
+        };
+        (ifindex, value)
+    };
+    snapshot.hooks = found.workloads.iter().map(hook).collect();
     snapshot.hooks.sort_unstable_by_key(|(ifindex, _)| *ifindex);
     Ok(())
 }
@@ -79,7 +99,12 @@ impl<'a> Found<'a> {
             *uses.entry(address).or_default() += 1;
         }
         self.addresses().for_each(|(_, address)| *uses.entry(address).or_default() += 1);
-        let networks = Networks { uses };
+        let mut networks = Networks { uses, crowded: HashSet::new() };
+        let own = |(workload, address)| match networks.of(workload, address) {
+            Network::SHARED => None,
+            own => Some(own),
+        };
+        networks.crowded = self.addresses().filter_map(own).collect();
         let host = self.host.iter().map(|&address| ((Network::SHARED, address), None));
         let mut owners: HashMap<_, Option<&Workload>> = host.collect();
         for (workload, address) in self.addresses() {
@@ -97,6 +122,8 @@ impl<'a> Found<'a> {
 
 struct Networks {
     uses: HashMap<IpAddr, usize>,
+    /// Those that have an address which another network has, too.
+    crowded: HashSet<Network>,
 }
 
 impl Networks {
@@ -104,11 +131,11 @@ impl Networks {
     fn of(&self, workload: &Workload, address: IpAddr) -> Network {
         if self.uses.get(&address) == Some(&1) { Network::SHARED } else { workload.network }
     }
-}
 
-fn hook(workload: &Workload, isolated: &[Bits; 2]) -> HookValue {
-    let Workload { network, master, segment, mac, host_mac, .. } = *workload;
-    HookValue { network, master, segment, mac, host_mac, flags: flags(workload, isolated), reserved: 0 }
+    /// Where a hook looks first: one look-up is enough where no address repeats.
+    fn asked_from(&self, workload: &Workload) -> Network {
+        if self.crowded.contains(&workload.network) { workload.network } else { Network::SHARED }
+    }
 }
 
 fn flags(workload: &Workload, [egress, ingress]: &[Bits; 2]) -> AddressFlags {

@@ -66,15 +66,15 @@ impl Tables {
 }
 
 impl PolicyTables for Tables {
-    fn pair(&self, key: &PairKey) -> Option<PairValue> {
-        self.pairs.get(key).copied()
+    fn pair(&self, key: &PairKey) -> Option<&PairValue> {
+        self.pairs.get(key)
     }
 
-    fn port(&self, key: &PortKey) -> Option<Ruling> {
-        self.ports.get(key).copied()
+    fn port(&self, key: &PortKey) -> Option<&Ruling> {
+        self.ports.get(key)
     }
 
-    fn range(&self, index: u32) -> Option<Range> {
-        self.ranges.get(usize::try_from(index).ok()?).copied()
+    fn range(&self, index: u32) -> Option<&Range> {
+        self.ranges.get(usize::try_from(index).ok()?)
     }
 }

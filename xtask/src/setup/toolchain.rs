@@ -54,12 +54,18 @@ impl Core {
 pub fn find() -> io::Result<Option<Toolchain>> {
     let known = known()?;
     let usable = |core: Core| {
-        known
-            .iter()
-            .find(|(_, sysroot)| sysroot.join(core.folder()).is_dir() && new_enough(sysroot))
-            .map(|(name, sysroot)| Toolchain { name: name.clone(), sysroot: sysroot.clone(), core })
+        known.iter().find(|(_, sysroot)| serves(sysroot, core)).map(|(name, sysroot)| Toolchain {
+            name: name.clone(),
+            sysroot: sysroot.clone(),
+            core,
+        })
     };
     Ok(Core::ALL.into_iter().find_map(usable))
+}
+
+/// Whether the toolchain in this folder can build for BPF in this way, and knows the Rust that the workspace asks for.
+pub fn serves(sysroot: &Path, core: Core) -> bool {
+    sysroot.join(core.folder()).is_dir() && new_enough(sysroot)
 }
 
 /// Names and sysroots of what is installed.
@@ -80,13 +86,13 @@ fn listed(line: &str) -> Option<(String, PathBuf)> {
     Some((name.to_owned(), PathBuf::from(path.trim_end())))
 }
 
-fn sysroot_of(rustc: impl AsRef<OsStr>) -> io::Result<PathBuf> {
+/// The folder of the toolchain that this compiler belongs to.
+pub fn sysroot_of(rustc: impl AsRef<OsStr>) -> io::Result<PathBuf> {
     let output = Command::new(rustc).args(["--print", "sysroot"]).output()?;
     Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
 }
 
-/// Whether this toolchain's compiler knows what the workspace asks for.
-pub fn new_enough(sysroot: &Path) -> bool {
+fn new_enough(sysroot: &Path) -> bool {
     let Ok(output) = Command::new(sysroot.join("bin/rustc")).arg("--version").output() else { return false };
     // rustc 1.96.0 (ac68faa20 2026-05-25)
     let text = String::from_utf8_lossy(&output.stdout);
