@@ -235,7 +235,7 @@ fn a_folder_is_read_in_order_and_each_file_once() {
     let loaded = read(&[folder.clone(), folder.join("a.json")]);
     let missing = read(&[folder.join("b"), folder.join("c.yaml")]);
     fs::write(folder.join("comment.yaml"), "# nothing yet\n").unwrap();
-    let beside = read(&[folder.clone()]);
+    let beside = read(std::slice::from_ref(&folder));
     let alone = read(&[folder.join("a.json"), folder.join("comment.yaml")]);
     fs::remove_file(folder.join("b/1.yml")).unwrap();
     let empty = read(&[folder.join("b")]);
