@@ -14,14 +14,19 @@ use crate::{
 const ALIKE: f64 = 0.65;
 const OFFERED: usize = 3;
 
-/// Reads the documents; what is wrong or doubtful in them goes to standard error.
+/// Reads what the documents say about endpoints and policies.
 pub fn read(paths: &[PathBuf]) -> Result<World> {
+    Ok(load(paths)?.world)
+}
+
+/// Reads the documents; what is wrong or doubtful in them goes to standard error.
+pub fn load(paths: &[PathBuf]) -> Result<Loaded> {
     match format::read(paths) {
-        Ok(Loaded { world, warnings, sources, .. }) => {
-            if !warnings.is_empty() {
-                eprintln!("{}", diagnostics::render_warnings(&warnings, &sources));
+        Ok(loaded) => {
+            if !loaded.warnings.is_empty() {
+                eprintln!("{}", diagnostics::render_warnings(&loaded.warnings, &loaded.sources));
             }
-            Ok(world)
+            Ok(loaded)
         }
         Err(invalid) => {
             eprintln!("{}", diagnostics::render(&invalid));
