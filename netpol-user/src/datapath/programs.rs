@@ -102,7 +102,8 @@ fn load(pins: &Pins) -> Result<(), Error> {
 
 /// Pins beside, then renames over: there is always a program under the name.
 fn replace_pin(program: &mut SchedClassifier, path: &Path) -> Result<(), Error> {
-    let beside = path.with_extension("new");
+    // bpffs keeps names with a dot to itself
+    let beside = path.with_file_name(format!("{}-new", path.file_name().unwrap_or_default().to_string_lossy()));
     let _ = fs::remove_file(&beside);
     program.pin(&beside).map_err(|error| Error::Pin { path: beside.clone(), error: Box::new(error) })?;
     fs::rename(&beside, path).map_err(|error| Error::Folder { path: path.to_owned(), error })
