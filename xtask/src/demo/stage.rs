@@ -100,8 +100,9 @@ impl Stage {
         interrupt::check()?;
         match status.code() {
             Some(0) => {}
-            Some(1) if args == ["verify"] => {
-                self.surprises.push("`netpol verify` says that it does not hold".to_owned())
+            // These two answer a question, and the answer was no: worth seeing the rest.
+            Some(1) if matches!(args, ["verify" | "status"]) => {
+                self.surprises.push(format!("`netpol {}` says that it does not hold", args[0]));
             }
             _ => bail!("`netpol {}` failed ({status})", args.join(" ")),
         }

@@ -130,7 +130,8 @@ fn missing() -> Result<Vec<Need>> {
         missing.push(Need::Toolchain);
     }
     if let Err(why) = linker::check(toolchain.as_ref()) {
-        missing.push(Need::Linker { why: format!("{why:#}") });
+        // The outermost reason is enough: what rustc says of a failed link fills a screen.
+        missing.push(Need::Linker { why: why.to_string() });
     }
     Ok(missing)
 }
