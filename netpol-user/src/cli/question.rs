@@ -4,8 +4,9 @@ use std::{net::IpAddr, path::PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 
-use super::diagnostics;
+use super::{Instance, diagnostics};
 use crate::{
+    datapath::Datapath,
     format::{self, Loaded},
     model::{World, probe::Place},
 };
@@ -17,6 +18,16 @@ const OFFERED: usize = 3;
 /// Reads what the documents say about endpoints and policies.
 pub fn read(paths: &[PathBuf]) -> Result<World> {
     Ok(load(paths)?.world)
+}
+
+/// What the documents of the last load say.
+pub fn loaded(instance: &Instance) -> Result<World> {
+    let instance = instance.open();
+    let names = instance.names(&Datapath::open(&instance.pins)?)?;
+    if names.sources.is_empty() {
+        bail!("the documents of the last load are lost; name them")
+    }
+    Ok(format::parse(names.sources.iter().map(Into::into).collect())?.world)
 }
 
 /// Reads the documents; what is wrong or doubtful in them goes to standard error.

@@ -4,9 +4,8 @@ use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Instance, Outcome, OutputArgs, output};
+use super::{Instance, Outcome, OutputArgs, output, question};
 use crate::{
-    format,
     source::{self, Pending},
     verify::{self, Options, Port, Report, Row},
 };
@@ -18,8 +17,7 @@ use crate::{
 /// differs.
 #[derive(Args)]
 pub struct Verify {
-    /// Policy files, and folders of them.
-    #[arg(required = true)]
+    /// Policy files, and folders of them. Without any: the documents of the last load.
     path: Vec<PathBuf>,
     /// Port to try at every endpoint: 80/tcp, 53/udp; may be repeated. Default: the ports that each
     /// endpoint declares.
@@ -36,8 +34,8 @@ pub struct Verify {
 }
 
 impl Verify {
-    pub fn run(&self, _instance: &Instance) -> Result<Outcome> {
-        let world = format::read(&self.path)?.world;
+    pub fn run(&self, instance: &Instance) -> Result<Outcome> {
+        let world = if self.path.is_empty() { question::loaded(instance)? } else { question::read(&self.path)? };
         let discovery = source::discover(&world)?;
         for Pending { endpoint, reason } in &discovery.pending {
             let name = world.endpoints[*endpoint].name.to_string();
