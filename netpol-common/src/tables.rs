@@ -242,3 +242,13 @@ impl AddressFlags {
         Self(self.0 | flag.0)
     }
 }
+
+#[cfg(feature = "user")]
+mod user {
+    use super::{Identity, Ruling};
+
+    // SAFETY: repr(transparent) over an integer.
+    unsafe impl aya::Pod for Identity {}
+    // SAFETY: repr(transparent) over an integer.
+    unsafe impl aya::Pod for Ruling {}
+}

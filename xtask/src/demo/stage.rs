@@ -78,13 +78,12 @@ impl Stage {
     }
 
     fn scene(&mut self, scene: &Scene) -> Result<()> {
-        let with_paths = |command| [&[command], scene.paths].concat();
         say::heading(scene.title);
         say::note(scene.about);
         say::note("Who may talk to whom, computed from the files alone:");
-        self.netpol(&with_paths("matrix"))?;
+        self.netpol(&[&["matrix"], scene.paths, scene.ports].concat())?;
         say::note("Into the kernel, as one atomic write:");
-        self.netpol(&with_paths("load"))?;
+        self.netpol(&[&["load"], scene.paths].concat())?;
         say::note("The proof: a real connection for each entry of the matrix, allowed or not.");
         self.netpol(&["verify"])?;
         say::heading(format_args!("{}: real requests", scene.title));

@@ -149,6 +149,8 @@ fn toolchain_programs() -> Result<PathBuf> {
 struct Step {
     why: &'static str,
     needs_root: bool,
+    /// What it says is only of interest when it fails.
+    quiet: bool,
     command: Command,
 }
 
@@ -167,7 +169,7 @@ impl Step {
 fn step(why: &'static str, line: &[&str]) -> Step {
     let mut command = Command::new(line[0]);
     command.args(&line[1..]);
-    Step { why, needs_root: false, command }
+    Step { why, needs_root: false, quiet: false, command }
 }
 
 /// The linker is built for the compiler's LLVM, so the compiler must be there first.
@@ -252,7 +254,11 @@ fn perform(plan: Vec<Step>) -> Result<()> {
     for mut step in plan {
         say::command(step.by_hand());
         say::note(say::faint(step.why));
-        shell::run(&mut step.command)?;
+        if step.quiet {
+            shell::quietly(&mut step.command)?;
+        } else {
+            shell::run(&mut step.command)?;
+        }
     }
     Ok(())
 }
