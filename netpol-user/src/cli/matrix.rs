@@ -40,8 +40,8 @@ pub struct Matrix {
 
 /// Every verdict, as scripts read it.
 #[derive(Debug, Serialize)]
-struct Listing {
-    rows: Vec<Row>,
+struct Listing<'a> {
+    rows: Vec<&'a Row>,
 }
 
 impl Matrix {
@@ -50,8 +50,8 @@ impl Matrix {
         let places = self.places(&world)?;
         let verdicts: Vec<_> =
             self.probes(&world)?.into_iter().map(|probe| self.verdicts(&world, &places, probe)).collect();
-        let listing = verdicts.iter().flat_map(|verdicts| verdicts.rows.iter().flatten().flatten());
-        let listing = Listing { rows: listing.cloned().collect() };
+        let rows = verdicts.iter().flat_map(|verdicts| verdicts.rows.iter().flatten().flatten());
+        let listing = Listing { rows: rows.collect() };
         output::print(self.output.output, &listing, |_| table(&world, &places, &verdicts))?;
         Ok(Outcome::Done)
     }

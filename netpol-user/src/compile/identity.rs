@@ -325,10 +325,13 @@ impl<'w> Scribe<'_, 'w> {
         bits
     }
 
-    /// As a peer: endpoints, and whatever lies in a network set.
-    fn peers_of(&mut self, selector: &'w Selector) -> Bits {
+    /// As a peer: endpoints, and whatever lies in a network set where such are looked for.
+    fn peers_of(&mut self, selector: &'w Selector, finds_sets: bool) -> Bits {
         let count = self.world.endpoints.len();
         let mut bits = self.subjects_of(selector);
+        if !finds_sets {
+            return bits;
+        }
         self.selected(selector);
         let sets = self.selected[selector].iter().filter_map(|object| self.sets.get(object.checked_sub(count)?));
         sets.for_each(|set| bits.union(set));
@@ -336,13 +339,13 @@ impl<'w> Scribe<'_, 'w> {
     }
 
     fn holds_for(&mut self, condition: &Condition<'w>) -> Bits {
-        let Condition { selector, not_selector, nets, not_nets } = *condition;
+        let Condition { selector, not_selector, nets, not_nets, finds_sets } = *condition;
         let mut bits = Bits::all(self.places.list.len());
         if let Some(selector) = selector {
-            bits.intersect(&self.peers_of(selector));
+            bits.intersect(&self.peers_of(selector, finds_sets));
         }
         if let Some(selector) = not_selector {
-            bits.subtract(&self.peers_of(selector));
+            bits.subtract(&self.peers_of(selector, finds_sets));
         }
         if let Some(nets) = nets {
             bits.intersect(&self.places.inside_any(nets));

@@ -5,7 +5,9 @@ use ipnet::IpNet;
 use netpol_common::tables::{RuleId, Ruling};
 
 use super::{CompileError, RuleName, select::Numbering};
-use crate::model::{Action, Direction, EntityMatch, Match, Policy, PortMatch, Selector, TierDefault, World};
+use crate::model::{
+    Action, Direction, EntityMatch, Match, Policy, PolicyKind, PortMatch, Selector, TierDefault, World,
+};
 
 /// What a rule asks of one end besides its ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -14,17 +16,20 @@ pub(super) struct Condition<'w> {
     pub not_selector: Option<&'w Selector>,
     pub nets: Option<&'w [IpNet]>,
     pub not_nets: &'w [IpNet],
+    /// Whether the selectors find network sets: [`PolicyKind::selects_sets`].
+    pub finds_sets: bool,
 }
 
 impl<'w> Condition<'w> {
     /// `None`: it holds for everybody.
-    fn of(m: &'w EntityMatch) -> Option<Self> {
+    fn of(m: &'w EntityMatch, kind: PolicyKind) -> Option<Self> {
         let EntityMatch { selector, not_selector, nets, not_nets, ports: _, not_ports: _ } = m;
         (!m.any_peer()).then_some(Self {
             selector: selector.as_ref(),
             not_selector: not_selector.as_ref(),
             nets: nets.as_deref(),
             not_nets,
+            finds_sets: kind.selects_sets(),
         })
     }
 }
@@ -118,8 +123,8 @@ impl<'w> Book<'w> {
             let entry = RuleEntry {
                 matches: &rule.matches,
                 ruling,
-                subject: self.condition(of_subject),
-                peer: self.condition(of_peer),
+                subject: self.condition(of_subject, policy.kind),
+                peer: self.condition(of_peer, policy.kind),
                 names_peer_ports: names_ports(of_peer),
             };
             self.asks_version |= rule.matches.version.is_some();
@@ -128,8 +133,8 @@ impl<'w> Book<'w> {
         Some(PolicyEntry { subject, rules: first..self.rules.len(), end })
     }
 
-    fn condition(&mut self, m: &'w EntityMatch) -> Option<usize> {
-        let condition = Condition::of(m)?;
+    fn condition(&mut self, m: &'w EntityMatch, kind: PolicyKind) -> Option<usize> {
+        let condition = Condition::of(m, kind)?;
         let (number, is_new) = self.condition_numbers.number(condition);
         if is_new {
             self.conditions.push(condition);

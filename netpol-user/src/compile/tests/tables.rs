@@ -12,8 +12,8 @@ use super::worlds::{app, at, endpoint, labels, nets, policy, rule, running, tier
 use crate::{
     compile::{Snapshot, compile, lookup::Tables},
     model::{
-        Action, Direction, EndpointPort, EntityMatch, Expr, IcmpMatch, IpVersion, Match, NetworkSet, Policy, PortMatch,
-        Profile, Scope, Selector, TierDefault, World,
+        Action, Direction, EndpointPort, EntityMatch, Expr, IcmpMatch, IpVersion, Match, NetworkSet, Policy,
+        PolicyKind, PortMatch, Profile, Scope, Selector, TierDefault, World,
     },
 };
 
@@ -153,9 +153,13 @@ fn a_network_set_that_only_a_negation_chooses_is_told_apart() {
     let mut world = ingress(vec![(Action::Allow, from(not))]);
     let nets = nets(&["192.0.2.0/24"]);
     world.sets = vec![NetworkSet { namespace: None, name: "s".into(), labels: labels(&[]), nets, origin: at(0) }];
-    let snapshot = compiled(&world);
-    assert!(!judged(&snapshot, "192.0.2.1", (Protocol::TCP, 1, 1)).is_allowed());
-    assert!(judged(&snapshot, "8.8.8.8", (Protocol::TCP, 1, 1)).is_allowed());
+    // Kubernetes' own policies know of no sets, Calico's do
+    for (kind, found) in [(PolicyKind::CalicoNetworkPolicy, true), (PolicyKind::NetworkPolicy, false)] {
+        world.tiers[0].policies[0].kind = kind;
+        let snapshot = compiled(&world);
+        assert_eq!(judged(&snapshot, "192.0.2.1", (Protocol::TCP, 1, 1)).is_allowed(), !found);
+        assert!(judged(&snapshot, "8.8.8.8", (Protocol::TCP, 1, 1)).is_allowed());
+    }
 }
 
 // === addresses and hooks ===

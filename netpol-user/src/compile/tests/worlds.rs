@@ -244,9 +244,11 @@ fn rules(base: u32) -> BoxedStrategy<Vec<Rule>> {
 
 fn some_policy(number: u32) -> BoxedStrategy<Policy> {
     let base = number * 100;
-    (selector(), option::of(rules(base)), option::of(rules(base + 50)), prop::bool::weighted(0.1))
-        .prop_map(move |(subject, ingress, egress, audit)| Policy {
-            kind: PolicyKind::CalicoNetworkPolicy,
+    // of two families: only one of them finds network sets
+    let kind = select(&[PolicyKind::CalicoNetworkPolicy, PolicyKind::NetworkPolicy][..]);
+    (kind, selector(), option::of(rules(base)), option::of(rules(base + 50)), prop::bool::weighted(0.1))
+        .prop_map(move |(kind, subject, ingress, egress, audit)| Policy {
+            kind,
             namespace: Some("x".into()),
             name: format!("policy-{number}"),
             subject,

@@ -211,10 +211,14 @@ fn peers_are_matched_by_labels_networks_and_their_exclusions() {
 
 #[test]
 fn endpoint_without_address_is_in_no_network() {
-    let nets = Some(vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()]);
+    let nets: Vec<IpNet> = vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
     let unknown = Party::Endpoint { index: WEB, address: None };
-    assert!(!into_db(&only(from(EntityMatch { nets: nets.clone(), ..EntityMatch::default() })), unknown, tcp(80)));
-    let excluded = EntityMatch { not_nets: nets.unwrap(), ..EntityMatch::default() };
+    assert!(!into_db(
+        &only(from(EntityMatch { nets: Some(nets.clone()), ..EntityMatch::default() })),
+        unknown,
+        tcp(80)
+    ));
+    let excluded = EntityMatch { not_nets: nets, ..EntityMatch::default() };
     assert!(into_db(&only(from(excluded)), unknown, tcp(80)));
 }
 

@@ -11,7 +11,6 @@ use serde_json::Value;
 #[derive(Debug, Deserialize)]
 pub struct Case {
     pub format: u32,
-    pub name: String,
     pub model: Model,
     pub steps: Vec<Step>,
 }

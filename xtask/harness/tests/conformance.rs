@@ -1,0 +1,141 @@
+//! The runner itself: it must notice what does not hold, and say where.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+use serde_json::{Value, json};
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(test: &str) -> Self {
+        let path =
+            PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("conformance-{test}-{}", std::process::id()));
+        for folder in ["cases", "tables"] {
+            fs::create_dir_all(path.join(folder)).unwrap();
+        }
+        Self(path)
+    }
+
+    fn with(self, file: &str, content: &Value) -> Self {
+        fs::write(self.0.join(file), content.to_string()).unwrap();
+        self
+    }
+
+    fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_netpol-harness"));
+        let Output { status, stdout, stderr } =
+            command.arg("conformance").arg(&self.0).args(arguments).output().unwrap();
+        (status.code(), String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// `x/a` may reach `x/b` until everything into `x` is denied, then only by `10.0.0.1`, its address.
+fn case(last: bool) -> Value {
+    let pod = |name: &str, ip: &str| json!({"name": name, "labels": {}, "ip": ip, "ports": [{"port": 80, "protocol": "TCP"}]});
+    let policy = |spec: Value| json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p", "namespace": "x"}, "spec": spec});
+    let expect = |allowed| json!([{"from": "x/a", "to": "x/b", "port": 80, "protocol": "TCP", "allowed": allowed}]);
+    let from = json!([{"from": [{"ipBlock": {"cidr": "${ip:x/a}/32"}}]}]);
+    json!({
+        "format": 1, "name": "a case",
+        "model": {"namespaces": [{"name": "x", "labels": {}, "pods": [pod("a", "10.0.0.1"), pod("b", "10.0.0.2")]}]},
+        "steps": [
+            {"expected": expect(true)},
+            {"apply": [policy(json!({"podSelector": {}}))], "expected": expect(false)},
+            {"apply": [policy(json!({"podSelector": {}, "ingress": from}))], "expected": expect(true)},
+            {"delete": [{"kind": "NetworkPolicy", "namespace": "x", "name": "p"}], "expected": expect(last)},
+        ],
+    })
+}
+
+#[test]
+fn case_that_holds_ends_with_0() {
+    let (code, told) = Folder::new("holds").with("cases/one-1.json", &case(true)).run(&["--offline"]);
+    assert_eq!(code, Some(0), "{told}");
+    for engine in ["interpreter", "compiled"] {
+        let line = format!("one                      {engine:<12}      1        8       0");
+        assert!(told.contains(&line), "four steps in two families: {told}");
+    }
+}
+
+#[test]
+fn case_that_does_not_hold_is_named_with_its_row() {
+    let (code, told) = Folder::new("fails").with("cases/one-1.json", &case(false)).run(&[]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("FAILED one-1 [interpreter]") && told.contains("FAILED one-1 [compiled]"), "{told}");
+    assert!(told.contains("step 3") && told.contains("x/a -> x/b 80/TCP was allowed"), "{told}");
+}
+
+#[test]
+fn policy_that_is_refused_fails_its_rows() {
+    let mut case = case(true);
+    case["steps"][1]["apply"][0]["spec"] = json!({"podSelector": {}, "ingres": []});
+    let (code, told) = Folder::new("refused").with("cases/one-1.json", &case).run(&[]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("ingres"), "{told}");
+}
+
+#[test]
+fn case_that_is_not_understood_is_an_error() {
+    let mut case = case(true);
+    case["steps"][0]["expected"][0]["delay"] = json!(1);
+    let (code, told) = Folder::new("unknown").with("cases/one-1.json", &case).run(&[]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("delay"), "{told}");
+}
+
+#[test]
+fn service_accounts_are_left_out_by_name() {
+    let mut case = case(true);
+    case["steps"][1]["apply"] = json!([{
+        "apiVersion": "projectcalico.org/v3", "kind": "NetworkPolicy", "metadata": {"name": "p", "namespace": "x"},
+        "spec": {"serviceAccountSelector": "all()"},
+    }]);
+    let (code, told) = Folder::new("left-out").with("cases/one-1.json", &case).run(&[]);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("one-1: selects by service account"), "{told}");
+}
+
+#[test]
+fn nothing_to_run_is_an_error() {
+    let (code, told) = Folder::new("none").with("cases/one-1.json", &case(true)).run(&["--only", "two"]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("no case and no table"), "{told}");
+}
+
+#[test]
+fn table_that_nobody_knows_is_an_error() {
+    let (code, told) = Folder::new("table").with("tables/strange.json", &json!({})).run(&[]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("strange.json"), "{told}");
+}
+
+#[test]
+fn validation_table_notices_what_was_wrongly_accepted_and_refused() {
+    let object = |name: &str, valid: bool, spec: Value| {
+        let metadata = json!({"name": "p", "namespace": "x"});
+        let policy =
+            json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec});
+        json!({"name": name, "valid": valid, "policy": policy})
+    };
+    let table = json!({"cases": [
+        object("fine", true, json!({"podSelector": {}})),
+        object("accepted", false, json!({"podSelector": {}})),
+        object("refused", true, json!({"podSelector": 1})),
+    ]});
+    let (code, told) = Folder::new("validation").with("tables/k8s-netpol-validation.json", &table).run(&[]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(
+        told.contains("FAILED accepted") && told.contains("FAILED refused") && !told.contains("FAILED fine"),
+        "{told}"
+    );
+}
