@@ -7,6 +7,10 @@
 //! | [`variants`] | what is compared |
 //! | [`traffic`] | what is sent, and what it costs |
 //! | [`paths`] | rounds of all variants in turn |
+//! | [`packets`], [`testrun`] | one packet in the classifier alone |
+//! | [`scale`] | a thousand endpoints with a thousand policies |
+//! | [`publications`] | new policies while packets flow |
+//! | [`netpol`], [`documents`] | the program that is measured, and what it loads |
 //! | [`stats`] | medians and spread |
 //! | [`report`], [`plot`], [`machine`] | what is written |
 
@@ -14,12 +18,16 @@ mod documents;
 mod machine;
 mod netpol;
 mod only;
+mod packets;
 mod paths;
 mod plot;
 mod progress;
+mod publications;
 mod report;
 mod sandbox;
+mod scale;
 mod stats;
+mod testrun;
 mod topology;
 mod traffic;
 mod variants;
@@ -83,7 +91,8 @@ struct Setting<'a> {
 type Run = fn(&Setting) -> Result<Section>;
 
 /// In the order in which they run and are reported.
-const SECTIONS: &[(&str, Run)] = &[("paths", paths::run)];
+const SECTIONS: &[(&str, Run)] =
+    &[("paths", paths::run), ("packets", packets::run), ("scale", scale::run), ("publications", publications::run)];
 
 const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs");
 
@@ -99,8 +108,8 @@ impl Bench {
             sandbox: &sandbox,
             binary: &binary,
             only: &only,
-            rounds: self.rounds.map_or(if self.quick { 3 } else { 9 }, usize::from),
-            time: Duration::from_millis(if self.quick { 100 } else { 400 }),
+            rounds: self.rounds.map_or(if self.quick { 5 } else { 15 }, usize::from),
+            time: Duration::from_millis(if self.quick { 50 } else { 250 }),
             timing: machine.timing,
             publications: self.publications.unwrap_or(if self.quick { 20 } else { 500 }),
             quick: self.quick,

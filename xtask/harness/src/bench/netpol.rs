@@ -43,7 +43,6 @@ pub struct Instance<'a> {
 
 /// What a `load` said and what it took.
 pub struct Loaded {
-    pub generation: u64,
     pub identities: u64,
     /// Milliseconds of each step.
     pub timings: BTreeMap<String, f64>,
@@ -85,7 +84,6 @@ impl<'a> Instance<'a> {
         let number = |name: &str| said[name].as_u64().with_context(|| format!("`netpol load` told no {name}"));
         let timings = said["timings"].as_object().into_iter().flatten();
         Ok(Loaded {
-            generation: number("generation")?,
             // A number or a list of them: only how many is of interest.
             identities: said["identities"]
                 .as_array()

@@ -21,11 +21,6 @@ impl Spread {
         let at = |share| quantile(&sorted, share);
         Some(Self { median: at(0.5)?, low: at(0.25)?, high: at(0.75)?, count: sorted.len() })
     }
-
-    /// Every value by the same factor.
-    pub fn scaled(self, factor: f64) -> Self {
-        Self { median: self.median * factor, low: self.low * factor, high: self.high * factor, ..self }
-    }
 }
 
 /// Of values in ascending order, between the two that `share` falls between.

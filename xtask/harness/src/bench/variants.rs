@@ -143,10 +143,10 @@ fn nftables(elements: u32) -> String {
     }
     map.extend((0..elements).map(|i| format!("{} . 10.77.0.12 . {} : accept", elsewhere(i), protocol(i))));
     format!(
-        "table ip bench {{\n map policy {{\n  type ipv4_addr . ipv4_addr . inet_proto : verdict\n  elements = {{ {} }}\n }}\n \
+        "table ip bench {{\n map verdicts {{\n  type ipv4_addr . ipv4_addr . inet_proto : verdict\n  elements = {{ {} }}\n }}\n \
          chain forward {{\n  type filter hook forward priority 0; policy drop;\n  \
          ct state vmap {{ established : accept, related : accept }}\n  \
-         ip saddr . ip daddr . meta l4proto vmap @policy\n }}\n}}\n",
+         ip saddr . ip daddr . meta l4proto vmap @verdicts\n }}\n}}\n",
         map.join(",\n")
     )
 }

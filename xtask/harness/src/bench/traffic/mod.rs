@@ -11,7 +11,7 @@ mod tcp;
 mod udp;
 
 pub use flood::Flood;
-pub use socket::{drop_everything, set_receive_buffer};
+pub use socket::set_receive_buffer;
 
 use std::{
     fs,
@@ -133,7 +133,7 @@ impl Cpu {
     }
 
     /// Binds the calling thread and puts it before the machine's other work.
-    fn take(&self) -> Result<()> {
+    pub fn take(&self) -> Result<()> {
         let mut set = CpuSet::new();
         set.set(self.number)?;
         sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("binding to CPU {}", self.number))?;
