@@ -4,8 +4,16 @@
 //!
 //! | module | one idea |
 //! |---|---|
-//! | [`wire`] | addresses, ports, protocols and headers as they are on the wire |
+//! | [`headers`] | headers as they lie in a frame |
+//! | [`parse`] | from a frame to addresses, protocol and ports, for IPv4 and IPv6 alike |
+//! | [`flow`] | what is remembered of a connection |
+//! | [`decide`] | the slow path: who speaks, who opened, what the policy says, what to remember |
+//! | [`guard`] | ARP and neighbour discovery: nobody claims another's address |
+//! | [`policy`] | a verdict from the policy tables |
 //! | [`tables`] | keys and values of the policy tables that the loader fills |
+//! | [`kernel`] | what the logic asks of the world |
+//! | [`drops`] | why packets are dropped, and where the others go |
+//! | [`wire`] | addresses, ports and protocols |
 //!
 //! Nothing here allocates, panics or knows about the kernel: the source that the verifier accepts
 //! is the source that the host's tests run.
@@ -14,5 +22,13 @@
 #[macro_use]
 mod pod;
 
+pub mod decide;
+pub mod drops;
+pub mod flow;
+pub mod guard;
+pub mod headers;
+pub mod kernel;
+pub mod parse;
+pub mod policy;
 pub mod tables;
 pub mod wire;

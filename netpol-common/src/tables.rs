@@ -111,6 +111,11 @@ impl Subject {
 #[repr(transparent)]
 pub struct RulesetId(pub u32);
 
+impl RulesetId {
+    /// Of pairs whose rules name no port: there is nothing to look up.
+    pub const NONE: Self = Self(0);
+}
+
 pod! {
     /// Key of an exact address.
     pub struct AddressKey<A: Address> {
@@ -133,6 +138,7 @@ pod! {
 
     /// What the loader knows about the interface that a hook is on.
     pub struct HookValue {
+        /// Asked before [`Network::SHARED`]; the same where no address of the network repeats.
         pub network: Network,
         /// The bridge that the interface is a port of; [`IfIndex::NONE`] when routed.
         pub master: IfIndex,
@@ -144,6 +150,11 @@ pod! {
         pub host_mac: Mac,
         pub flags: AddressFlags,
         pub reserved: u16,
+        /// For packets to a group, which no exact address tells: the endpoint's identity at its
+        /// first IPv4 address ([`Identity::ANY`]: it has none).
+        pub identity4: Identity,
+        /// The same for IPv6.
+        pub identity6: Identity,
     }
 
     /// Key of the rule set that holds between a subject and a peer.
@@ -179,8 +190,7 @@ pod! {
         /// Host byte order, both ends included; 0 for ICMP and protocols without ports.
         pub source: [u16; 2],
         pub protocol: Protocol,
-        pub protocols: ProtocolMatch,
-        pub reserved: u16,
+        pub reserved: [u8; 3],
         pub ruling: Ruling,
     }
 }
@@ -195,23 +205,12 @@ const _: () = {
     let () = PortKey::NO_PADDING;
     let () = Range::NO_PADDING;
     assert!(size_of::<AddressValue>() == 20);
-    assert!(size_of::<HookValue>() == 28);
+    assert!(size_of::<HookValue>() == 36);
     assert!(size_of::<Range>() == 16);
 };
 
 /// The longest list that the slow path walks: a longer one is an error at load.
 pub const MAX_RANGES: u32 = 64;
-
-/// How [`Range::protocol`] is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(transparent)]
-pub struct ProtocolMatch(pub u8);
-
-impl ProtocolMatch {
-    pub const EXACT: Self = Self(0);
-    pub const ANY: Self = Self(1);
-    pub const NOT: Self = Self(2);
-}
 
 /// Bits of [`AddressValue::flags`] and [`HookValue::flags`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]

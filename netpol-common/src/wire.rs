@@ -76,6 +76,28 @@ impl PortBe {
 /// A MAC address.
 pub type Mac = [u8; 6];
 
+/// The same, as the three words that headers are compared by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct MacWords(pub [u16; 3]);
+
+impl MacWords {
+    pub const ZERO: Self = Self([0; 3]);
+
+    /// Sent to a group: broadcast or multicast (IEEE 802, the first byte's lowest bit).
+    #[inline(always)]
+    pub const fn is_group(self) -> bool {
+        self.0[0].to_ne_bytes()[0] & 1 != 0
+    }
+}
+
+impl From<Mac> for MacWords {
+    #[inline(always)]
+    fn from([a, b, c, d, e, f]: Mac) -> Self {
+        Self([u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])])
+    }
+}
+
 /// An IPv4 address: the four bytes of the header, in their order in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
@@ -85,6 +107,11 @@ pub struct Addr4(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Addr6(pub [u32; 4]);
+
+impl Addr6 {
+    /// `::`
+    pub const UNSPECIFIED: Self = Self([0; 4]);
+}
 
 impl From<Ipv4Addr> for Addr4 {
     fn from(address: Ipv4Addr) -> Self {
@@ -132,14 +159,42 @@ impl From<Addr6> for IpAddr {
 pub trait Address: Copy + Eq + fmt::Debug + core::hash::Hash + Into<IpAddr> + 'static {
     /// Bits of an address: the length of a host's prefix.
     const BITS: u32;
+
+    /// All of its bits, mixed into one word.
+    fn fold(&self) -> u32;
+
+    /// No address yet: `0.0.0.0` or `::`.
+    fn is_unspecified(&self) -> bool;
 }
 
 impl Address for Addr4 {
     const BITS: u32 = 32;
+
+    #[inline(always)]
+    fn fold(&self) -> u32 {
+        self.0
+    }
+
+    #[inline(always)]
+    fn is_unspecified(&self) -> bool {
+        self.0 == 0
+    }
 }
 
 impl Address for Addr6 {
     const BITS: u32 = 128;
+
+    #[inline(always)]
+    fn fold(&self) -> u32 {
+        let [a, b, c, d] = self.0;
+        a ^ b.rotate_left(5) ^ c.rotate_left(11) ^ d.rotate_left(17)
+    }
+
+    #[inline(always)]
+    fn is_unspecified(&self) -> bool {
+        let [a, b, c, d] = self.0;
+        a | b | c | d == 0
+    }
 }
 
 #[cfg(feature = "user")]

@@ -1,1 +1,23 @@
+//! The classifiers: how a frame goes through netpol-common's logic, bound to the kernel.
+//!
+//! | module | one idea |
+//! |---|---|
+//! | [`classify`] | the way of a frame: parse, look the flow up, act; else the slow path |
+//! | [`flows`] | the hot path: entries that speak for a packet |
+//! | [`unusual`] | fragments, extension headers, ICMP errors, ARP and neighbour discovery |
+//! | [`verified`] | functions that the verifier looks at on their own |
+//! | [`frame`] | a frame's bytes and what the kernel says of it |
+//! | [`tables`] | netpol-common's questions, answered by maps |
+//! | [`maps`] | the maps |
+//! | [`act`] | verdicts become return codes, redirections and counters, in one place |
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features))]
+
+pub mod act;
+pub mod classify;
+pub mod flows;
+pub mod frame;
+pub mod maps;
+pub mod tables;
+pub mod unusual;
+pub mod verified;

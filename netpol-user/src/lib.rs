@@ -9,10 +9,13 @@
 //! |---|---|
 //! | [`format`] | documents: YAML to [`model`], with the position of everything that is wrong |
 //! | [`source`] | who is running here: endpoints found over netlink |
+//! | [`netns`] | entering other network namespaces |
+//! | [`privileges`] | which capability is missing, and what for |
 //! | [`model`] | endpoints, tiers of policies of rules, and what they mean |
 //! | [`compile`] | a model as plain tables: a [`compile::Snapshot`] |
 //! | [`datapath`] | the only module that speaks aya: load, attach, pin, publish |
 //! | [`observe`] | flows and counters as the kernel has them, with names |
+//! | [`verify`] | real connections between endpoints against the matrix |
 //! | [`cli`] | the commands |
 //!
 //! The library prints nothing and ends no process; [`cli`] does.
@@ -22,5 +25,8 @@ pub mod compile;
 pub mod datapath;
 pub mod format;
 pub mod model;
+pub mod netns;
 pub mod observe;
+pub mod privileges;
 pub mod source;
+pub mod verify;

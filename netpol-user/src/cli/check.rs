@@ -1,14 +1,73 @@
-use anyhow::{Result, bail};
-use clap::Args;
+use std::path::PathBuf;
 
-use super::Outcome;
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    Outcome, OutputArgs,
+    diagnostics::{self, Line},
+    output,
+};
+use crate::format::{self, Invalid, Loaded};
 
 /// Validate policies without root.
+///
+/// Reads every document, reports everything that is wrong with file, line and column, and ends
+/// with exit code 1 if anything is.
 #[derive(Args)]
-pub struct Check {}
+pub struct Check {
+    /// Files, and folders with .yaml, .yml and .json files.
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    valid: bool,
+    errors: Vec<Line<'a>>,
+    warnings: Vec<Line<'a>>,
+}
 
 impl Check {
     pub fn run(&self) -> Result<Outcome> {
-        bail!("not written yet")
+        let result = format::read(&self.paths);
+        let (errors, warnings) = match &result {
+            Ok(loaded) => (&[][..], &loaded.warnings),
+            Err(invalid) => (&invalid.errors[..], &invalid.warnings),
+        };
+        let answer = Answer {
+            valid: result.is_ok(),
+            errors: errors.iter().map(Line::from).collect(),
+            warnings: warnings.iter().map(Line::from).collect(),
+        };
+        output::print(self.output.output, &answer, |_| text(&result))?;
+        Ok(if answer.valid { Outcome::Done } else { Outcome::DoesNotHold })
     }
+}
+
+fn text(result: &Result<Loaded, Invalid>) -> String {
+    match result {
+        Ok(loaded) => {
+            let warnings = diagnostics::render_warnings(&loaded.warnings, &loaded.sources);
+            let Loaded { world, policies, documents, .. } = loaded;
+            let parts = [
+                counted(*documents, "document", "documents"),
+                counted(world.endpoints.len(), "endpoint", "endpoints"),
+                counted(*policies, "policy", "policies"),
+            ];
+            let gap = if warnings.is_empty() { "" } else { "\n" };
+            format!("{warnings}{gap}{}: valid", parts.join(", "))
+        }
+        Err(invalid) => {
+            let errors = counted(invalid.errors.len(), "error", "errors");
+            format!("{}\n{errors}: not valid", diagnostics::render(invalid))
+        }
+    }
+}
+
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }

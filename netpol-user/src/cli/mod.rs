@@ -1,13 +1,16 @@
 //! The commands. Each is a file: its arguments, what it does, what it prints.
 
 mod check;
+pub mod diagnostics;
 mod endpoints;
 mod flows;
+mod grid;
 mod identities;
 mod load;
 mod matrix;
 mod output;
 mod policies;
+mod question;
 mod status;
 mod trace;
 mod unload;

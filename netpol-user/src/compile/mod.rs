@@ -1,5 +1,30 @@
 //! Turns a [`World`] and what was found of it on this machine into a [`Snapshot`]: plain tables,
 //! no kernel in sight.
+//!
+//! | module | one idea |
+//! |---|---|
+//! | `rules` | what is enforced, in order, numbered |
+//! | `select` | whom a selector chooses |
+//! | `identity` | who looks the same to all rules shares a number |
+//! | `shape` | what one rule says about one protocol: rectangles of ports |
+//! | `table` | an ordered list of rules as ports and ranges that need no order of policies any more |
+//! | `pairs` | which table holds between a subject and a peer |
+//! | `addresses` | who is behind an address |
+//! | [`lookup`] | the way back: what the tables say, as the kernel would read them |
+//!
+//! The same input gives the same tables, in whatever order endpoints were found.
+
+mod addresses;
+mod bits;
+mod identity;
+pub mod lookup;
+mod pairs;
+mod rules;
+mod select;
+mod shape;
+mod table;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 
@@ -11,7 +36,48 @@ use netpol_common::{
     wire::{Addr4, Addr6, Mac},
 };
 
+use self::{addresses::Found, identity::Identities, rules::Book};
 use crate::model::{Direction, ObjectName, Origin, PolicyKind, World};
+
+/// Compiles what `world` says for the endpoints that run. `host` has the host's own addresses.
+///
+/// # Errors
+/// What the tables can't hold, and what was found twice where it must be unique: see [`CompileError`].
+pub fn compile(world: &World, workloads: &[Workload], host: &[IpAddr]) -> Result<Snapshot, CompileError> {
+    let book = Book::new(world)?;
+    let identities = Identities::new(world, workloads, &book);
+    let mut snapshot = Snapshot::default();
+    pairs::fill(&mut snapshot, &book, &identities, world.profile)?;
+    let isolated = identities.isolated(&book, world);
+    addresses::fill(&mut snapshot, &Found { world, workloads, host }, &identities, &isolated)?;
+    let Identities { names, networks4, networks6, .. } = identities;
+    Ok(Snapshot { networks4, networks6, identities: names, rules: book.names, ..snapshot })
+}
+
+/// Why a world can't be compiled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// `rule` has most of them.
+    #[error(
+        "too many port ranges for one pair of endpoints: {count}, at most {} fit{}; split or simplify the lists of ports",
+        netpol_common::tables::MAX_RANGES,
+        rule.as_ref().map(|rule| format!(" (most are of {rule})")).unwrap_or_default()
+    )]
+    TooManyRanges { count: usize, rule: Option<Box<RuleName>> },
+    #[error("too many rules: {count}, at most {} fit", netpol_common::tables::RuleId::MAX.0)]
+    TooManyRules { count: usize },
+    #[error("too many pairs of identities that rules tell apart: more than {most}")]
+    TooManyPairs { most: usize },
+    #[error("{one} and {} have the same address {address} in the same network", Self::owner(two))]
+    AddressTwice {
+        address: IpAddr,
+        one: ObjectName,
+        /// `None`: the host itself.
+        two: Option<ObjectName>,
+    },
+    #[error("{one} and {two} are behind the same interface (number {ifindex})")]
+    InterfaceTwice { ifindex: u32, one: ObjectName, two: ObjectName },
+}
 
 /// An endpoint that was found running: what discovery knows of its interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,4 +132,23 @@ pub struct RuleName {
     /// `None`: the default deny at the end of the policy's tier.
     pub index: Option<u32>,
     pub origin: Origin,
+}
+
+impl std::fmt::Display for RuleName {
+    /// `Kind namespace/name, ingress rule 2 (file:line)`: rules count from 1 here.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { kind, namespace, name, direction, index, origin } = self;
+        write!(f, "{} ", kind.as_str())?;
+        if let Some(namespace) = namespace {
+            write!(f, "{namespace}/")?;
+        }
+        let direction = match direction {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        };
+        match index {
+            Some(index) => write!(f, "{name}, {direction} rule {} ({origin})", u64::from(*index) + 1),
+            None => write!(f, "{name}, {direction} default deny ({origin})"),
+        }
+    }
 }

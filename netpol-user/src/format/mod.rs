@@ -1,8 +1,34 @@
 //! Documents: YAML to a [`World`], with the position of everything that is wrong.
+//!
+//! ```text
+//! files -> documents -> trees (node) -> readers by kind (reader + one file per family)
+//!       -> everything collected -> tiers in order -> World, and what is doubtful in it (lint)
+//! ```
+//!
+//! No stage stops at the first error: what can't be read is reported and left out, and the next
+//! field, rule or document is read. Only when nothing at all was wrong is there a [`World`].
+
+mod calico;
+mod cluster;
+mod endpoint;
+mod files;
+mod kubernetes;
+mod lint;
+mod node;
+mod object;
+mod reader;
+pub mod selector;
+mod service;
+#[cfg(test)]
+mod tests;
+mod tiers;
+mod validate;
 
 use std::path::PathBuf;
 
 use crate::model::{Origin, World};
+
+pub use service::{IpPool, Service, ServicePort};
 
 /// Text to read documents from, under the name that positions carry.
 #[derive(Clone, Debug)]
@@ -18,6 +44,14 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
     /// Policy documents read, the staged ones included.
     pub policies: usize,
+    /// Documents of all kinds.
+    pub documents: usize,
+    /// Read and checked; nothing is done with them yet.
+    pub services: Vec<Service>,
+    /// Read and checked; nothing is done with them yet.
+    pub pools: Vec<IpPool>,
+    /// For showing the lines that warnings point at.
+    pub sources: Vec<Source>,
 }
 
 /// Something wrong, or doubtful, in a document.
@@ -41,12 +75,11 @@ pub struct Invalid {
 
 /// Reads files, and folders with all `.yaml`, `.yml` and `.json` files below them.
 pub fn read(paths: &[PathBuf]) -> Result<Loaded, Invalid> {
-    let _ = paths;
-    parse(vec![])
+    let (sources, errors) = files::gather(paths);
+    object::load(sources, errors)
 }
 
 /// Reads documents that are already in memory.
 pub fn parse(sources: Vec<Source>) -> Result<Loaded, Invalid> {
-    let _ = sources;
-    Ok(Loaded::default())
+    object::load(sources, Vec::new())
 }

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{
-    Action, Direction, EntityMatch, IcmpMatch, IpVersion, Match, Policy, PortMatch, Profile, Protocol, Rule, Selector,
-    TierDefault, World,
+    Action, Direction, EntityMatch, IcmpMatch, IpVersion, NetworkSet, Policy, PortMatch, Profile, Protocol, Rule,
+    Selector, Tier, TierDefault, World,
 };
 
 /// One end of a connection.
@@ -29,7 +29,7 @@ impl Party {
         }
     }
 
-    const fn endpoint(self) -> Option<usize> {
+    pub const fn endpoint(self) -> Option<usize> {
         match self {
             Self::Endpoint { index, .. } => Some(index),
             Self::Outside(_) => None,
@@ -71,7 +71,7 @@ pub struct Decision {
     pub reason: Reason,
 }
 
-/// Positions are indices into [`World::tiers`], [`super::Tier::policies`] and the direction's rules.
+/// Positions are indices into [`World::tiers`], [`Tier::policies`] and the direction's rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     Rule {
@@ -88,46 +88,143 @@ pub enum Reason {
     Profile,
 }
 
-/// Judges a connection from `from` to `to`. Positions in the answer are those of `world`.
-pub fn judge(world: &World, from: Party, to: Party, opening: Opening) -> Judgement {
-    let one = |party: Party, direction| {
-        party.endpoint().map(|index| decide(world, direction, index, Connection { world, from, to, opening }))
-    };
-    Judgement { egress: one(from, Direction::Egress), ingress: one(to, Direction::Ingress) }
+/// What was considered on the way to a decision, in order. Positions as in [`Reason`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Policy {
+        tier: usize,
+        policy: usize,
+        standing: Standing,
+    },
+    /// Of a policy that counts. `None`: the rule matches.
+    Rule {
+        tier: usize,
+        policy: usize,
+        rule: usize,
+        mismatch: Option<Mismatch>,
+    },
+    /// No rule decided in a tier that has a policy that counts.
+    TierEnd {
+        tier: usize,
+    },
 }
 
-fn decide(world: &World, direction: Direction, subject: usize, connection: Connection<'_>) -> Decision {
-    for (t, tier) in world.tiers.iter().enumerate() {
-        let mut first = None;
-        let about = |policy: &&Policy| !policy.audit && selects_endpoint(world, &policy.subject, subject);
-        let mut verdict = None;
-        for (p, policy) in tier.policies.iter().enumerate().filter(|(_, policy)| about(policy)) {
-            let Some(rules) = policy.rules(direction) else { continue };
-            first.get_or_insert(p);
-            let hit = rules.iter().enumerate().find(|(_, rule)| connection.decided_by(rule));
-            if let Some((r, rule)) = hit {
-                verdict = Some((rule.action, Reason::Rule { tier: t, policy: p, rule: r }));
-                break;
-            }
-        }
-        let Some(first) = first else { continue };
-        let end = match tier.default {
-            TierDefault::Deny => Action::Deny,
-            TierDefault::Pass => Action::Pass,
-        };
-        let (action, reason) = verdict.unwrap_or((end, Reason::TierDefault { tier: t, policy: first }));
-        match action {
-            Action::Allow => return Decision { allowed: true, reason },
-            Action::Deny => return Decision { allowed: false, reason },
-            Action::Pass | Action::Log => {}
-        }
-    }
-    Decision { allowed: world.profile == Profile::Allow, reason: Reason::Profile }
+/// Whether a policy has a say about one direction of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Counts,
+    /// Its subject does not hold the endpoint.
+    OtherEndpoints,
+    /// It holds the endpoint and says nothing about this direction.
+    OtherDirection,
+    /// It would have a say, but is only staged.
+    Audited,
+}
+
+/// The first condition of a rule that does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    Version,
+    Protocol,
+    Icmp,
+    Source(EndMismatch),
+    Destination(EndMismatch),
+}
+
+/// The first condition about one end that does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndMismatch {
+    /// By `selector`.
+    NotSelected,
+    /// By `not_selector`.
+    Excluded,
+    OutsideNets,
+    InsideNotNets,
+    PortNotListed,
+    PortExcluded,
+}
+
+/// Judges a connection from `from` to `to`. Positions in the answer are those of `world`.
+pub fn judge(world: &World, from: Party, to: Party, opening: Opening) -> Judgement {
+    let connection = Connection { world, from, to, opening };
+    let one = |direction| Some(connection.side(direction)?.decide(&mut |_| ()));
+    Judgement { egress: one(Direction::Egress), ingress: one(Direction::Ingress) }
+}
+
+/// Everything that [`judge`] considers about one direction; `None` where that end is no endpoint.
+pub fn walk(world: &World, from: Party, to: Party, opening: Opening, direction: Direction) -> Option<Vec<Step>> {
+    let mut steps = vec![];
+    Connection { world, from, to, opening }.side(direction)?.decide(&mut |step| steps.push(step));
+    Some(steps)
 }
 
 pub(super) fn selects_endpoint(world: &World, selector: &Selector, index: usize) -> bool {
     let endpoint = &world.endpoints[index];
     selector.selects(world, Some(&endpoint.name.namespace), &endpoint.labels)
+}
+
+/// One direction of a connection, as its endpoint's policies see it.
+struct Side<'a> {
+    connection: Connection<'a>,
+    direction: Direction,
+    /// The endpoint whose policies are asked.
+    subject: usize,
+}
+
+impl<'a> Side<'a> {
+    fn decide(&self, visit: &mut dyn FnMut(Step)) -> Decision {
+        let world = self.connection.world;
+        for (t, tier) in world.tiers.iter().enumerate() {
+            match self.ask(t, tier, visit) {
+                Some((Action::Allow, reason)) => return Decision { allowed: true, reason },
+                Some((Action::Deny, reason)) => return Decision { allowed: false, reason },
+                Some((Action::Pass | Action::Log, _)) | None => {}
+            }
+        }
+        Decision { allowed: world.profile == Profile::Allow, reason: Reason::Profile }
+    }
+
+    /// `None`: no policy of the tier counts, it is skipped.
+    fn ask(&self, t: usize, tier: &'a Tier, visit: &mut dyn FnMut(Step)) -> Option<(Action, Reason)> {
+        let mut first = None;
+        for (p, policy) in tier.policies.iter().enumerate() {
+            let standing = self.standing(policy);
+            visit(Step::Policy { tier: t, policy: p, standing });
+            if standing != Standing::Counts {
+                continue;
+            }
+            first.get_or_insert(p);
+            for (r, rule) in self.rules(policy).iter().enumerate() {
+                let mismatch = self.connection.mismatch(policy, rule);
+                visit(Step::Rule { tier: t, policy: p, rule: r, mismatch });
+                if mismatch.is_none() && rule.action != Action::Log {
+                    return Some((rule.action, Reason::Rule { tier: t, policy: p, rule: r }));
+                }
+            }
+        }
+        let policy = first?;
+        visit(Step::TierEnd { tier: t });
+        let default = match tier.default {
+            TierDefault::Deny => Action::Deny,
+            TierDefault::Pass => Action::Pass,
+        };
+        Some((default, Reason::TierDefault { tier: t, policy }))
+    }
+
+    fn standing(&self, policy: &Policy) -> Standing {
+        if !selects_endpoint(self.connection.world, &policy.subject, self.subject) {
+            return Standing::OtherEndpoints;
+        }
+        match policy.rules(self.direction) {
+            None => Standing::OtherDirection,
+            Some(_) if policy.audit => Standing::Audited,
+            Some(_) => Standing::Counts,
+        }
+    }
+
+    fn rules(&self, policy: &'a Policy) -> &'a [Rule] {
+        policy.rules(self.direction).unwrap_or_default()
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -138,60 +235,105 @@ struct Connection<'a> {
     opening: Opening,
 }
 
-impl Connection<'_> {
-    fn decided_by(self, rule: &Rule) -> bool {
-        rule.action != Action::Log && self.matches(&rule.matches)
+impl<'a> Connection<'a> {
+    fn side(self, direction: Direction) -> Option<Side<'a>> {
+        let party = match direction {
+            Direction::Egress => self.from,
+            Direction::Ingress => self.to,
+        };
+        Some(Side { connection: self, direction, subject: party.endpoint()? })
     }
 
-    fn matches(self, m: &Match) -> bool {
-        let Opening { protocol, source_port, destination_port, icmp } = self.opening;
-        let version = |want| match self.from.address().or(self.to.address()) {
+    fn mismatch(self, policy: &Policy, rule: &Rule) -> Option<Mismatch> {
+        let m = &rule.matches;
+        let sets = if policy.kind.selects_sets() { self.world.sets.as_slice() } else { &[] };
+        let Opening { protocol, source_port, destination_port, .. } = self.opening;
+        let own = [
+            (m.version.is_none_or(|want| self.is_version(want)), Mismatch::Version),
+            (m.protocol.is_none_or(|want| want == protocol), Mismatch::Protocol),
+            (m.not_protocol.is_none_or(|unwanted| unwanted != protocol), Mismatch::Protocol),
+            (m.icmp.is_none_or(|want| self.is_icmp(want)), Mismatch::Icmp),
+            (m.not_icmp.is_none_or(|unwanted| protocol.is_icmp() && !self.is_icmp(unwanted)), Mismatch::Icmp),
+        ];
+        if let Some((_, mismatch)) = own.into_iter().find(|(holds, _)| !holds) {
+            return Some(mismatch);
+        }
+        let source = End { world: self.world, sets, party: self.from, protocol, port: source_port };
+        let destination = End { party: self.to, port: destination_port, ..source };
+        let source = source.mismatch(&m.source).map(Mismatch::Source);
+        source.or_else(|| destination.mismatch(&m.destination).map(Mismatch::Destination))
+    }
+
+    fn is_version(self, want: IpVersion) -> bool {
+        match self.from.address().or(self.to.address()) {
             Some(IpAddr::V4(_)) => want == IpVersion::V4,
             Some(IpAddr::V6(_)) => want == IpVersion::V6,
             // an endpoint without addresses speaks whatever it is asked to
             None => true,
-        };
-        let icmp_is = |want: IcmpMatch| {
-            icmp.is_some_and(|(kind, code)| want.kind.is_none_or(|k| k == kind) && want.code.is_none_or(|c| c == code))
-        };
-        m.version.is_none_or(version)
-            && m.protocol.is_none_or(|p| p == protocol)
-            && m.not_protocol.is_none_or(|p| p != protocol)
-            && m.icmp.is_none_or(icmp_is)
-            && m.not_icmp.is_none_or(|unwanted| protocol.is_icmp() && !icmp_is(unwanted))
-            && self.end_matches(self.from, source_port, &m.source)
-            && self.end_matches(self.to, destination_port, &m.destination)
+        }
     }
 
-    fn end_matches(self, party: Party, port: u16, m: &EntityMatch) -> bool {
-        let inside = |nets: &[IpNet]| party.address().is_some_and(|a| nets.iter().any(|net| net.contains(&a)));
-        let port_is = |want: &PortMatch| match want {
-            PortMatch::Range(range) => range.contains(&port),
-            PortMatch::Named(name) => party.endpoint().is_some_and(|index| {
-                self.world.endpoints[index].ports.iter().any(|declared| {
-                    declared.name.as_ref() == Some(name)
-                        && declared.protocol == self.opening.protocol
-                        && declared.port == port
-                })
-            }),
-        };
-        let has_ports = self.opening.protocol.has_ports();
-        m.selector.as_ref().is_none_or(|s| self.is_selected(party, s))
-            && !m.not_selector.as_ref().is_some_and(|s| self.is_selected(party, s))
-            && m.nets.as_ref().is_none_or(|nets| inside(nets))
-            && !inside(&m.not_nets)
-            && m.ports.as_ref().is_none_or(|ports| has_ports && ports.iter().any(port_is))
-            && !(has_ports && m.not_ports.iter().any(port_is))
+    fn is_icmp(self, want: IcmpMatch) -> bool {
+        let Some((kind, code)) = self.opening.icmp else { return false };
+        want.kind.is_none_or(|k| k == kind) && want.code.is_none_or(|c| c == code)
+    }
+}
+
+/// One end of the connection, as a rule's [`EntityMatch`] sees it.
+#[derive(Clone, Copy)]
+struct End<'a> {
+    world: &'a World,
+    /// The sets that the policy's selectors look at.
+    sets: &'a [NetworkSet],
+    party: Party,
+    protocol: Protocol,
+    port: u16,
+}
+
+impl End<'_> {
+    fn mismatch(self, m: &EntityMatch) -> Option<EndMismatch> {
+        let is_one_of = |ports: &[PortMatch]| self.protocol.has_ports() && ports.iter().any(|port| self.is_port(port));
+        if !m.selector.as_ref().is_none_or(|selector| self.is_selected(selector)) {
+            return Some(EndMismatch::NotSelected);
+        }
+        if m.not_selector.as_ref().is_some_and(|selector| self.is_selected(selector)) {
+            return Some(EndMismatch::Excluded);
+        }
+        if !m.nets.as_ref().is_none_or(|nets| self.is_inside(nets)) {
+            return Some(EndMismatch::OutsideNets);
+        }
+        if self.is_inside(&m.not_nets) {
+            return Some(EndMismatch::InsideNotNets);
+        }
+        if !m.ports.as_ref().is_none_or(|ports| is_one_of(ports)) {
+            return Some(EndMismatch::PortNotListed);
+        }
+        is_one_of(&m.not_ports).then_some(EndMismatch::PortExcluded)
     }
 
     /// As a peer: endpoints by their labels, any address by the network sets that hold it.
-    fn is_selected(self, party: Party, selector: &Selector) -> bool {
-        party.endpoint().is_some_and(|index| selects_endpoint(self.world, selector, index))
-            || party.address().is_some_and(|address| {
-                self.world.sets.iter().any(|set| {
-                    set.nets.iter().any(|net| net.contains(&address))
-                        && selector.selects(self.world, set.namespace.as_deref(), &set.labels)
-                })
+    fn is_selected(self, selector: &Selector) -> bool {
+        self.party.endpoint().is_some_and(|index| selects_endpoint(self.world, selector, index))
+            || self.sets.iter().any(|set| {
+                self.is_inside(&set.nets) && selector.selects(self.world, set.namespace.as_deref(), &set.labels)
             })
     }
+
+    fn is_inside(self, nets: &[IpNet]) -> bool {
+        self.party.address().is_some_and(|address| nets.iter().any(|net| net.contains(&address)))
+    }
+
+    fn is_port(self, want: &PortMatch) -> bool {
+        let name = match want {
+            PortMatch::Range(range) => return range.contains(&self.port),
+            PortMatch::Named(name) => name,
+        };
+        let declared = self.party.endpoint().map(|index| self.world.endpoints[index].ports.as_slice());
+        declared.unwrap_or_default().iter().any(|declared| {
+            declared.name.as_ref() == Some(name) && declared.protocol == self.protocol && declared.port == self.port
+        })
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,12 @@
 //! A connection is allowed when the egress of its source (where that is an endpoint) and the
 //! ingress of its destination (where that is one) both allow it.
 
+pub mod explain;
 mod judge;
+pub mod probe;
+pub mod row;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod selector;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, ops::RangeInclusive, path::PathBuf, sync::Arc};
@@ -22,7 +27,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, ops::RangeInclusive, path::Pa
 use ipnet::IpNet;
 use serde::Serialize;
 
-pub use judge::{Decision, Judgement, Opening, Party, Reason, judge};
+pub use judge::{Decision, EndMismatch, Judgement, Mismatch, Opening, Party, Reason, Standing, Step, judge, walk};
 pub use netpol_common::wire::Protocol;
 pub use selector::Expr;
 
@@ -169,6 +174,18 @@ impl PolicyKind {
             Self::AdminNetworkPolicy => "AdminNetworkPolicy",
             Self::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
         }
+    }
+
+    /// Whether a peer's selector also finds addresses by the network sets that hold them. Only
+    /// Calico's own kinds know of sets: an empty `podSelector` means endpoints, never an address.
+    pub const fn selects_sets(self) -> bool {
+        matches!(
+            self,
+            Self::CalicoNetworkPolicy
+                | Self::GlobalNetworkPolicy
+                | Self::StagedNetworkPolicy
+                | Self::StagedGlobalNetworkPolicy
+        )
     }
 }
 

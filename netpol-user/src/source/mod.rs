@@ -1,1 +1,210 @@
-//! (to be written)
+//! Who is running here: endpoints found over netlink.
+//!
+//! An endpoint names a network namespace. Discovery looks inside for its interface and addresses,
+//! then finds the other end of that veth here, in the namespace that the command runs in: there
+//! the classifiers will be. What can't be found is pending, with the reason; what is ambiguous is
+//! an error, because guessing would enforce a policy on the wrong interface.
+//!
+//! | file | one idea |
+//! |---|---|
+//! | `inside` | one visit to an endpoint's namespace |
+//! | `host` | this namespace: interfaces, bridges, addresses, settings |
+//! | `delivery` | whether the kernel would take a packet straight from one endpoint to another |
+//! | `netfilter` | which rules would see that packet |
+//! | `links`, `netlink` | what the kernel tells, and how it is asked |
+
+mod delivery;
+mod host;
+mod inside;
+mod links;
+mod netfilter;
+mod netlink;
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    io,
+    net::IpAddr,
+};
+
+use netpol_common::tables::{IfIndex, Network};
+
+pub use delivery::Delivery;
+pub use links::PortState;
+
+use crate::{
+    compile::Workload,
+    format::Diagnostic,
+    model::{Endpoint, World},
+    netns::NamespaceId,
+    privileges,
+};
+use host::Host;
+use inside::{Inside, Obstacle};
+
+/// What discovery found of a world on this machine.
+#[derive(Clone, Debug)]
+pub struct Discovery {
+    /// The namespace that all of this is about: the calling thread's.
+    pub namespace: NamespaceId,
+    /// In the order of [`World::endpoints`].
+    pub workloads: Vec<Found>,
+    /// Endpoints that have a place to be but are not there.
+    pub pending: Vec<Pending>,
+    /// Addresses of this namespace itself, also those not usable yet.
+    pub host_addresses: Vec<IpAddr>,
+    /// All bridges of this namespace.
+    pub bridges: Vec<Bridge>,
+}
+
+/// A running endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub workload: Workload,
+    /// The host end of its veth, where the classifiers are attached.
+    pub interface: String,
+    /// Its own interface, in its namespace.
+    pub container_interface: String,
+    /// The endpoint's own namespace.
+    pub namespace: NamespaceId,
+    pub delivery: Delivery,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Index into [`World::endpoints`].
+    pub endpoint: usize,
+    /// What is missing, where, and what to do.
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    pub ifindex: IfIndex,
+    pub name: String,
+    pub up: bool,
+    pub vlan_filtering: bool,
+    pub ports: Vec<BridgePort>,
+}
+
+/// A port of a bridge, whether or not an endpoint is behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgePort {
+    pub ifindex: IfIndex,
+    pub name: String,
+    /// Index into [`World::endpoints`]; `None`: nothing of ours is behind it.
+    pub endpoint: Option<usize>,
+    pub isolated: bool,
+    pub state: PortState,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Privileges(#[from] privileges::Error),
+    #[error("can't read {what} of this network namespace")]
+    Kernel {
+        what: &'static str,
+        #[source]
+        error: io::Error,
+    },
+    /// About the documents: what they say can mean several things here.
+    #[error("{}", summary(.0))]
+    Endpoints(Vec<Diagnostic>),
+}
+
+fn summary(diagnostics: &[Diagnostic]) -> String {
+    let lines = diagnostics.iter().map(|Diagnostic { origin, message, help }| {
+        let help = help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        format!("{origin}: {message}{help}")
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The network that routed endpoints share; bridges have their own interface's number, which is
+/// never this one: it is the loopback's.
+pub const ROUTED: Network = Network(1);
+
+/// Finds the endpoints of `world`, seen from the calling thread's namespace.
+pub fn discover(world: &World) -> Result<Discovery, Error> {
+    let attached = world.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.attachment.is_some());
+    let attached: Vec<(usize, &Endpoint)> = attached.collect();
+    if !attached.is_empty() {
+        privileges::require(&[privileges::ENTER_NAMESPACES])?;
+    }
+    let visits = inside::visit(&attached)?;
+    let mut host = Host::read()?;
+
+    let mut found = Vec::new();
+    let mut pending = Vec::new();
+    let mut wrong = Vec::new();
+    for ((endpoint, document), visit) in attached.into_iter().zip(visits) {
+        match visit.and_then(|inside| host.pair(endpoint, inside)) {
+            Ok(one) => found.push(one),
+            Err(Obstacle::Pending(reason)) => pending.push(Pending { endpoint, reason }),
+            Err(Obstacle::Wrong { message, help }) => wrong.push(Diagnostic {
+                origin: document.origin.clone(),
+                message: format!("endpoint {}: {message}", document.name),
+                help: Some(help),
+            }),
+        }
+    }
+    host.deliver(&mut found)?;
+    wrong.extend(conflicts(world, &found));
+    if !wrong.is_empty() {
+        return Err(Error::Endpoints(wrong));
+    }
+    Ok(Discovery {
+        namespace: host.namespace,
+        bridges: host.bridges(&found),
+        host_addresses: host.addresses,
+        workloads: found,
+        pending,
+    })
+}
+
+/// Two endpoints on one interface, or with one address where they would see each other.
+fn conflicts(world: &World, found: &[Found]) -> Vec<Diagnostic> {
+    let mut conflicts = Vec::new();
+    let mut interfaces = HashMap::new();
+    let mut addresses = HashMap::new();
+    let mut note = |first: usize, second: usize, message: String, help: &str| {
+        let names = (&world.endpoints[first].name, &world.endpoints[second].name);
+        conflicts.push(Diagnostic {
+            origin: world.endpoints[second].origin.clone(),
+            message: format!("endpoints {} and {} {message}", names.0, names.1),
+            help: Some(help.to_owned()),
+        });
+    };
+    for Found { workload, interface, .. } in found {
+        let endpoint = workload.endpoint;
+        match interfaces.entry(workload.ifindex.0) {
+            Entry::Occupied(first) => {
+                let message = format!("are both the interface behind {interface}");
+                note(*first.get(), endpoint, message, "give each its own `spec.netns` or `spec.interface`");
+                // its addresses are the same ones, of course
+                continue;
+            }
+            Entry::Vacant(free) => _ = free.insert(endpoint),
+        }
+        // each routed link has its own link-local addresses
+        let shared = workload.addresses.iter().filter(|address| !(workload.routed && is_link_local(**address)));
+        for &address in shared {
+            match addresses.entry((workload.network.0, address)) {
+                Entry::Occupied(first) => {
+                    let message = format!("both have the address {address}");
+                    note(*first.get(), endpoint, message, "give each an address of its own, or bridges of their own");
+                }
+                Entry::Vacant(free) => _ = free.insert(endpoint),
+            }
+        }
+    }
+    conflicts
+}
+
+/// 169.254.0.0/16 and fe80::/10: they mean something only on one link.
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}

@@ -1,0 +1,253 @@
+//! Flows: what the datapath remembers about a connection, one entry for each place that its
+//! packets pass.
+//!
+//! An entry repeats a verdict that the present policy gave to the connection's original direction.
+//! It is valid in the generation that it was judged in and no other.
+
+use crate::{
+    drops::Side,
+    tables::{IfIndex, RuleId},
+    wire::{Address, MacWords, PortBe, Protocol},
+};
+
+/// The number of a publication. Its lowest bit names the live slot of every policy table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Generation(pub u32);
+
+impl Generation {
+    /// Nothing was ever published.
+    pub const NONE: Self = Self(0);
+
+    #[inline(always)]
+    pub const fn slot(self) -> u32 {
+        self.0 & 1
+    }
+}
+
+/// A hook: an interface and a side, `ifindex << 1 | side`.
+///
+/// The interface is part of every flow key, so addresses may repeat between bridges, and a packet
+/// that arrives anywhere else than the first one did finds no entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Place(pub u32);
+
+impl Place {
+    #[inline(always)]
+    pub const fn new(ifindex: IfIndex, side: Side) -> Self {
+        Self(ifindex.0 << 1 | side as u32)
+    }
+
+    pub const fn ifindex(self) -> IfIndex {
+        IfIndex(self.0 >> 1)
+    }
+
+    pub const fn side(self) -> Side {
+        if self.0 & 1 == 0 { Side::From } else { Side::To }
+    }
+}
+
+/// Coarse monotonic time in units of 2^20 ns (1.05 ms), wrapping after 52 days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Ticks(pub u32);
+
+impl Ticks {
+    #[inline(always)]
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self((nanos >> 20) as u32)
+    }
+
+    /// Ticks from `earlier` to `self`; 0 where the clock of another CPU was ahead.
+    #[inline(always)]
+    pub const fn since(self, earlier: Self) -> u32 {
+        let elapsed = self.0.wrapping_sub(earlier.0);
+        if elapsed > u32::MAX / 2 { 0 } else { elapsed }
+    }
+
+    /// The later of two.
+    #[inline(always)]
+    pub const fn latest(self, other: Self) -> Self {
+        if self.0.wrapping_sub(other.0) > u32::MAX / 2 { other } else { self }
+    }
+}
+
+/// Ticks in a number of seconds.
+pub const fn seconds(seconds: u32) -> u32 {
+    ((seconds as u64 * 1_000_000_000) >> 20) as u32
+}
+
+/// An entry older than this is looked at by the slow path, which keeps its other half alive.
+pub const REFRESH: u32 = seconds(5);
+
+pod! {
+    /// Which packets an entry is about: those in one direction, at one place.
+    ///
+    /// Ports of ICMP queries: the identifier on the asker's side, the request's type and code on the
+    /// other, so that a reply's key is the reverse of its request's and a request in the other
+    /// direction with the same identifier is another flow. Other ICMP: 0, and type and code.
+    pub struct FlowKey<A: Address> {
+        pub source: A,
+        pub destination: A,
+        pub source_port: PortBe,
+        pub destination_port: PortBe,
+        pub place: Place,
+        pub protocol: Protocol,
+        pub reserved: [u8; 3],
+    }
+
+    /// What is remembered. The hot path reads and writes the first 48 bytes; people read the rules.
+    pub struct FlowValue {
+        pub word: Word,
+        /// GSO packets count as their segments.
+        pub packets: u64,
+        /// Of frames, Ethernet header included.
+        pub bytes: u64,
+        /// The last packet.
+        pub seen: Ticks,
+        /// The last look of the slow path.
+        pub judged: Ticks,
+        /// [`Side::From`]: the interface to deliver to. [`Side::To`]: where packets must come from.
+        pub ifindex: IfIndex,
+        /// [`Side::From`]: the only MAC address that may send this.
+        pub source_mac: MacWords,
+        /// The destination's MAC address, for direct delivery.
+        pub destination_mac: MacWords,
+        pub egress_rule: PackedRule,
+        pub ingress_rule: PackedRule,
+        /// All flags seen in this direction.
+        pub tcp_flags: u8,
+        pub reserved: u8,
+    }
+}
+
+const _: () = {
+    let () = FlowKey::<crate::wire::Addr4>::NO_PADDING;
+    let () = FlowKey::<crate::wire::Addr6>::NO_PADDING;
+    let () = FlowValue::NO_PADDING;
+    assert!(size_of::<FlowKey<crate::wire::Addr4>>() == 20);
+    assert!(size_of::<FlowKey<crate::wire::Addr6>>() == 44);
+    // With the kernel's 48 bytes in front and the key, an IPv4 element is exactly two cache lines.
+    assert!(48 + 24 + size_of::<FlowValue>() == 128);
+};
+
+impl FlowValue {
+    pub const EMPTY: Self = Self {
+        word: Word(0),
+        packets: 0,
+        bytes: 0,
+        seen: Ticks(0),
+        judged: Ticks(0),
+        ifindex: IfIndex::NONE,
+        source_mac: MacWords::ZERO,
+        destination_mac: MacWords::ZERO,
+        egress_rule: PackedRule::new(RuleId::NONE),
+        ingress_rule: PackedRule::new(RuleId::NONE),
+        tcp_flags: 0,
+        reserved: 0,
+    };
+}
+
+impl<A: Address> FlowKey<A> {
+    /// The same connection in the other direction, at another place.
+    #[inline(always)]
+    pub fn reversed(&self, place: Place) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            place,
+            ..*self
+        }
+    }
+
+    /// The same packets at another place.
+    #[inline(always)]
+    pub fn at(&self, place: Place) -> Self {
+        Self { place, ..*self }
+    }
+
+    /// A few bits of the whole key, kept in the entry: an LRU element can be given to another flow
+    /// while a program on another CPU still holds it.
+    #[inline(always)]
+    pub fn tag(&self) -> u16 {
+        let ports = u32::from(self.source_port.0) << 16 | u32::from(self.destination_port.0);
+        let mixed = self.source.fold() ^ self.destination.fold().rotate_left(13) ^ ports ^ self.place.0.rotate_left(7);
+        let product = mixed.wrapping_mul(0x9e37_79b1);
+        (product >> 16) as u16 ^ u16::from(self.protocol.0)
+    }
+}
+
+/// A [`RuleId`] in three bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct PackedRule(pub [u8; 3]);
+
+impl PackedRule {
+    #[inline(always)]
+    pub const fn new(rule: RuleId) -> Self {
+        let [a, b, c, _] = rule.0.to_le_bytes();
+        Self([a, b, c])
+    }
+
+    pub const fn rule(self) -> RuleId {
+        let [a, b, c] = self.0;
+        RuleId(u32::from_le_bytes([a, b, c, 0]))
+    }
+}
+
+/// What a hit is checked against, in one aligned load: generation (bits 32-63), tag of the key
+/// (16-31) and [`FlowFlags`] (0-15).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Word(pub u64);
+
+impl Word {
+    #[inline(always)]
+    pub const fn new(generation: Generation, tag: u16, flags: FlowFlags) -> Self {
+        Self((generation.0 as u64) << 32 | (tag as u64) << 16 | flags.0 as u64)
+    }
+
+    #[inline(always)]
+    pub const fn generation(self) -> Generation {
+        Generation((self.0 >> 32) as u32)
+    }
+
+    #[inline(always)]
+    pub const fn tag(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    #[inline(always)]
+    pub const fn flags(self) -> FlowFlags {
+        FlowFlags(self.0 as u16)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct FlowFlags(pub u16);
+
+impl FlowFlags {
+    pub const NONE: Self = Self(0);
+    /// These are the replies: the connection was opened in the other direction.
+    pub const REPLY: Self = Self(1);
+    /// Put packets directly into the destination's namespace, over the same bridge.
+    pub const DIRECT: Self = Self(1 << 1);
+    /// Route packets directly into the destination's namespace.
+    pub const ROUTED: Self = Self(1 << 2);
+    /// A remembered denial: the source's egress said no (else the destination's ingress).
+    pub const EGRESS_DENIED: Self = Self(1 << 3);
+
+    #[inline(always)]
+    pub const fn has(self, flag: Self) -> bool {
+        self.0 & flag.0 != 0
+    }
+
+    #[inline(always)]
+    pub const fn with(self, flag: Self) -> Self {
+        Self(self.0 | flag.0)
+    }
+}

@@ -1,0 +1,159 @@
+//! What the deciding logic asks of the world: tables to read, flows to remember.
+//!
+//! The classifiers bind it to BPF maps, the tests to hash maps.
+
+use crate::{
+    drops::Drop,
+    flow::{FlowKey, FlowValue, Generation, Place, Ticks, Word},
+    parse::FragmentId,
+    policy::PolicyTables,
+    tables::{AddressKey, AddressValue, HookValue, Identity, IfIndex},
+    wire::{Address, PortBe, Protocol},
+};
+
+/// The tables and flows of one address family, as one generation sees them.
+pub trait Kernel<A: Address>: PolicyTables {
+    /// `None`: no publication has named the interface yet.
+    fn hook(&self, interface: IfIndex) -> Option<&HookValue>;
+
+    /// Exact addresses.
+    fn address(&self, key: &AddressKey<A>) -> Option<&AddressValue>;
+
+    /// The class of an outside address that rules mention.
+    fn network(&self, address: &A) -> Option<&Identity>;
+
+    /// What is remembered of a flow, whatever its generation; [`Remembered::NOTHING`] where nothing is.
+    fn recall(&self, key: &FlowKey<A>) -> Remembered;
+
+    /// Creates or replaces an entry, whole.
+    ///
+    /// # Errors
+    ///
+    /// [`Drop::FlowTable`]: there is no room.
+    fn remember(&self, key: &FlowKey<A>, value: &FlowValue) -> Result<(), Drop>;
+
+    /// Keeps a denial, for as long as there is room.
+    fn remember_denial(&self, key: &FlowKey<A>, value: &FlowValue);
+
+    /// The entry was looked at, and its packets come from `ingress`.
+    fn refresh(&self, key: &FlowKey<A>, now: Ticks, ingress: IfIndex);
+
+    /// Takes one new flow from what the interface may open; `false`: it opens too many.
+    fn admit(&self, interface: IfIndex, now: Ticks) -> bool;
+
+    /// The ports of a fragmented packet.
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<&FragmentPorts>;
+
+    fn remember_fragment(&self, key: &FragmentKey<A>, ports: &FragmentPorts);
+}
+
+/// What the slow path reads of an entry. (No `Option`: the compiler would copy the undefined fields of
+/// `None` about, which the verifier refuses.)
+#[derive(Clone, Copy, Debug)]
+pub struct Remembered {
+    pub word: Word,
+    pub packets: u64,
+    pub bytes: u64,
+    pub seen: Ticks,
+    pub judged: Ticks,
+    pub tcp_flags: u8,
+}
+
+impl Remembered {
+    pub const NOTHING: Self =
+        Self { word: Word(0), packets: 0, bytes: 0, seen: Ticks(0), judged: Ticks(0), tcp_flags: 0 };
+
+    /// There is an entry: generations begin with 1.
+    #[inline(always)]
+    pub const fn exists(&self) -> bool {
+        self.word.0 != 0
+    }
+}
+
+pod! {
+    /// Which fragments belong together (RFC 791 section 3.2, RFC 8200 section 4.5), at one place.
+    pub struct FragmentKey<A: Address> {
+        pub source: A,
+        pub destination: A,
+        pub id: FragmentId,
+        pub place: Place,
+        pub protocol: Protocol,
+        pub reserved: [u8; 3],
+    }
+
+    /// What the first fragment said.
+    pub struct FragmentPorts {
+        pub source: PortBe,
+        pub destination: PortBe,
+        pub seen: Ticks,
+    }
+
+    /// The number that a publication writes, in one aligned store: all of a packet's processing goes
+    /// by the value that it read first.
+    pub struct Live {
+        pub settings: Settings,
+        pub generation: Generation,
+    }
+
+    /// New flows that an interface may still open.
+    pub struct Bucket {
+        pub tokens: u32,
+        pub filled: Ticks,
+    }
+}
+
+const _: () = {
+    let () = FragmentKey::<crate::wire::Addr4>::NO_PADDING;
+    let () = FragmentKey::<crate::wire::Addr6>::NO_PADDING;
+    let () = Live::NO_PADDING;
+    assert!(size_of::<Live>() == 8);
+};
+
+/// Choices that hold for the whole instance, in one generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(transparent)]
+pub struct Settings(pub u32);
+
+impl Settings {
+    /// Leave delivery to the host's stack, always (`--forwarding stack`).
+    pub const STACK: Self = Self(1);
+    /// Ingress policy holds for the host's own traffic, too (`--police-host`).
+    pub const POLICE_HOST: Self = Self(1 << 1);
+    /// Interfaces that no publication has named drop everything, instead of passing it.
+    pub const ISOLATE_WAITING: Self = Self(1 << 2);
+    /// No limit on new flows.
+    pub const UNLIMITED: Self = Self(1 << 3);
+
+    #[inline(always)]
+    pub const fn has(self, setting: Self) -> bool {
+        self.0 & setting.0 != 0
+    }
+
+    #[inline(always)]
+    pub const fn with(self, setting: Self) -> Self {
+        Self(self.0 | setting.0)
+    }
+}
+
+/// New flows an interface may open: this many at once, and this many a second.
+///
+/// Five seconds' worth (the longest that an entry in use goes without a look) fit into the flow
+/// table, so one container's flood cannot push another's connections out of it.
+pub const NEW_FLOWS: u32 = 50_000;
+
+impl Bucket {
+    pub const fn full(now: Ticks) -> Self {
+        Self { tokens: NEW_FLOWS, filled: now }
+    }
+
+    /// Takes one, after adding what the time since the last fill is worth.
+    #[inline(always)]
+    pub fn take(self, now: Ticks) -> Option<Self> {
+        let elapsed = now.since(self.filled);
+        // a tick is 2^20 ns: NEW_FLOWS * 1.048576 / 1000 new flows, 52.4
+        let earned = if elapsed > 1024 { NEW_FLOWS } else { elapsed * (NEW_FLOWS / 954) };
+        let tokens = if self.tokens + earned > NEW_FLOWS { NEW_FLOWS } else { self.tokens + earned };
+        let filled = if earned > 0 { now } else { self.filled };
+        if tokens == 0 { None } else { Some(Self { tokens: tokens - 1, filled }) }
+    }
+}

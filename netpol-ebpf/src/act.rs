@@ -1,0 +1,82 @@
+//! Verdicts become return codes, redirections and counters: here and nowhere else.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    helpers::generated::{bpf_redirect_peer, bpf_skb_store_bytes},
+};
+use netpol_common::{
+    drops::{Drop, Pass, Side, Verdict, counter, verdict_code},
+    tables::IfIndex,
+    wire::MacWords,
+};
+
+use crate::{frame::Skb, maps};
+
+/// `TCX_NEXT` and `TC_ACT_UNSPEC`: the next program, then the stack.
+const NEXT: i32 = TC_ACT_UNSPEC;
+const DROP: i32 = TC_ACT_SHOT as i32;
+
+/// What becomes of a packet, in one register: the TC action (bits 0-31) and the verdict's code (32-63).
+/// (As an enum with fields its undefined parts would be copied about, which the verifier refuses.)
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fate(u64);
+
+impl Fate {
+    /// Nothing is decided yet.
+    pub const UNDECIDED: Self = Self(u64::MAX);
+
+    #[inline(always)]
+    const fn new(action: i32, verdict: Verdict) -> Self {
+        Self((verdict_code(verdict) as u64) << 32 | action as u32 as u64)
+    }
+
+    #[inline(always)]
+    pub const fn dropped(reason: Drop) -> Self {
+        Self::new(DROP, Err(reason))
+    }
+
+    /// On to the next program and the host's stack.
+    #[inline(always)]
+    pub const fn passed(pass: Pass) -> Self {
+        Self::new(NEXT, Ok(pass))
+    }
+
+    /// Into the namespace behind the interface, over the same bridge.
+    #[inline(always)]
+    pub fn direct(skb: Skb, interface: IfIndex) -> Self {
+        Self::redirected(skb, interface, Pass::Direct)
+    }
+
+    /// The same, with a next hop's MAC address, as the host would have routed.
+    #[inline(always)]
+    pub fn routed(skb: Skb, interface: IfIndex, mac: MacWords) -> Self {
+        // SAFETY: six readable bytes, to the beginning of the frame.
+        let failed = unsafe { bpf_skb_store_bytes(skb.0, 0, (&raw const mac).cast(), 6, 0) };
+        if failed != 0 { Self::dropped(Drop::Delivery) } else { Self::redirected(skb, interface, Pass::Routed) }
+    }
+
+    #[inline(always)]
+    fn redirected(skb: Skb, interface: IfIndex, pass: Pass) -> Self {
+        skb.clear_mark();
+        // SAFETY: no pointers. It refuses flags only; a target that is gone is found out later.
+        let action = unsafe { bpf_redirect_peer(interface.0, 0) } as i32;
+        if action == DROP { Self::dropped(Drop::Delivery) } else { Self::new(action, Ok(pass)) }
+    }
+}
+
+/// Ends a packet's way through the program.
+#[inline(always)]
+pub fn finish(skb: Skb, side: Side, fate: Fate) -> i32 {
+    count(skb, counter(side, (fate.0 >> 32) as u32));
+    fate.0 as u32 as i32
+}
+
+#[inline(always)]
+fn count(skb: Skb, index: u32) {
+    let Some(count) = maps::COUNTS.get_ptr_mut(index) else { return };
+    // SAFETY: this CPU's element; classifiers are not preempted by one another on a CPU.
+    unsafe {
+        (*count).packets += u64::from(skb.packets());
+        (*count).bytes += u64::from(skb.bytes());
+    }
+}

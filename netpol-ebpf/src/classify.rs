@@ -1,0 +1,157 @@
+//! The way of a frame.
+//!
+//! ```text
+//! parse -> flow entry -> valid: count it, act
+//!                     -> else: remembered denial -> drop
+//!                                                -> else: the slow path (netpol_common::decide)
+//! ```
+//!
+//! What is not a whole packet with ports takes the way through [`unusual`](crate::unusual) first.
+
+use aya_ebpf::bindings::__sk_buff;
+use netpol_common::{
+    decide::{Action, Packet},
+    drops::{Drop, Pass, Side},
+    flow::{FlowKey, Place},
+    guard,
+    headers::{Ethernet, View as _},
+    parse::{self, Transport, V4, V6, ethertype},
+    tables::AddressFlags,
+    wire::PortBe,
+};
+
+use crate::{
+    act::{self, Fate},
+    flows::{denied, established, remembered},
+    frame::{Frame, Skb, now},
+    tables::{FlowMap as _, Maps, hook, live},
+    unusual::{decode, encode},
+    verified,
+};
+
+/// The whole way of a frame; returns a TC action.
+#[inline(always)]
+pub fn classify(skb: *mut __sk_buff, side: Side) -> i32 {
+    let skb = Skb(skb);
+    act::finish(skb, side, frame(skb, side))
+}
+
+#[inline(always)]
+fn frame(skb: Skb, side: Side) -> Fate {
+    let linear = skb.linear();
+    let Ok(ethernet) = linear.read::<Ethernet>(0) else { return Fate::dropped(Drop::Malformed) };
+    let frame = Frame { skb, linear, ethernet, place: Place::new(skb.interface(), side), live: live() };
+    // A tag beside the frame is stripped after us (VID 0), so the host would see what we did not.
+    if skb.is_tagged() {
+        return Fate::dropped(Drop::Vlan);
+    }
+    match u16::from_be(ethernet.ethertype) {
+        ethertype::IPV4 => ip::<V4>(&frame),
+        ethertype::IPV6 => ip::<V6>(&frame),
+        ethertype::ARP => undisputed(verified::arp(skb.0, frame.place.0)),
+        ethertype::VLAN | ethertype::QINQ => Fate::dropped(Drop::Vlan),
+        _ => unknown(&frame),
+    }
+}
+
+/// An EtherType that policy says nothing about.
+#[inline(always)]
+fn unknown(frame: &Frame) -> Fate {
+    let Some(hook) = hook(frame.live.generation.slot(), frame.place.ifindex()) else {
+        return undisputed(encode(guard::waiting(frame.live.settings)));
+    };
+    let isolated = match frame.place.side() {
+        Side::From => AddressFlags::ISOLATED_EGRESS,
+        Side::To => AddressFlags::ISOLATED_INGRESS,
+    };
+    if hook.flags.has(isolated) { Fate::dropped(Drop::Ethertype) } else { Fate::passed(Pass::Unjudged) }
+}
+
+/// The fate of a packet that no flow speaks for.
+#[inline(always)]
+fn undisputed(code: u32) -> Fate {
+    match decode(code) {
+        Ok(Action::Related) => Fate::passed(Pass::Stack),
+        Ok(Action::Control) => Fate::passed(Pass::Control),
+        Ok(Action::Waiting) => Fate::passed(Pass::Waiting),
+        Ok(Action::Remembered | Action::Link) => Fate::dropped(Drop::NoPolicy),
+        Err(drop) => Fate::dropped(drop),
+    }
+}
+
+#[inline(always)]
+fn ip<F: Maps>(frame: &Frame) -> Fate {
+    let Some((ip, transport)) = parse::plain::<F, _>(&frame.linear) else { return unusual::<F>(frame) };
+    let key = parse::key(&ip, transport.source, transport.destination, frame.place);
+    if let Some(entry) = F::FLOWS.find(&key) {
+        let fate = established(frame, &key, entry, transport.tcp_flags);
+        if fate != Fate::UNDECIDED {
+            return fate;
+        }
+    }
+    if put_on_desk::<F>(frame, key, &transport).is_err() {
+        return Fate::dropped(Drop::NoPolicy);
+    }
+    judged::<F>(frame, &key, transport.tcp_flags)
+}
+
+/// A packet that takes a longer way to its flow, or has none.
+#[inline(always)]
+fn unusual<F: Maps>(frame: &Frame) -> Fate {
+    let code = F::unusual(frame.skb.0, frame.place.0);
+    if code == Action::Related as u32 {
+        return undisputed(F::related());
+    }
+    if code == Action::Link as u32 {
+        return undisputed(verified::link(frame.skb.0, frame.place.0));
+    }
+    if code != Action::Remembered as u32 {
+        return undisputed(code);
+    }
+    let Some(desk) = F::desk() else { return Fate::dropped(Drop::NoPolicy) };
+    // SAFETY: this CPU's desk, as `unusual::read` left it.
+    let packet = unsafe { &(*desk).packet };
+    let (key, tcp_flags) = (packet.key, packet.tcp_flags);
+    if let Some(entry) = F::FLOWS.find(&key) {
+        let fate = established(frame, &key, entry, tcp_flags);
+        if fate != Fate::UNDECIDED {
+            return fate;
+        }
+    }
+    judged::<F>(frame, &key, tcp_flags)
+}
+
+/// No valid entry speaks for the packet on the desk: a denial may, else the policy decides.
+#[inline(always)]
+fn judged<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, tcp_flags: u8) -> Fate {
+    if let Some(entry) = F::DENIALS.find(key) {
+        let fate = denied(frame, key, entry, tcp_flags);
+        if fate != Fate::UNDECIDED {
+            return fate;
+        }
+    }
+    let code = F::slow();
+    if code == Action::Remembered as u32 { remembered::<F>(frame, key, tcp_flags) } else { undisputed(code) }
+}
+
+/// Writes down what the slow path needs to know.
+#[inline(always)]
+pub fn put_on_desk<F: Maps>(frame: &Frame, key: FlowKey<F::Address>, transport: &Transport) -> Result<(), Drop> {
+    let Some(desk) = F::desk() else { return Err(Drop::NoPolicy) };
+    // SAFETY: this CPU's desk, which no other program uses meanwhile.
+    let desk = unsafe { &mut *desk };
+    desk.packet = Packet {
+        key,
+        source_mac: frame.ethernet.source,
+        destination_mac: frame.ethernet.destination,
+        ingress: frame.skb.ingress(),
+        icmp: transport.icmp.map_or(PortBe::ZERO, |message| message.port),
+        tcp_flags: transport.tcp_flags,
+        packets: frame.skb.packets(),
+        bytes: frame.skb.bytes(),
+        generation: frame.live.generation,
+        settings: frame.live.settings,
+        now: now(),
+    };
+    Ok(())
+}

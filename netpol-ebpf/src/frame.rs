@@ -1,0 +1,123 @@
+//! A frame at a hook: its bytes, and what the kernel says of it.
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_skb_pull_data},
+};
+use netpol_common::{
+    drops::Drop,
+    flow::{Place, Ticks},
+    headers::{Ethernet, Header, View},
+    kernel::Live,
+    tables::IfIndex,
+};
+
+/// What every stage needs to know of a frame.
+#[derive(Clone, Copy)]
+pub struct Frame {
+    pub skb: Skb,
+    pub linear: Linear,
+    pub ethernet: Ethernet,
+    pub place: Place,
+    pub live: Live,
+}
+
+/// The coarse monotonic clock.
+#[inline(always)]
+pub fn now() -> Ticks {
+    // SAFETY: no arguments.
+    Ticks::from_nanos(unsafe { bpf_ktime_get_coarse_ns() })
+}
+
+/// The readable part of a frame. A GSO frame can have as little as its headers in it.
+#[derive(Clone, Copy)]
+pub struct Linear {
+    data: usize,
+    end: usize,
+}
+
+/// What the kernel keeps beside a frame's bytes.
+#[derive(Clone, Copy)]
+pub struct Skb(pub *mut __sk_buff);
+
+impl Skb {
+    /// Reads a field of the context.
+    #[inline(always)]
+    fn get(self) -> &'static __sk_buff {
+        // SAFETY: the context that the kernel gave to the program, valid while it runs.
+        unsafe { &*self.0 }
+    }
+
+    #[inline(always)]
+    pub fn linear(self) -> Linear {
+        Linear { data: self.get().data as usize, end: self.get().data_end as usize }
+    }
+
+    /// Makes up to `bytes` of the frame readable.
+    #[inline(always)]
+    pub fn pull(self, bytes: u32) {
+        let bytes = if bytes < self.bytes() { bytes } else { self.bytes() };
+        // SAFETY: a live context. Failure leaves the frame as it was, and reading finds it short.
+        unsafe { bpf_skb_pull_data(self.0, bytes) };
+    }
+
+    #[inline(always)]
+    pub fn interface(self) -> IfIndex {
+        IfIndex(self.get().ifindex)
+    }
+
+    /// The interface that received the frame; none for the host's own.
+    #[inline(always)]
+    pub fn ingress(self) -> IfIndex {
+        IfIndex(self.get().ingress_ifindex)
+    }
+
+    #[inline(always)]
+    pub fn bytes(self) -> u32 {
+        self.get().len
+    }
+
+    /// How many packets the frame is on the wire.
+    #[inline(always)]
+    pub fn packets(self) -> u32 {
+        let segments = self.get().gso_segs;
+        if segments > 1 { segments } else { 1 }
+    }
+
+    /// A VLAN tag that the kernel keeps beside the frame.
+    #[inline(always)]
+    pub fn is_tagged(self) -> bool {
+        self.get().vlan_present != 0
+    }
+
+    /// Forgets the host's mark: it would survive into the container's namespace.
+    #[inline(always)]
+    pub fn clear_mark(self) {
+        // SAFETY: a live context, and `mark` is writable for classifiers.
+        unsafe {
+            if (*self.0).mark != 0 {
+                (*self.0).mark = 0;
+            }
+        }
+    }
+}
+
+impl Linear {
+    #[inline(always)]
+    pub fn len(self) -> usize {
+        self.end - self.data
+    }
+}
+
+impl View for Linear {
+    #[inline(always)]
+    fn read<H: Header>(&self, offset: usize) -> Result<H, Drop> {
+        let at = self.data + offset;
+        if at + size_of::<H>() > self.end {
+            return Err(Drop::Malformed);
+        }
+        // SAFETY: inside the frame (checked above, as the verifier proves). Frames begin at even
+        // addresses and headers lie at even offsets; every bit pattern is a valid header.
+        Ok(unsafe { *(at as *const H) })
+    }
+}

@@ -1,0 +1,70 @@
+//! The maps. The loader pins each under its name and may change the sizes.
+//!
+//! Tables of policy are in two slots; what the datapath remembers itself is not.
+
+use aya_ebpf::{
+    bindings::BPF_F_INNER_MAP,
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    macros::btf_map,
+};
+use netpol_common::{
+    decide::Desk,
+    drops::{COUNTERS, Count},
+    flow::{FlowKey, FlowValue},
+    kernel::{Bucket, FragmentKey, FragmentPorts},
+    tables::{AddressKey, AddressValue, HookValue, Identity, PairKey, PairValue, PortKey, Range, Ruling},
+    wire::{Addr4, Addr6},
+};
+
+/// A policy table, in two slots. The inner maps are made anew for each publication, as large as they
+/// must be: the sizes here are those of the template.
+type Slots<T> = ArrayOfMaps<T, 2>;
+
+#[btf_map]
+pub static ADDRESSES4: Slots<HashMap<AddressKey<Addr4>, AddressValue, 1>> = Slots::new();
+#[btf_map]
+pub static ADDRESSES6: Slots<HashMap<AddressKey<Addr6>, AddressValue, 1>> = Slots::new();
+#[btf_map]
+pub static NETWORKS4: Slots<LpmTrie<Addr4, Identity, 1>> = Slots::new();
+#[btf_map]
+pub static NETWORKS6: Slots<LpmTrie<Addr6, Identity, 1>> = Slots::new();
+#[btf_map]
+pub static HOOKS: Slots<HashMap<u32, HookValue, 1>> = Slots::new();
+#[btf_map]
+pub static PAIRS: Slots<HashMap<PairKey, PairValue, 1>> = Slots::new();
+#[btf_map]
+pub static PORTS: Slots<HashMap<PortKey, Ruling, 1>> = Slots::new();
+#[btf_map]
+pub static RANGES: Slots<Array<Range, 1, { BPF_F_INNER_MAP as usize }>> = Slots::new();
+
+/// [`netpol_common::kernel::Live`], in one aligned word.
+#[btf_map]
+pub static LIVE: Array<u64, 1> = Array::new();
+
+#[btf_map]
+pub static FLOWS4: LruHashMap<FlowKey<Addr4>, FlowValue, 262_144> = LruHashMap::new();
+#[btf_map]
+pub static FLOWS6: LruHashMap<FlowKey<Addr6>, FlowValue, 131_072> = LruHashMap::new();
+/// Denials have room of their own: a flood of them evicts no connection.
+#[btf_map]
+pub static DENIALS4: LruHashMap<FlowKey<Addr4>, FlowValue, 65_536> = LruHashMap::new();
+#[btf_map]
+pub static DENIALS6: LruHashMap<FlowKey<Addr6>, FlowValue, 32_768> = LruHashMap::new();
+#[btf_map]
+pub static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, FragmentPorts, 8192> = LruHashMap::new();
+#[btf_map]
+pub static FRAGMENTS6: LruHashMap<FragmentKey<Addr6>, FragmentPorts, 8192> = LruHashMap::new();
+/// By interface.
+#[btf_map]
+pub static RATES: LruHashMap<u32, Bucket, 16_384> = LruHashMap::new();
+
+/// By [`netpol_common::drops::counter`].
+#[btf_map]
+pub static COUNTS: PerCpuArray<Count, { COUNTERS as usize }> = PerCpuArray::new();
+
+/// Where the slow path works. A classifier runs to its end on its CPU before another begins there, so
+/// one of each family is enough.
+#[btf_map]
+pub static DESK4: PerCpuArray<Desk<Addr4>, 1> = PerCpuArray::new();
+#[btf_map]
+pub static DESK6: PerCpuArray<Desk<Addr6>, 1> = PerCpuArray::new();

@@ -1,0 +1,155 @@
+//! Who is behind an address, and what the loader knows about each interface.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
+};
+
+use netpol_common::tables::{AddressFlags, AddressKey, AddressValue, HookValue, Identity, IfIndex, Network};
+
+use super::{CompileError, Snapshot, Workload, bits::Bits, identity::Identities};
+use crate::model::{ObjectName, World};
+
+/// Fills in addresses and hooks.
+pub(super) fn fill(
+    snapshot: &mut Snapshot,
+    found: &Found<'_>,
+    identities: &Identities<'_>,
+    isolated: &[Bits; 2],
+) -> Result<(), CompileError> {
+    let networks = found.networks()?;
+    let mut values = BTreeMap::new();
+    for (workload, address) in found.addresses() {
+        let flags = flags(workload, isolated);
+        let identity = identities.endpoints.get(&(workload.endpoint, address)).copied().unwrap_or(Identity::WORLD);
+        let Workload { ifindex, segment, mac, .. } = *workload;
+        let network = networks.of(workload, address);
+        values.insert((network, address), AddressValue { identity, ifindex, segment, mac, flags });
+    }
+    for &address in found.host {
+        let identity = match identities.of_outside(address) {
+            Identity::WORLD => Identity::HOST,
+            told_apart => told_apart,
+        };
+        let value =
+            AddressValue { identity, ifindex: IfIndex::NONE, segment: 0, mac: [0; 6], flags: AddressFlags::HOST };
+        values.insert((Network::SHARED, address), value);
+    }
+    for ((network, address), value) in values {
+        match address {
+            IpAddr::V4(address) => snapshot.addresses4.push((AddressKey { network, address: address.into() }, value)),
+            IpAddr::V6(address) => snapshot.addresses6.push((AddressKey { network, address: address.into() }, value)),
+        }
+    }
+    let hook = |workload: &Workload| {
+        let identity = |four: bool| {
+            let first = workload.addresses.iter().find(|address| address.is_ipv4() == four);
+            let known = first.and_then(|&address| identities.endpoints.get(&(workload.endpoint, address)));
+            known.copied().unwrap_or(Identity::ANY)
+        };
+        let Workload { ifindex, master, segment, mac, host_mac, .. } = *workload;
+        let value = HookValue {
+            network: networks.asked_from(workload),
+            master,
+            segment,
+            mac,
+            host_mac,
+            flags: flags(workload, isolated),
+            reserved: 0,
+            identity4: identity(true),
+            identity6: identity(false),
+        };
+        (ifindex, value)
+    };
+    snapshot.hooks = found.workloads.iter().map(hook).collect();
+    snapshot.hooks.sort_unstable_by_key(|(ifindex, _)| *ifindex);
+    Ok(())
+}
+
+/// What is on this machine.
+pub(super) struct Found<'a> {
+    pub world: &'a World,
+    pub workloads: &'a [Workload],
+    pub host: &'a [IpAddr],
+}
+
+impl<'a> Found<'a> {
+    fn addresses(&self) -> impl Iterator<Item = (&'a Workload, IpAddr)> {
+        self.workloads.iter().flat_map(|workload| {
+            let mut seen = HashSet::new();
+            workload.addresses.iter().filter(move |address| seen.insert(**address)).map(move |&a| (workload, a))
+        })
+    }
+
+    /// Refuses what would leave open who is meant.
+    fn networks(&self) -> Result<Networks, CompileError> {
+        let name = |workload: &Workload| self.world.endpoints[workload.endpoint].name.clone();
+        let mut interfaces = HashMap::new();
+        for workload in self.workloads {
+            if let Some(other) = interfaces.insert(workload.ifindex, workload) {
+                return Err(CompileError::InterfaceTwice {
+                    ifindex: workload.ifindex.0,
+                    one: name(other),
+                    two: name(workload),
+                });
+            }
+        }
+        let mut uses: HashMap<IpAddr, usize> = HashMap::new();
+        for address in self.host.iter().copied().collect::<HashSet<_>>() {
+            *uses.entry(address).or_default() += 1;
+        }
+        self.addresses().for_each(|(_, address)| *uses.entry(address).or_default() += 1);
+        let mut networks = Networks { uses, crowded: HashSet::new() };
+        let own = |(workload, address)| match networks.of(workload, address) {
+            Network::SHARED => None,
+            own => Some(own),
+        };
+        networks.crowded = self.addresses().filter_map(own).collect();
+        let host = self.host.iter().map(|&address| ((Network::SHARED, address), None));
+        let mut owners: HashMap<_, Option<&Workload>> = host.collect();
+        for (workload, address) in self.addresses() {
+            let other = owners.insert((networks.of(workload, address), address), Some(workload));
+            let (one, two) = match other {
+                None => continue,
+                Some(None) => (name(workload), None),
+                Some(Some(first)) => (name(first), Some(name(workload))),
+            };
+            return Err(CompileError::AddressTwice { address, one, two });
+        }
+        Ok(networks)
+    }
+}
+
+struct Networks {
+    uses: HashMap<IpAddr, usize>,
+    /// Those that have an address which another network has, too.
+    crowded: HashSet<Network>,
+}
+
+impl Networks {
+    /// Only an address that somebody else has too needs the workload's own network.
+    fn of(&self, workload: &Workload, address: IpAddr) -> Network {
+        if self.uses.get(&address) == Some(&1) { Network::SHARED } else { workload.network }
+    }
+
+    /// Where a hook looks first: one look-up is enough where no address repeats.
+    fn asked_from(&self, workload: &Workload) -> Network {
+        if self.crowded.contains(&workload.network) { workload.network } else { Network::SHARED }
+    }
+}
+
+fn flags(workload: &Workload, [egress, ingress]: &[Bits; 2]) -> AddressFlags {
+    let flags = [
+        (AddressFlags::ISOLATED_EGRESS, egress.contains(workload.endpoint)),
+        (AddressFlags::ISOLATED_INGRESS, ingress.contains(workload.endpoint)),
+        (AddressFlags::PORT_ISOLATED, workload.port_isolated),
+        (AddressFlags::ROUTED, workload.routed),
+    ];
+    flags.into_iter().filter(|(_, set)| *set).fold(AddressFlags::default(), |all, (flag, _)| all.with(flag))
+}
+
+impl CompileError {
+    pub(super) fn owner(other: &Option<ObjectName>) -> String {
+        other.as_ref().map_or_else(|| "the host itself".into(), ToString::to_string)
+    }
+}

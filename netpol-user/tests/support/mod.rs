@@ -1,0 +1,29 @@
+//! A host with containers for one test: all of it in network namespaces without a name, so tests
+//! don't meet each other and a test that dies leaves nothing behind.
+//!
+//! ```text
+//! let host = Host::new();
+//! host.bridge("br0", &["10.0.0.1/16", "fd00::1/64"]);
+//! let a = host.endpoint("br0", "a", &["10.0.0.10/16", "fd00::10/64"]);
+//! let b = host.routed_endpoint("b", &["10.1.0.5", "fd01::5"]);
+//! let _server = b.serve_tcp(80);
+//! assert_eq!(a.tcp("10.1.0.5:80"), Seen::Answered);
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | `topology` | hosts, bridges, endpoints |
+//! | `net` | links, addresses and routes inside one namespace |
+//! | `traffic` | real connections between them, and raw frames |
+//! | `netpol` | the real command, inside a host |
+#![allow(dead_code, unused_imports, reason = "each test uses the part that it needs")]
+
+mod net;
+mod netpol;
+mod topology;
+mod traffic;
+
+pub use net::Net;
+pub use netpol::Ran;
+pub use topology::{Endpoint, Host};
+pub use traffic::{RawSocket, Seen, Server};

@@ -1,0 +1,173 @@
+//! Runs connectivity cases: every step, every row, in IPv4 and IPv6.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use anyhow::{Context as _, Result, bail};
+use netpol_user::model::{Direction, IpVersion, Opening, Party, Protocol, World, explain, judge, probe::CLIENT_PORT};
+use serde_json::Value;
+
+use super::{
+    case::{Case, Row},
+    engine::{Engine, Maker, Question},
+    plan,
+    report::{Place, Report},
+    state::State,
+};
+
+/// Fields that only mean something where Kubernetes issues service accounts.
+const SERVICE_ACCOUNTS: [&str; 2] = ["serviceAccountSelector", "serviceAccounts"];
+
+/// Runs every case with its own engine per thread; adds to `report`.
+pub fn run(paths: &[PathBuf], maker: &Maker, report: &mut Report) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let whole = Mutex::new((Report::default(), Ok(())));
+    let worker = || {
+        let mut part = Report::default();
+        let mut work = || -> Result<()> {
+            let mut engine = (maker.make)()?;
+            while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
+                run_case(path, maker.name, engine.as_mut(), &mut part)?;
+            }
+            Ok(())
+        };
+        let done = work();
+        let mut whole = whole.lock().unwrap_or_else(PoisonError::into_inner);
+        whole.0.merge(part);
+        if done.is_err() {
+            whole.1 = done;
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(worker);
+        }
+    });
+    let (part, done) = whole.into_inner().unwrap_or_else(PoisonError::into_inner);
+    report.merge(part);
+    done
+}
+
+fn run_case(path: &Path, engine_name: &'static str, engine: &mut dyn Engine, report: &mut Report) -> Result<()> {
+    let file = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let set = file.split('-').next().unwrap_or_default().to_owned();
+    let case = Case::read(path)?;
+    if let Some(reason) = meaningless(&case) {
+        report.leave_out(&file, reason);
+        return Ok(());
+    }
+    report.tally(&set, engine_name).cases += 1;
+    for family in plan::FAMILIES {
+        let mut state = State::new(&case.model);
+        for (number, step) in case.steps.iter().enumerate() {
+            state.take(step).with_context(|| format!("{file} step {number}"))?;
+            let failed = match compare(&state, &case, &step.expected, (family, &mut *engine)) {
+                Ok(failed) => failed,
+                // A step that can't be judged fails with all its rows.
+                Err(error) => vec![format!("{error:#}"); step.expected.len().max(1)],
+            };
+            let name = step.name.as_deref().unwrap_or_default();
+            let failed = failed.into_iter().map(|failure| format!("{family:?} step {number} {name}: {failure}"));
+            let place = Place { set: &set, case: &file, engine: engine_name };
+            report.rows(&place, step.expected.len(), failed.collect());
+        }
+    }
+    Ok(())
+}
+
+/// Why a case cannot have a meaning without Kubernetes.
+fn meaningless(case: &Case) -> Option<&'static str> {
+    let objects = case.steps.iter().flat_map(|step| &step.apply);
+    let mut objects = objects.filter(|object| mentions(object, &SERVICE_ACCOUNTS));
+    objects.next().map(|_| "selects by service account, which only Kubernetes gives to a workload")
+}
+
+/// Whether a field of one of these names occurs anywhere.
+pub fn mentions(value: &Value, fields: &[&str]) -> bool {
+    match value {
+        Value::Object(object) => {
+            object.iter().any(|(key, value)| fields.contains(&key.as_str()) || mentions(value, fields))
+        }
+        Value::Array(items) => items.iter().any(|item| mentions(item, fields)),
+        _ => false,
+    }
+}
+
+/// What did not hold.
+fn compare(
+    state: &State,
+    case: &Case,
+    expected: &[Row],
+    (family, engine): (IpVersion, &mut dyn Engine),
+) -> Result<Vec<String>> {
+    let world = plan::load(state, case.model.calico_profile, family)?.world;
+    let parties = parties(state, &world, family);
+    let questions = expected.iter().map(|row| question(row, &parties, family)).collect::<Result<Vec<_>>>()?;
+    let verdicts = engine.verdicts(&world, &questions)?;
+    if verdicts.len() != expected.len() {
+        bail!("{} verdicts for {} rows", verdicts.len(), expected.len());
+    }
+    let rows = expected.iter().zip(&questions).zip(verdicts);
+    Ok(rows.filter_map(|((row, question), allowed)| wrong(&world, row, question, allowed)).collect())
+}
+
+fn wrong(world: &World, row: &Row, question: &Question, allowed: bool) -> Option<String> {
+    if allowed == row.allowed {
+        return None;
+    }
+    let Row { from, to, port, protocol, .. } = row;
+    let said = if allowed { "allowed" } else { "denied" };
+    Some(format!("{from} -> {to} {port}/{protocol} was {said}; by the rules: {}", why(world, question)))
+}
+
+/// What the interpreter says of a connection, whoever judged it wrongly.
+fn why(world: &World, &Question { from, to, opening }: &Question) -> String {
+    let question = explain::Question { world, from, to, opening };
+    let judgement = judge(world, from, to, opening);
+    let sides = [(Direction::Egress, judgement.egress), (Direction::Ingress, judgement.ingress)];
+    let reason = |(direction, decision): (Direction, Option<_>)| Some(question.reason(direction, &decision?));
+    sides.into_iter().filter_map(reason).collect::<Vec<_>>().join("; ")
+}
+
+/// Everybody by the name that rows use.
+fn parties(state: &State, world: &World, family: IpVersion) -> BTreeMap<String, Party> {
+    let endpoints = world.endpoints.iter().enumerate().map(|(index, endpoint)| {
+        let address: Option<IpAddr> = endpoint.addresses.first().copied();
+        (endpoint.name.to_string(), Party::Endpoint { index, address })
+    });
+    let outside = state
+        .externals
+        .iter()
+        .map(|(name, external)| (name.clone(), Party::Outside(plan::address(external.ip, family))));
+    endpoints.chain(outside).collect()
+}
+
+fn question(row: &Row, parties: &BTreeMap<String, Party>, family: IpVersion) -> Result<Question> {
+    let party = |name: &String| parties.get(name).copied().with_context(|| format!("nobody is called {name}"));
+    let icmp = row.icmp_type.map(|kind| (kind, row.icmp_code.unwrap_or_default()));
+    let protocol = protocol(&row.protocol, family)?;
+    let (source_port, destination_port) =
+        if protocol.has_ports() { (row.src_port.unwrap_or(CLIENT_PORT), row.port) } else { (0, 0) };
+    let opening = Opening { protocol, source_port, destination_port, icmp };
+    Ok(Question { from: party(&row.from)?, to: party(&row.to)?, opening })
+}
+
+/// By name or number; ICMP is that of the family.
+pub fn protocol(name: &str, family: IpVersion) -> Result<Protocol> {
+    Ok(match (name, family) {
+        ("TCP", _) => Protocol::TCP,
+        ("UDP", _) => Protocol::UDP,
+        ("SCTP", _) => Protocol::SCTP,
+        ("ICMP", IpVersion::V4) => Protocol::ICMP,
+        ("ICMP", IpVersion::V6) | ("ICMPv6", _) => Protocol::ICMPV6,
+        (number, _) => Protocol(number.parse().with_context(|| format!("{number:?} is no protocol"))?),
+    })
+}

@@ -1,0 +1,96 @@
+//! What held, what did not, and what was left out and why.
+
+use std::{collections::BTreeMap, fmt};
+
+/// How many failures of one case are told; all are counted.
+const TOLD: usize = 3;
+
+#[derive(Debug, Default)]
+pub struct Report {
+    /// By what was asked and who answered.
+    pub sets: BTreeMap<(String, &'static str), Tally>,
+    /// By case.
+    pub failures: BTreeMap<String, Vec<String>>,
+    /// Name, and the reason.
+    pub left_out: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub cases: usize,
+    /// Expected rows that were compared.
+    pub rows: usize,
+    pub failed: usize,
+}
+
+/// Who answered which case of which set.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    pub set: &'a str,
+    pub case: &'a str,
+    pub engine: &'static str,
+}
+
+impl Report {
+    pub fn holds(&self) -> bool {
+        self.sets.values().all(|tally| tally.failed == 0)
+    }
+
+    pub fn tally(&mut self, set: &str, engine: &'static str) -> &mut Tally {
+        self.sets.entry((set.to_owned(), engine)).or_default()
+    }
+
+    /// Counts rows of a case that were compared, or could not be.
+    pub fn rows(&mut self, place: &Place<'_>, rows: usize, failures: Vec<String>) {
+        let tally = self.tally(place.set, place.engine);
+        tally.rows += rows;
+        tally.failed += failures.len().min(rows).max(usize::from(!failures.is_empty()));
+        if !failures.is_empty() {
+            self.failures.entry(format!("{} [{}]", place.case, place.engine)).or_default().extend(failures);
+        }
+    }
+
+    pub fn leave_out(&mut self, name: &str, reason: &str) {
+        self.left_out.insert(name.to_owned(), reason.to_owned());
+    }
+
+    pub fn merge(&mut self, other: Self) {
+        for ((set, engine), Tally { cases, rows, failed }) in other.sets {
+            let tally = self.tally(&set, engine);
+            tally.cases += cases;
+            tally.rows += rows;
+            tally.failed += failed;
+        }
+        for (case, failures) in other.failures {
+            self.failures.entry(case).or_default().extend(failures);
+        }
+        self.left_out.extend(other.left_out);
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (case, failures) in &self.failures {
+            writeln!(f, "FAILED {case}")?;
+            for failure in failures.iter().take(TOLD) {
+                writeln!(f, "  {failure}")?;
+            }
+            if failures.len() > TOLD {
+                writeln!(f, "  ... and {} more", failures.len() - TOLD)?;
+            }
+        }
+        if !self.left_out.is_empty() {
+            writeln!(f, "\nleft out:")?;
+        }
+        for (name, reason) in &self.left_out {
+            writeln!(f, "  {name}: {reason}")?;
+        }
+        writeln!(f, "\n{:<24} {:<12} {:>6} {:>8} {:>7}", "SET", "ENGINE", "CASES", "ROWS", "FAILED")?;
+        for ((set, engine), Tally { cases, rows, failed }) in &self.sets {
+            writeln!(f, "{set:<24} {engine:<12} {cases:>6} {rows:>8} {failed:>7}")?;
+        }
+        let sum = |of: fn(&Tally) -> usize| self.sets.values().map(of).sum::<usize>();
+        let (cases, rows, failed) = (sum(|t| t.cases), sum(|t| t.rows), sum(|t| t.failed));
+        writeln!(f, "{:<24} {:<12} {cases:>6} {rows:>8} {failed:>7}", "all", "")
+    }
+}

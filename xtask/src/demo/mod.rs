@@ -1,0 +1,99 @@
+//! `cargo xtask run`: an example of `policies/`, played with real traffic.
+//!
+//! Everything happens in network namespaces made for it, the "host" with its bridge among them, with a bpffs and a state
+//! folder of its own: the machine's network is never touched. What is made is written down first, so that it is removed
+//! even when the demo is interrupted, or later by `cargo xtask clean-up`.
+
+mod examples;
+mod interrupt;
+mod serve;
+mod stage;
+mod topology;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use examples::Example;
+pub use serve::Serve;
+use stage::Stage;
+use topology::Made;
+
+use crate::{harness, say, setup::Install, shell};
+
+/// Plays an example of policies/ with real traffic in namespaces of its own, and proves it.
+#[derive(Args)]
+pub struct Run {
+    /// Which: shop, abc or stars.
+    #[arg(default_value = "shop", value_parser = examples::find, value_name = "shop|abc|stars")]
+    example: &'static Example,
+    /// Leave everything running, and say how to go on by hand.
+    #[arg(long)]
+    keep: bool,
+    #[command(flatten)]
+    install: Install,
+}
+
+/// Removes what `cargo xtask run` left behind.
+#[derive(Args)]
+pub struct CleanUp {}
+
+impl Run {
+    pub fn run(self) -> Result<()> {
+        need_root("run")?;
+        self.install.ensure()?;
+        let netpol = harness::netpol()?;
+        interrupt::listen();
+        let made = topology::build(self.example)?;
+        let mut stage = Stage::new(self.example, netpol);
+        let played = stage.play();
+        if self.keep && played.is_ok() {
+            stage.how_to_go_on();
+            made.keep();
+            return stage.conclusion();
+        }
+        finish(made, played, &stage)
+    }
+}
+
+/// Removes all of it, and says so; the demo's own outcome comes first.
+fn finish(made: Made, played: Result<()>, stage: &Stage) -> Result<()> {
+    say::heading("Clean-up");
+    let removed = made.remove();
+    if removed.is_ok() {
+        say::done("namespaces, servers, programs and maps are gone");
+    }
+    played?;
+    removed?;
+    stage.conclusion()
+}
+
+impl CleanUp {
+    pub fn run(self) -> Result<()> {
+        need_root("clean-up")?;
+        let Some(made) = Made::left_behind()? else {
+            say::done("nothing is left of a demo");
+            return Ok(());
+        };
+        made.remove()?;
+        say::done("namespaces, servers, programs and maps are gone");
+        Ok(())
+    }
+}
+
+/// Plays all examples, as part of the tests.
+pub fn play_all() -> Result<()> {
+    for example in &examples::ALL {
+        let run = Run { example, keep: false, install: Install { no_install: true } };
+        run.run()?;
+    }
+    Ok(())
+}
+
+fn need_root(command: &str) -> Result<()> {
+    if shell::is_root() {
+        return Ok(());
+    }
+    bail!(
+        "namespaces and classifiers need root. Try:\n  sudo -E env \"PATH=$PATH\" cargo xtask {command}\n\
+         (building stays as you are: `cargo xtask build`)"
+    )
+}

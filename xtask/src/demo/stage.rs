@@ -1,0 +1,175 @@
+//! The demo as it is told: before, then each state of the policies with its proof, then what the kernel remembers.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{
+    examples::{Example, Expected, Request, Scene},
+    interrupt,
+    topology::{CUSTOMER, CUSTOMER_ADDRESS, HOST, STATE, inside, pins},
+};
+use crate::{say, shell};
+
+/// curl's exit code for a time-out: what a dropped packet looks like from inside.
+const TIMED_OUT: i32 = 28;
+
+pub struct Stage {
+    example: &'static Example,
+    netpol: PathBuf,
+    started: Instant,
+    /// What did not come out as the policies say.
+    surprises: Vec<String>,
+}
+
+impl Stage {
+    pub fn new(example: &'static Example, netpol: PathBuf) -> Stage {
+        Stage { example, netpol, started: Instant::now(), surprises: vec![] }
+    }
+
+    pub fn play(&mut self) -> Result<()> {
+        self.introduce();
+        self.before()?;
+        for scene in self.example.scenes {
+            self.scene(scene)?;
+        }
+        say::heading("What the kernel remembers");
+        say::note("Each connection with who spoke, and each drop with the rule that asked for it.");
+        self.netpol(&["flows"])?;
+        say::heading("What is enforced");
+        say::note("No netpol process is running: programs and maps are in the kernel, pinned.");
+        self.netpol(&["status"])
+    }
+
+    /// Fails when something was not as the policies say.
+    pub fn conclusion(&self) -> Result<()> {
+        if !self.surprises.is_empty() {
+            bail!("not as the policies say: {}", self.surprises.join("; "));
+        }
+        say::done(format_args!("{}: everything as the policies say, in {:.1} s", self.example.name, self.seconds()));
+        Ok(())
+    }
+
+    fn seconds(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    fn introduce(&self) {
+        let Example { name, about, bridge, gateway, prefix, services, .. } = self.example;
+        say::heading(format_args!("{name}: {about}"));
+        say::note(format_args!("bridge {bridge}, {gateway}/{prefix}, on a host that is itself a network namespace"));
+        for service in *services {
+            let ports: Vec<String> = service.ports.iter().map(u16::to_string).collect();
+            say::note(format_args!("{:<24} {:<12} listens on {}", service.endpoint, service.address, ports.join(", ")));
+        }
+        say::note(format_args!("{:<24} {CUSTOMER_ADDRESS} a machine outside, behind the host", "customer"));
+    }
+
+    fn before(&mut self) -> Result<()> {
+        say::heading("Before: no policy");
+        say::note("Whoever shares a bridge can reach everything on it.");
+        let forbidden = self.example.scenes[0].requests.iter().filter(|request| request.expected == Expected::Silence);
+        let open: Vec<Request> = forbidden.map(|request| Request { expected: Expected::Answer, ..*request }).collect();
+        self.requests(&open, Reasons::Hidden)
+    }
+
+    fn scene(&mut self, scene: &Scene) -> Result<()> {
+        let with_paths = |command| [&[command], scene.paths].concat();
+        say::heading(scene.title);
+        say::note(scene.about);
+        say::note("Who may talk to whom, computed from the files alone:");
+        self.netpol(&with_paths("matrix"))?;
+        say::note("Into the kernel, as one atomic write:");
+        self.netpol(&with_paths("load"))?;
+        say::note("The proof: a real connection for each entry of the matrix, allowed or not.");
+        self.netpol(&["verify"])?;
+        say::heading(format_args!("{}: real requests", scene.title));
+        self.requests(scene.requests, Reasons::Shown)
+    }
+
+    /// Runs netpol on the demo's host.
+    fn netpol(&mut self, args: &[&str]) -> Result<()> {
+        interrupt::check()?;
+        say::command(format_args!("netpol {}", args.join(" ")));
+        let mut command = self.instance();
+        command.args(args).current_dir(shell::root());
+        let status = command.status().with_context(|| shell::Line(&command).to_string())?;
+        interrupt::check()?;
+        match status.code() {
+            Some(0) => {}
+            Some(1) if args == ["verify"] => {
+                self.surprises.push("`netpol verify` says that it does not hold".to_owned())
+            }
+            _ => bail!("`netpol {}` failed ({status})", args.join(" ")),
+        }
+        Ok(())
+    }
+
+    /// netpol, as the demo's instance of it.
+    fn instance(&self) -> Command {
+        let mut command = inside(HOST, &self.netpol);
+        command.arg("--bpffs").arg(pins()).args(["--state", STATE]);
+        command
+    }
+
+    /// All at once: the ones that get no answer would each take a second.
+    fn requests(&mut self, requests: &[Request], reasons: Reasons) -> Result<()> {
+        let running = requests.iter().map(|request| Ok((request, self.curl(request)?)));
+        for pair in running.collect::<Result<Vec<_>>>()? {
+            let (request, child) = pair;
+            let surprise = self.outcome(request, child, reasons)?;
+            self.surprises.extend(surprise);
+        }
+        interrupt::check()
+    }
+
+    fn curl(&self, request: &Request) -> Result<Child> {
+        let to = self.example.service(request.to).context("a request to nobody")?;
+        let mut curl = inside(request.from, "curl");
+        curl.args(["--silent", "--show-error", "--noproxy", "*", "--connect-timeout", "1", "--max-time", "2"]);
+        curl.arg(format!("http://{}:{}/", to.address, request.port));
+        curl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("nsenter")
+    }
+
+    /// Tells how it went; what to complain about, if anything.
+    fn outcome(&self, request: &Request, child: Child, reasons: Reasons) -> Result<Option<String>> {
+        let output = child.wait_with_output()?;
+        let (found, said) = match output.status.code() {
+            Some(0) => (Some(Expected::Answer), "answers".to_owned()),
+            Some(TIMED_OUT) => (Some(Expected::Silence), "silence".to_owned()),
+            _ => (None, String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        };
+        let from = if request.from == CUSTOMER { "customer" } else { request.from };
+        let way = format!("{from} → {}:{}", request.to, request.port);
+        let why = if reasons == Reasons::Shown { request.why } else { "" };
+        let line = format!("{way:<38} {said:<8} {}", say::faint(why));
+        if found == Some(request.expected) {
+            say::done(line.trim_end());
+            return Ok(None);
+        }
+        say::failed(line.trim_end());
+        Ok(Some(format!("{way}: {said}")))
+    }
+
+    pub fn how_to_go_on(&self) {
+        let Some(first) = self.example.services.first() else { return };
+        say::heading("Kept, to go on by hand");
+        say::note("netpol on the demo's host:");
+        println!("     {} flows", shell::Line(&self.instance()));
+        say::note("a shell in a service:");
+        println!("     nsenter --net=/run/netns/{} bash", first.netns);
+        say::note("and when done:");
+        println!("     cargo xtask clean-up");
+    }
+}
+
+/// Whether the reason of a request is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reasons {
+    Shown,
+    Hidden,
+}

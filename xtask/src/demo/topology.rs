@@ -1,0 +1,255 @@
+//! The namespaces of an example: a host with a bridge, and a service at each port of it.
+//!
+//! What is made is written to a list before it is made. Only what is in that list is ever removed.
+
+use std::{
+    fs,
+    io::{self, BufRead as _, BufReader, Write as _},
+    os::unix::{fs::DirBuilderExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{
+    examples::{Example, Service},
+    interrupt,
+    serve::Serve,
+};
+use crate::{say, shell::quietly};
+
+/// The namespace that plays the host.
+pub const HOST: &str = "netpol-demo-host";
+/// A machine outside: reached by routing, no endpoint.
+pub const CUSTOMER: &str = "netpol-demo-customer";
+pub const CUSTOMER_ADDRESS: &str = "203.0.113.10";
+const CUSTOMER_GATEWAY: &str = "203.0.113.1";
+
+/// What netpol keeps of the demo's instance.
+pub const STATE: &str = "/run/netpol-demo/state";
+const FOLDER: &str = "/run/netpol-demo";
+const LIST: &str = "/run/netpol-demo/namespaces";
+const NAMESPACES: &str = "/run/netns";
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// Where the demo's instance is pinned: the machine's bpffs, or, when there is none, one of the demo's own.
+pub fn pins() -> PathBuf {
+    let machine = Path::new(BPFFS);
+    if is_bpffs(machine) { machine.join("netpol-demo") } else { own_bpffs().join("netpol") }
+}
+
+fn own_bpffs() -> PathBuf {
+    Path::new(FOLDER).join("bpf")
+}
+
+fn is_bpffs(folder: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|mount| {
+        let mut fields = mount.split(' ').skip(1);
+        fields.next().map(Path::new) == Some(folder) && fields.next() == Some("bpf")
+    })
+}
+
+/// A command inside a namespace. Not `ip netns exec`: that mounts a fresh /sys over the pins.
+pub fn inside(namespace: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={NAMESPACES}/{namespace}")).arg(program);
+    command
+}
+
+/// What the demo has made; removed when dropped.
+pub struct Made {
+    remove_on_drop: bool,
+}
+
+impl Made {
+    /// What an earlier demo left here.
+    pub fn left_behind() -> Result<Option<Made>> {
+        Ok(Path::new(FOLDER).try_exists()?.then_some(Made { remove_on_drop: false }))
+    }
+
+    pub fn keep(mut self) {
+        self.remove_on_drop = false;
+    }
+
+    pub fn remove(mut self) -> Result<()> {
+        self.remove_on_drop = false;
+        remove()
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if !self.remove_on_drop {
+            return;
+        }
+        if let Err(error) = remove() {
+            say::failed(format_args!("{error:#}; `cargo xtask clean-up` tries again"));
+        }
+    }
+}
+
+/// Builds the topology and starts its servers.
+pub fn build(example: &Example) -> Result<Made> {
+    let wanted: Vec<&str> = [HOST, CUSTOMER].into_iter().chain(example.services.iter().map(|s| s.netns)).collect();
+    refuse_to_overwrite(&wanted)?;
+    // The folder is the lock: of two demos at once, one makes it.
+    fs::DirBuilder::new().mode(0o700).create(FOLDER).with_context(|| format!("{FOLDER}: another demo is here"))?;
+    let made = Made { remove_on_drop: true };
+    fs::create_dir(STATE)?;
+    if !is_bpffs(Path::new(BPFFS)) {
+        fs::create_dir(own_bpffs())?;
+        quietly(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(own_bpffs()))?;
+    }
+    for (index, namespace) in wanted.iter().enumerate() {
+        interrupt::check()?;
+        fs::write(LIST, wanted[..=index].join("\n"))?;
+        if let Err(error) = quietly(Command::new("ip").args(["netns", "add", namespace])) {
+            // Whoever was faster keeps it.
+            fs::write(LIST, wanted[..index].join("\n"))?;
+            return Err(error);
+        }
+    }
+    lay_cables(example)?;
+    for service in example.services {
+        interrupt::check()?;
+        start(service)?;
+    }
+    Ok(made)
+}
+
+fn refuse_to_overwrite(wanted: &[&str]) -> Result<()> {
+    if Path::new(FOLDER).exists() {
+        bail!("a demo is here already; `cargo xtask clean-up` removes it");
+    }
+    let taken: Vec<_> = wanted.iter().filter(|name| Path::new(NAMESPACES).join(name).exists()).copied().collect();
+    if !taken.is_empty() {
+        bail!("network namespaces of these names are here already, and not mine: {}", taken.join(", "));
+    }
+    Ok(())
+}
+
+fn lay_cables(example: &Example) -> Result<()> {
+    let Example { bridge, gateway, prefix, .. } = example;
+    ip(
+        HOST,
+        &format!(
+            "link set lo up\nlink add {bridge} type bridge\naddr add {gateway}/{prefix} dev {bridge}\nlink set {bridge} up\n"
+        ),
+    )?;
+    for Service { netns, address, .. } in example.services {
+        let port = port_of(address);
+        let plug =
+            format!("link add {port} type veth peer name eth0 netns {netns}\nlink set {port} master {bridge} up\n");
+        ip(HOST, &plug)?;
+        ip(
+            netns,
+            &format!(
+                "link set lo up\naddr add {address}/{prefix} dev eth0\nlink set eth0 up\nroute add default via {gateway}\n"
+            ),
+        )?;
+    }
+    ip(
+        HOST,
+        &format!(
+            "link add uplink type veth peer name eth0 netns {CUSTOMER}\naddr add {CUSTOMER_GATEWAY}/24 dev uplink\nlink set uplink up\n"
+        ),
+    )?;
+    ip(
+        CUSTOMER,
+        &format!(
+            "addr add {CUSTOMER_ADDRESS}/24 dev eth0\nlink set eth0 up\nroute add default via {CUSTOMER_GATEWAY}\n"
+        ),
+    )?;
+    let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
+    quietly(inside(HOST, "sh").args(["-c", forward])).map(drop)
+}
+
+/// The bridge port of a service is named after its address: 10.0.0.10 is plugged into veth10.
+fn port_of(address: &str) -> String {
+    let last = address.rsplit('.').next().unwrap_or(address);
+    format!("veth{last}")
+}
+
+/// `ip -batch` inside a namespace.
+fn ip(namespace: &str, batch: &str) -> Result<()> {
+    let mut command = Command::new("ip");
+    command.args(["-n", namespace, "-batch", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("ip")?;
+    child.stdin.take().context("no pipe to ip")?.write_all(batch.as_bytes())?;
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("interfaces of {namespace}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// Starts a service's server and waits until it listens.
+fn start(service: &Service) -> Result<()> {
+    let mut server = inside(service.netns, std::env::current_exe()?);
+    server.args(["serve", service.endpoint]).args(service.ports.iter().map(u16::to_string));
+    // In a process group of its own: Ctrl-C is for the demo, which ends its servers itself.
+    server.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = server.spawn().context("nsenter")?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().context("no pipe from the server")?).read_line(&mut line)?;
+    if line.trim_end() != Serve::READY {
+        bail!("the server of {} does not start", service.endpoint);
+    }
+    Ok(())
+}
+
+/// Removes what the list names. A step that fails does not keep the others from being done.
+fn remove() -> Result<()> {
+    let list = fs::read_to_string(LIST).unwrap_or_default();
+    let mut failures = vec![];
+    let mut attempt = |what: &str, outcome: Result<()>| {
+        if let Err(error) = outcome {
+            failures.push(format!("{what}: {error:#}"));
+        }
+    };
+    attempt("programs and maps", remove_pins());
+    for namespace in list.lines() {
+        if Path::new(NAMESPACES).join(namespace).exists() {
+            attempt(namespace, end_servers(namespace));
+            attempt(namespace, quietly(undisturbed("ip").args(["netns", "del", namespace])).map(drop));
+        }
+    }
+    if is_bpffs(&own_bpffs()) {
+        attempt("bpffs", quietly(undisturbed("umount").arg(own_bpffs())).map(drop));
+    }
+    if !failures.is_empty() {
+        bail!("could not remove everything: {}", failures.join("; "));
+    }
+    fs::remove_dir_all(FOLDER).with_context(|| FOLDER.to_owned())
+}
+
+/// A command that a second Ctrl-C does not reach.
+fn undisturbed(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.process_group(0);
+    command
+}
+
+/// A pin is what keeps a program attached, so removing pins is all it takes, with or without a netpol that works.
+fn remove_pins() -> Result<()> {
+    match fs::remove_dir_all(pins()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Ends the servers in a namespace, and nothing else that somebody runs there.
+fn end_servers(namespace: &str) -> Result<()> {
+    let output = quietly(undisturbed("ip").args(["netns", "pids", namespace]))?;
+    for pid in String::from_utf8_lossy(&output.stdout).lines() {
+        let Ok(words) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
+        let mut words = words.split(|byte| *byte == 0);
+        let ours = words.next().is_some_and(|program| program.ends_with(b"/xtask")) && words.next() == Some(b"serve");
+        let (true, Ok(pid)) = (ours, pid.parse()) else { continue };
+        // SAFETY: sends a signal; touches no memory.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+    Ok(())
+}
