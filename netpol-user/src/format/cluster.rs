@@ -8,7 +8,7 @@
 use ipnet::IpNet;
 
 use super::{
-    kubernetes::{PROTOCOLS, Ports, expand, label_selector},
+    kubernetes::{Named, PROTOCOLS, Ports, expand, label_selector},
     node::Node,
     object::{Collected, Object},
     reader::{Fields, Report},
@@ -124,7 +124,7 @@ fn workloads(report: &Report, fields: &mut Fields<'_>) -> Option<Selector> {
 }
 
 /// Reports a map that says nothing or two things.
-fn exactly_one(report: &Report, fields: Fields<'_>, node: &Node, name: &str) -> Option<()> {
+fn exactly_one(report: &Report, mut fields: Fields<'_>, node: &Node, name: &str) -> Option<()> {
     let present: Vec<&str> = fields.present().collect();
     match present[..] {
         [_] => Some(()),
@@ -171,7 +171,7 @@ fn rule(report: &Report, node: &Node, (index, direction): (usize, Direction), wo
     drop(rule);
     let (Some(action), false) = (action, peers.is_empty()) else { return Vec::new() };
     let template = Rule { action, index: index as u32, origin: report.origin(node.at), matches: Match::default() };
-    expand(template, direction, peers, ports)
+    expand(report, &template, direction, Named { peers, ports })
 }
 
 fn peer(report: &Report, node: &Node, direction: Direction) -> Option<EntityMatch> {

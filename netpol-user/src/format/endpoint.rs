@@ -1,10 +1,10 @@
 //! `netpol.dev/v1 Endpoint`: a workload that no runtime announces.
 
-use std::path::PathBuf;
+use std::{collections::HashSet, path::PathBuf};
 
 use super::{
     kubernetes::PROTOCOLS,
-    node::Node,
+    node::{Node, shorten},
     object::{Collected, Object},
     reader::{Fields, Report, Text},
     validate,
@@ -28,15 +28,17 @@ pub fn read(mut object: Object<'_>, collected: &mut Collected) {
     };
     if let Some(mut spec) = object.spec.take() {
         endpoint.attachment = attachment(&mut spec, report);
+        let mut seen = HashSet::new();
         for text in spec.texts("addresses").unwrap_or_default() {
             let Some(address) = validate::address(report, text) else { continue };
-            if endpoint.addresses.contains(&address) {
+            if !seen.insert(address) {
                 report.error(text.at, format!("`{address}` is given twice"));
             }
             endpoint.addresses.push(address);
         }
+        let mut names = HashSet::new();
         for node in spec.list("ports").unwrap_or_default() {
-            endpoint.ports.extend(port(report, node, &endpoint.ports));
+            endpoint.ports.extend(port(report, node, &mut names));
         }
     }
     collected.known_namespaces.insert(namespace.clone());
@@ -57,7 +59,7 @@ fn netns(report: &Report, text: Text<'_>) -> Option<PathBuf> {
     }
     if text.text.is_empty() || text.text.contains(['/', '\0']) || matches!(text.text, "." | "..") {
         let help = format!("a name below {NAMED_NAMESPACES} (`ip netns list`), or an absolute path");
-        report.error_help(text.at, format!("`{}` is no network namespace", super::node::shorten(text.text)), help);
+        report.error_help(text.at, format!("`{}` is no network namespace", shorten(text.text)), help);
         return None;
     }
     Some(PathBuf::from(NAMED_NAMESPACES).join(path))
@@ -69,13 +71,13 @@ fn interface(report: &Report, text: Text<'_>) -> Option<String> {
         && !matches!(name, "." | "..")
         && name.chars().all(|c| !c.is_whitespace() && !c.is_control() && !matches!(c, '/' | ':'));
     if !holds {
-        let message = format!("`{}` is no name of an interface", super::node::shorten(name));
+        let message = format!("`{}` is no name of an interface", shorten(name));
         report.error_help(text.at, message, "at most 15 characters, without spaces, `/` and `:`");
     }
     holds.then(|| name.to_owned())
 }
 
-fn port(report: &Report, node: &Node, before: &[EndpointPort]) -> Option<EndpointPort> {
+fn port(report: &Report, node: &Node, names: &mut HashSet<(String, Protocol)>) -> Option<EndpointPort> {
     let mut fields = report.fields(node, "ports")?;
     let name = fields.text("name");
     let number = fields.integer("port");
@@ -89,8 +91,8 @@ fn port(report: &Report, node: &Node, before: &[EndpointPort]) -> Option<Endpoin
     let port = validate::port(report, number, at)?;
     let name = match name {
         Some(text) => {
-            if before.iter().any(|port| port.name.as_deref() == Some(text.text) && port.protocol == protocol) {
-                let message = format!("two {protocol} ports are named `{}`", node_text(text));
+            if !names.insert((text.text.to_owned(), protocol)) {
+                let message = format!("two {protocol} ports are named `{}`", shorten(text.text));
                 report.error_help(text.at, message, "a name stands for one port");
             }
             Some(validate::port_name(report, text)?)
@@ -98,8 +100,4 @@ fn port(report: &Report, node: &Node, before: &[EndpointPort]) -> Option<Endpoin
         None => None,
     };
     Some(EndpointPort { name, port, protocol })
-}
-
-fn node_text(text: Text<'_>) -> std::borrow::Cow<'_, str> {
-    super::node::shorten(text.text)
 }

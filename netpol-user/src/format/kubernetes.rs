@@ -6,7 +6,7 @@
 //! under a policy type is nobody.
 
 use super::{
-    node::{Node, Value},
+    node::{Node, Pos, Value},
     object::{Collected, NAMESPACE_NAME, Object},
     reader::{Report, Text},
     tiers::{self, Ranked},
@@ -91,7 +91,7 @@ fn rules(report: &Report, nodes: Option<&[Node]>, direction: Direction, namespac
             origin: report.origin(node.at),
             matches: Match::default(),
         };
-        rules.extend(expand(template, direction, peers, ports));
+        rules.extend(expand(report, &template, direction, Named { peers, ports }));
     }
     rules
 }
@@ -104,14 +104,31 @@ pub struct Ports {
     pub ports: Option<Vec<PortMatch>>,
 }
 
-/// A document's rule as rules of the model: each peer with each protocol. No peers are all peers,
-/// no ports all protocols.
-pub fn expand(template: Rule, direction: Direction, mut peers: Vec<EntityMatch>, mut ports: Vec<Ports>) -> Vec<Rule> {
+/// Whom a document's rule names, and which ports.
+pub struct Named {
+    /// Empty: everybody.
+    pub peers: Vec<EntityMatch>,
+    /// Empty: all protocols.
+    pub ports: Vec<Ports>,
+}
+
+/// A document's rule as rules of the model: each peer with each protocol.
+pub fn expand(report: &Report, template: &Rule, direction: Direction, named: Named) -> Vec<Rule> {
+    /// Peers times ports of one rule: a rule may not grow far beyond the text that says it.
+    const MOST: usize = 100_000;
+    let Named { mut peers, mut ports } = named;
     if peers.is_empty() {
         peers.push(EntityMatch::default());
     }
     if ports.is_empty() {
         ports.push(Ports { protocol: None, ports: None });
+    }
+    let each: usize = ports.iter().map(|group| group.ports.as_ref().map_or(1, Vec::len).max(1)).sum();
+    if peers.len().saturating_mul(each) > MOST {
+        let at = Pos { line: template.origin.line, column: template.origin.column };
+        let message = format!("the rule names {} peers and {each} ports", peers.len());
+        report.error_help(at, message, format!("their product must not exceed {MOST}; use ranges and wider CIDRs"));
+        return Vec::new();
     }
     let mut rules = Vec::with_capacity(peers.len() * ports.len());
     for peer in &peers {

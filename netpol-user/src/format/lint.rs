@@ -3,19 +3,28 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::Diagnostic;
-use crate::model::{Action, EntityMatch, Labels, Origin, Policy, PortMatch, Protocol, Rule, Selector, World};
+use crate::model::{Action, Endpoint, EntityMatch, Origin, Policy, PortMatch, Protocol, Rule, Selector, World};
 
 /// Warnings about what `world` says. `namespaces` are those that have a document or an endpoint.
 pub fn lint(world: &World, namespaces: &BTreeSet<String>) -> Vec<Diagnostic> {
-    let mut lint = Lint { world, chosen: HashMap::new(), warnings: Vec::new() };
+    let ports = world.endpoints.iter().flat_map(|endpoint| &endpoint.ports);
+    let declared = ports.filter_map(|port| Some((port.name.as_deref()?, port.protocol))).collect();
+    let mut lint = Lint { world, declared, chosen: HashMap::new(), left: MOST_LOOKS, warnings: Vec::new() };
     for policy in world.tiers.iter().flat_map(|tier| &tier.policies) {
         lint.policy(policy, namespaces);
     }
     lint.warnings
 }
 
+/// Selectors times endpoints: more would take long, and nothing here is worth waiting for.
+const MOST_LOOKS: usize = 20_000_000;
+
 struct Lint<'a> {
     world: &'a World,
+    /// Names of ports.
+    declared: HashSet<(&'a str, Protocol)>,
+    /// Looks at an endpoint that may still be taken.
+    left: usize,
     /// Whether anything is chosen by a selector: many rules share few selectors.
     chosen: HashMap<&'a Selector, bool>,
     warnings: Vec<Diagnostic>,
@@ -34,7 +43,7 @@ impl<'a> Lint<'a> {
                 let message = format!("`{}` is in namespace `{namespace}`, where nothing is", policy.name);
                 self.warn(&policy.origin, message, "no Namespace and no Endpoint mentions it; is it spelt right?");
             }
-            _ if has_endpoints && !self.world_chooses_endpoint(&policy.subject) => {
+            _ if has_endpoints && !self.chooses_endpoint(&policy.subject) => {
                 let message = format!("`{}` selects no endpoint", policy.name);
                 self.warn(&policy.origin, message, "it has no effect until an endpoint has such labels");
             }
@@ -80,16 +89,18 @@ impl<'a> Lint<'a> {
     }
 
     fn declares(&self, name: &str, protocol: Option<Protocol>) -> bool {
-        self.world
-            .endpoints
-            .iter()
-            .flat_map(|endpoint| &endpoint.ports)
-            .any(|port| port.name.as_deref() == Some(name) && protocol.is_none_or(|protocol| protocol == port.protocol))
+        let any = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
+        let mut asked = any.into_iter().filter(|one| protocol.is_none_or(|only| only == *one));
+        asked.any(|protocol| self.declared.contains(&(name, protocol)))
     }
 
-    fn world_chooses_endpoint(&self, selector: &Selector) -> bool {
-        let selects = |namespace: &str, labels: &Labels| selector.selects(self.world, Some(namespace), labels);
-        self.world.endpoints.iter().any(|endpoint| selects(&endpoint.name.namespace, &endpoint.labels))
+    /// Says yes without looking when enough has been looked at.
+    fn chooses_endpoint(&mut self, selector: &Selector) -> bool {
+        let world = self.world;
+        let Some(left) = self.left.checked_sub(world.endpoints.len()) else { return true };
+        self.left = left;
+        let selects = |endpoint: &Endpoint| selector.selects(world, Some(&endpoint.name.namespace), &endpoint.labels);
+        world.endpoints.iter().any(selects)
     }
 
     fn chooses(&mut self, selector: &'a Selector) -> bool {
@@ -97,7 +108,7 @@ impl<'a> Lint<'a> {
             return *known;
         }
         let world = self.world;
-        let chooses = self.world_chooses_endpoint(selector)
+        let chooses = self.chooses_endpoint(selector)
             || world.sets.iter().any(|set| selector.selects(world, set.namespace.as_deref(), &set.labels));
         self.chosen.insert(selector, chooses);
         chooses

@@ -103,39 +103,48 @@ pub struct Chunk<'a> {
     pub skipped: u32,
 }
 
+/// Documents of one file.
+pub const MAX_DOCUMENTS: usize = 100_000;
+
 /// Splits a file at its document markers. `---` and `...` at the start of a line end a document
 /// wherever they stand (YAML 1.2, 9.1.2: even inside a scalar), so no parser is needed for this.
+/// Stops after one more than [`MAX_DOCUMENTS`].
 pub fn documents(text: &str) -> Vec<Chunk<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut chunks = Vec::new();
-    let (mut start, mut skipped, mut at) = (0, 0, 0);
-    let document = |text: &str, range: std::ops::Range<usize>, skipped| {
-        // Directives only ever say which YAML this is; alone they are no document.
-        let is_blank =
-            |line: &str| matches!(line.trim_start().bytes().next(), None | Some(b'#')) || line.starts_with('%');
-        (!text[range.clone()].lines().all(|line| is_blank(line.strip_prefix("---").unwrap_or(line))))
-            .then_some((range, skipped))
+    let mut put = |text, skipped| {
+        if !is_empty(text) {
+            chunks.push(Chunk { text, skipped });
+        }
+        chunks.len() > MAX_DOCUMENTS
     };
-    for (number, line) in text.split_inclusive('\n').enumerate() {
-        let marker = |marker| {
+    let (mut start, mut skipped, mut at) = (0, 0, 0);
+    for (number, line) in (0..).zip(text.split_inclusive('\n')) {
+        let marks = |marker| {
             line.strip_prefix(marker).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
         };
-        let (ends, resume) = if marker("---") {
-            (true, at)
-        } else if marker("...") {
-            (true, at + line.len())
-        } else {
-            (false, 0)
+        // `---` belongs to the document that it begins, `...` to the one that it ends.
+        let next = match () {
+            () if marks("---") => Some((at, number)),
+            () if marks("...") => Some((at + line.len(), number + 1)),
+            () => None,
         };
-        if ends {
-            chunks.extend(document(text, start..at, skipped));
-            start = resume;
-            skipped = number as u32 + u32::from(resume != at);
+        if let Some(next) = next {
+            if put(&text[start..at], skipped) {
+                return chunks;
+            }
+            (start, skipped) = next;
         }
         at += line.len();
     }
-    chunks.extend(document(text, start..text.len(), skipped));
-    chunks.into_iter().map(|(range, skipped)| Chunk { text: &text[range], skipped }).collect()
+    put(&text[start..], skipped);
+    chunks
+}
+
+/// Only blanks, comments, the marker and directives, which say nothing but which YAML this is.
+fn is_empty(text: &str) -> bool {
+    let blank = |line: &str| line.starts_with('%') || matches!(line.trim_start().bytes().next(), None | Some(b'#'));
+    text.lines().all(|line| blank(line.strip_prefix("---").unwrap_or(line)))
 }
 
 /// Parses one document. `None`: there is nothing in it.

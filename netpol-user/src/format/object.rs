@@ -192,7 +192,14 @@ fn read_source(source: &Source, report: &Report, collected: &mut Collected) {
             return;
         }
     };
-    for chunk in node::documents(text) {
+    let chunks = node::documents(text);
+    if let Some(over) = chunks.get(node::MAX_DOCUMENTS) {
+        let at = Pos { line: over.skipped + 1, column: 1 };
+        let message = format!("more than {} documents in one file", node::MAX_DOCUMENTS);
+        report.error_help(at, message, "split it into several files");
+        return;
+    }
+    for chunk in chunks {
         match node::parse(chunk) {
             Ok(Some(root)) => read_document(&root, report, collected),
             Ok(None) => {}

@@ -13,7 +13,7 @@ use super::{
 use crate::model::{Labels, Origin};
 
 /// Reports after which the rest is left out: enough for people, bounded for machines.
-const MAX_REPORTS: usize = 1_000;
+pub const MAX_REPORTS: usize = 1_000;
 
 /// Where errors and warnings of one file go.
 pub struct Report {
@@ -146,7 +146,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Leaves this map alone: something else is already reported of it.
-    pub fn abandon(mut self) {
+    pub fn abandon(&mut self) {
         self.entries = &[];
     }
 

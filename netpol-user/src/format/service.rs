@@ -82,8 +82,10 @@ pub fn read_service(mut object: Object<'_>, collected: &mut Collected) {
         if matches!(text.text, "" | "None") {
             continue;
         }
-        cluster_ips.extend(validate::address(report, text).filter(|ip| !cluster_ips.contains(ip)));
+        cluster_ips.extend(validate::address(report, text));
     }
+    // `clusterIPs` repeats `clusterIP`.
+    cluster_ips.dedup();
     let external = spec.texts("externalIPs").unwrap_or_default();
     let sticky = spec.choice("sessionAffinity", &AFFINITIES).unwrap_or(false);
     let timeout = affinity_timeout(&mut spec, report);

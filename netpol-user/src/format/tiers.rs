@@ -14,7 +14,7 @@ use std::{cmp::Ordering, collections::BTreeMap};
 use super::{
     Diagnostic,
     node::Pos,
-    reader::{Fields, Report, did_you_mean},
+    reader::{Fields, MAX_REPORTS, Report, did_you_mean},
 };
 use crate::model::{Origin, Policy, PolicyKind, Tier, TierDefault};
 
@@ -80,7 +80,10 @@ pub fn order(policies: Vec<Ranked>, documents: Vec<TierDocument>, errors: &mut V
     let mut members: BTreeMap<String, Vec<Ranked>> = BTreeMap::new();
     for ranked in policies {
         if !known.contains_key(&ranked.tier) {
-            errors.push(unknown_tier(&ranked, &known.keys().map(String::as_str).collect::<Vec<_>>()));
+            // Looking for the nearest name takes time, and nobody reads thousands of these.
+            if errors.len() < MAX_REPORTS {
+                errors.push(unknown_tier(&ranked, &known.keys().map(String::as_str).collect::<Vec<_>>()));
+            }
             continue;
         }
         members.entry(ranked.tier.clone()).or_default().push(ranked);
@@ -128,6 +131,7 @@ pub fn is_staged_deletion(spec: &mut Fields<'_>, report: &Report) -> bool {
             "a staged deletion names the policy and nothing else",
         );
     }
+    spec.abandon();
     report.warning(at, "a staged deletion changes nothing", "remove the policy itself to see what happens without it");
     true
 }
