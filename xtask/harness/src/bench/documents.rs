@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, net::Ipv4Addr};
 
 use super::{
-    topology::{Topology, Workload},
+    topology::Topology,
     traffic::{PORT, PORTS},
 };
 
@@ -14,11 +14,10 @@ pub const DENIED_PORT: u16 = PORT - 1;
 
 /// Every container of the topology as an endpoint labelled with its own name.
 pub fn endpoints(topology: &Topology) -> String {
-    topology.workloads.iter().map(endpoint).collect()
+    topology.workloads.iter().map(|workload| endpoint(&workload.name(), &workload.netns.path())).collect()
 }
 
-fn endpoint(workload: &Workload) -> String {
-    let (name, netns) = (workload.name(), workload.netns.path());
+fn endpoint(name: &str, netns: &str) -> String {
     format!(
         "---\n\
          apiVersion: netpol.dev/v1\n\
@@ -117,7 +116,63 @@ fn network_policy(name: &str, app: &str, clause: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::{Result, anyhow};
+    use netpol_common::tables::{IfIndex, Network};
+    use netpol_user::{
+        compile::{Snapshot, Workload, compile},
+        format::{self, Source},
+    };
+
     use super::*;
+
+    /// What netpol makes of `policies` for so many endpoints.
+    fn compiled(endpoints: u16, policies: &str) -> Result<Snapshot> {
+        let endpoints = (1..=endpoints).map(|number| endpoint(&format!("w{number}"), "/proc/1/fd/3"));
+        let text = endpoints.collect::<String>() + policies;
+        let loaded = format::parse(vec![Source { name: "bench.yaml".into(), text: text.into() }])
+            .map_err(|invalid| anyhow!("{:?}", invalid.errors))?;
+        assert_eq!(loaded.warnings, []);
+        let workloads = (0_u16..).zip(&loaded.world.endpoints).map(|(number, _)| Workload {
+            endpoint: number.into(),
+            ifindex: IfIndex(u32::from(number) + 1),
+            network: Network::SHARED,
+            master: IfIndex(2_000),
+            segment: 1,
+            mac: [0; 6],
+            host_mac: [0; 6],
+            port_isolated: false,
+            routed: false,
+            addresses: vec![Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 0, 11).to_bits() + u32::from(number)).into()],
+        });
+        Ok(compile(&loaded.world, &workloads.collect::<Vec<_>>(), &[])?)
+    }
+
+    #[test]
+    fn the_tables_grow_by_as_many_entries_as_the_size_says() -> Result<()> {
+        let entries = |size| Ok::<_, anyhow::Error>(compiled(2, &(pair() + &bulk(size)))?.ports.len());
+        let none = entries(Size { networks: 0, ports: 0 })?;
+        for size in
+            [Size { networks: 1, ports: 10 }, Size { networks: 100, ports: 10 }, Size { networks: 1_000, ports: 100 }]
+        {
+            assert_eq!(entries(size)? - none, size.entries() as usize, "{size:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn every_network_is_an_identity_of_its_own() -> Result<()> {
+        let identities = |networks| {
+            Ok::<_, anyhow::Error>(compiled(2, &(pair() + &bulk(Size { networks, ports: 1 })))?.identities.len())
+        };
+        assert!(identities(1_000)? >= identities(1)? + 999);
+        Ok(())
+    }
+
+    #[test]
+    fn every_endpoint_of_a_ring_is_an_identity_of_its_own() -> Result<()> {
+        assert!(compiled(100, &ring(100, 80))?.identities.len() >= 100);
+        Ok(())
+    }
 
     #[test]
     fn bulk_names_every_network_and_port() {

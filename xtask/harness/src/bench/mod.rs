@@ -47,7 +47,7 @@ use netpol::Binary;
 use only::Only;
 use report::{Report, Section};
 use sandbox::Sandbox;
-use traffic::Timing;
+use traffic::{Cpu, Timing};
 
 /// Measures netpol against a plain bridge, iptables and nftables, and writes docs/benchmarks.md.
 #[derive(Args)]
@@ -80,6 +80,8 @@ struct Setting<'a> {
     sandbox: &'a Sandbox,
     binary: &'a Binary,
     only: &'a Only,
+    /// Those that traffic may run on.
+    cpus: &'a [Cpu],
     rounds: usize,
     /// How long one measurement of traffic takes.
     time: Duration,
@@ -104,10 +106,12 @@ impl Bench {
         let binary = Binary::find(self.netpol.clone())?;
         let sandbox = Sandbox::enter()?;
         let machine = Machine::this();
+        let cpus = Cpu::all()?;
         let setting = Setting {
             sandbox: &sandbox,
             binary: &binary,
             only: &only,
+            cpus: &cpus,
             rounds: self.rounds.map_or(if self.quick { 5 } else { 15 }, usize::from),
             time: Duration::from_millis(if self.quick { 50 } else { 250 }),
             timing: machine.timing,

@@ -94,6 +94,8 @@ struct Site<'a> {
     topology: &'a Topology,
     program: Program,
     empty: Program,
+    /// Where they are called.
+    cpu: &'a Cpu,
     /// Of the host's ends.
     ports: [u32; 2],
     /// Tuples used so far: none may come twice.
@@ -133,7 +135,7 @@ pub fn run(setting: &Setting) -> Result<Section> {
 }
 
 impl<'a> Site<'a> {
-    fn load(setting: &Setting, size: Size, topology: &'a Topology) -> Result<Self> {
+    fn load(setting: &Setting<'a>, size: Size, topology: &'a Topology) -> Result<Self> {
         let name = format!("packets-{}x{}", size.networks, size.ports);
         let instance = Instance::new(setting.sandbox, setting.binary, &name, &topology.host)?;
         instance.write(&(documents::endpoints(topology) + &documents::pair() + &documents::bulk(size)))?;
@@ -145,6 +147,7 @@ impl<'a> Site<'a> {
             topology,
             program: Program::pinned(&instance.program("from_workload"))?,
             empty: Program::empty()?,
+            cpu: setting.cpus.last().context("no CPU")?,
             ports: [ifindex(&topology.host, &a.host_end())?, ifindex(&topology.host, &b.host_end())?],
             used: AtomicU64::new(0),
         };
@@ -155,7 +158,7 @@ impl<'a> Site<'a> {
     /// Runs `action` where the numbers of the interfaces mean these interfaces, on the CPU of the measurements.
     fn inside<T: Send>(&self, action: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         self.topology.host.run(|| {
-            Cpu::all()?.last().context("no CPU")?.take()?;
+            self.cpu.take()?;
             action()
         })
     }

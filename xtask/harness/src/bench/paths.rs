@@ -10,7 +10,7 @@ use super::{
     progress::Progress,
     report::{Bound, Goal, Section, Table, Unit, thousands},
     stats::{Shuffle, Spread},
-    traffic::{Cpu, Lane, MODES, Mode, Sample},
+    traffic::{Lane, MODES, Mode, Sample},
     variants::{BASE, Built, CONTROL, VARIANTS, Variant},
 };
 
@@ -31,7 +31,7 @@ const SCALING: (&str, &str, f64) = ("netpol", "two-cpus", 1.3);
 const DELIVERED: f64 = 0.99;
 
 pub fn run(setting: &Setting) -> Result<Section> {
-    let cpus = Cpu::all()?;
+    let cpus = setting.cpus;
     let variants = chosen_variants(setting);
     let modes = MODES.iter().filter(|mode| setting.only.mode(mode.name)).collect::<Vec<_>>();
     let (possible, impossible) = modes.into_iter().partition::<Vec<_>, _>(|mode| mode.cpus <= cpus.len());
@@ -47,7 +47,7 @@ pub fn run(setting: &Setting) -> Result<Section> {
         .collect::<Result<Vec<_>>>()?;
     progress.done();
 
-    let rounds = measure(setting, &cpus, &built, &possible)?;
+    let rounds = measure(setting, &built, &possible)?;
     let mut section = describe(&built, &possible, &rounds, setting);
     section.notes.extend(impossible.iter().map(|mode| {
         format!("Not measured: {} needs {} CPUs, and this process has {}.", mode.name, mode.cpus, cpus.len())
@@ -63,7 +63,7 @@ fn chosen_variants(setting: &Setting) -> Vec<&'static Variant> {
 /// Samples of one round, by mode and variant.
 type Round = BTreeMap<(&'static str, &'static str), Sample>;
 
-fn measure(setting: &Setting, cpus: &[Cpu], built: &[Built], modes: &[&'static Mode]) -> Result<Vec<Round>> {
+fn measure(setting: &Setting, built: &[Built], modes: &[&'static Mode]) -> Result<Vec<Round>> {
     let progress = Progress::start("measuring the paths", setting.rounds * modes.len() * built.len());
     let mut shuffle = Shuffle::seeded(std::process::id().into());
     let mut order = built.iter().collect::<Vec<_>>();
@@ -73,7 +73,8 @@ fn measure(setting: &Setting, cpus: &[Cpu], built: &[Built], modes: &[&'static M
         for mode in modes {
             shuffle.shuffle(&mut order);
             for Built { variant, topology } in &order {
-                let lane = Lane { topology, cpus, time: setting.time, timing: setting.timing };
+                let &Setting { cpus, time, timing, .. } = setting;
+                let lane = Lane { topology, cpus, time, pause: variant.pause(), timing };
                 let sample = (mode.run)(&lane).with_context(|| format!("{} over {}", mode.name, variant.name))?;
                 round.insert((mode.name, variant.name), sample);
                 progress.step(&format!("round {number} of {}: {}, {}", setting.rounds, mode.name, variant.what));

@@ -72,7 +72,7 @@ fn height(chart: &Chart) -> f64 {
 }
 
 fn draw(text: &mut String, chart: &Chart) {
-    let longest = chart.bars.iter().map(|bar| bar.value).fold(chart.reference, f64::max).max(f64::MIN_POSITIVE);
+    let longest = chart.bars.iter().map(|bar| bar.value).fold(chart.reference, f64::max).max(1e-9);
     let scale = (WIDTH - LABEL - VALUE - GAP) / longest;
     let _ = writeln!(
         text,

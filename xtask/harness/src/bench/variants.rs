@@ -66,7 +66,18 @@ pub struct Built {
     pub topology: Topology,
 }
 
+/// Earns what half of 65,536 flows need, at the 50,000 per second that an interface may open.
+const PAUSE: Duration = Duration::from_millis(700);
+
 impl Variant {
+    /// See [`Lane::pause`](super::traffic::Lane::pause).
+    pub fn pause(&self) -> Duration {
+        match self.guard {
+            Guard::Netpol(_) => PAUSE,
+            Guard::Nothing | Guard::Iptables(_) | Guard::Nftables(_) => Duration::ZERO,
+        }
+    }
+
     pub fn build(&'static self, sandbox: &Sandbox, binary: &Binary) -> Result<Built> {
         let topology = Topology::bridged(2, Families::V4)?;
         let host = &topology.host;

@@ -17,6 +17,8 @@ use super::{
 use crate::bench::topology::Topology;
 
 const FLOWS: u64 = 1 << 16;
+/// New flows in a millisecond of a measurement.
+const MOST_PER_MILLISECOND: u64 = 40;
 /// Source ports: all but the privileged ones.
 const SOURCES: u64 = 65_536 - 1_024;
 
@@ -48,7 +50,7 @@ impl Flood {
 /// 65,536 flows in an order that no cache foresees.
 pub fn many_flows(lane: &Lane) -> Result<Sample> {
     let mut place = 0;
-    flood(lane, FLOWS, &mut move || {
+    flood(lane, Plan { warm_up: FLOWS, most: u64::MAX }, &mut move || {
         place = scattered(place);
         // 32,768 source ports for each of two servers.
         [16_384 + (place & 0x7fff) as u16, PORT + (place >> 15) as u16]
@@ -56,9 +58,12 @@ pub fn many_flows(lane: &Lane) -> Result<Sample> {
 }
 
 /// Every packet opens a flow. The next run goes on where the last one stopped: 16 million pass before one returns.
+///
+/// Few enough that a limit on new flows per second, which netpol has, stays out of it.
 pub fn new_flows(lane: &Lane) -> Result<Sample> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    flood(lane, 0, &mut || {
+    let most = lane.time.as_millis() as u64 * MOST_PER_MILLISECOND;
+    flood(lane, Plan { warm_up: 0, most }, &mut || {
         let number = NEXT.fetch_add(1, Relaxed);
         [1_024 + (number % SOURCES) as u16, PORT + (number / SOURCES % u64::from(PORTS)) as u16]
     })
@@ -69,7 +74,14 @@ fn scattered(place: u64) -> u64 {
     (place * 40_501 + 12_345) % FLOWS
 }
 
-fn flood(lane: &Lane, warm_up: u64, ports: &mut (dyn FnMut() -> Ports + Send)) -> Result<Sample> {
+struct Plan {
+    /// Packets before the watch starts.
+    warm_up: u64,
+    /// Packets that are measured, where the time isn't over before.
+    most: u64,
+}
+
+fn flood(lane: &Lane, plan: Plan, ports: &mut (dyn FnMut() -> Ports + Send)) -> Result<Sample> {
     let _servers = servers(lane.topology)?;
     let mut flood = Flood::new(lane.topology)?;
     counted(lane, || {
@@ -78,13 +90,18 @@ fn flood(lane: &Lane, warm_up: u64, ports: &mut (dyn FnMut() -> Ports + Send)) -
                 lane.cpu().take()?;
                 let mut batch = || flood.send((0..socket::BATCH).map(|_| ports()));
                 let mut warmed = 0;
-                while warmed < warm_up {
-                    warmed += batch()?;
+                for part in [plan.warm_up / 2, plan.warm_up] {
+                    if warmed > 0 {
+                        thread::sleep(lane.pause);
+                    }
+                    while warmed < part {
+                        warmed += batch()?;
+                    }
                 }
                 let clock = [ThreadClock::mine()?];
                 let watch = Stopwatch::start(lane, lane.cpu(), &clock)?;
                 let mut operations = 0;
-                while watch.running() {
+                while operations < plan.most && watch.running() {
                     operations += batch()?;
                 }
                 Ok(watch.stop(operations)?.after(warmed))

@@ -66,6 +66,8 @@ pub struct Lane<'a> {
     /// At least one; whoever needs one takes the last, which does less of the machine's other work than the first.
     pub cpus: &'a [Cpu],
     pub time: Duration,
+    /// How long to wait in the middle of opening many flows, where their number per second is limited.
+    pub pause: Duration,
     pub timing: Timing,
 }
 
@@ -81,7 +83,7 @@ pub struct Sample {
     pub operations: u64,
     pub spent: Duration,
     /// Operations before the watch ran.
-    warm_up: u64,
+    pub warm_up: u64,
     /// The share of the packets sent that arrived, where somebody counted.
     pub delivered: Option<f64>,
     /// With two CPUs: the cost of an operation relative to one CPU alone.
