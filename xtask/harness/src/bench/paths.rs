@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
 
 use super::{
     Setting,
@@ -136,8 +137,23 @@ fn describe(built: &[Built], modes: &[&'static Mode], rounds: &[Round], setting:
     section.tables.extend(scaling(built, rounds));
     section.notes.extend(losses(built, modes, rounds));
     section.goals = goals(rounds);
+    section.samples = samples(rounds);
     section.charts = modes.iter().filter_map(|mode| chart(mode, built, rounds)).collect();
     section
+}
+
+fn samples(rounds: &[Round]) -> Vec<Value> {
+    let of = |(number, round): (usize, &Round)| {
+        let sample = |((mode, variant), sample): (&(&str, &str), &Sample)| {
+            let Sample { operations, delivered, scaling, .. } = sample;
+            json!({
+                "round": number, "mode": mode, "path": variant, "operations": operations,
+                "nanoseconds": sample.cost(), "delivered": delivered, "scaling": scaling,
+            })
+        };
+        round.iter().map(sample).collect::<Vec<_>>()
+    };
+    rounds.iter().enumerate().flat_map(of).collect()
 }
 
 fn ratios(built: &[Built], modes: &[&'static Mode], rounds: &[Round]) -> Table {

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{machine::Machine, plot::Chart, stats::Spread};
 
@@ -14,6 +15,8 @@ pub struct Section {
     pub notes: Vec<String>,
     pub tables: Vec<Table>,
     pub goals: Vec<Goal>,
+    /// What the figures were made from, for `--json` only.
+    pub samples: Vec<Value>,
     #[serde(skip)]
     pub charts: Vec<Chart>,
 }

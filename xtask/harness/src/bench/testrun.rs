@@ -21,6 +21,9 @@ const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 
+/// The instruction that returns r0.
+const EXIT: u64 = 0x95;
+
 /// What a classifier returns to have the packet dropped: TCX_DROP, which is TC_ACT_SHOT.
 pub const DROP: i32 = 2;
 
@@ -108,8 +111,11 @@ fn own(descriptor: i32) -> OwnedFd {
 impl Program {
     /// A classifier that does nothing: `return TCX_NEXT`.
     pub fn empty() -> Result<Self> {
-        // r0 = -1; exit
-        let code: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
+        // r0 = -1
+        Self::load(&[0xffff_ffff_0000_00b7, EXIT]).context("loading an empty classifier")
+    }
+
+    fn load(code: &[u64]) -> io::Result<Self> {
         let mut load = Load {
             program_type: BPF_PROG_TYPE_SCHED_CLS,
             instructions: code.len() as u32,
@@ -120,7 +126,7 @@ impl Program {
             version: 0,
             flags: 0,
         };
-        bpf(BPF_PROG_LOAD, &mut load).map(|descriptor| Self(own(descriptor))).context("loading an empty classifier")
+        bpf(BPF_PROG_LOAD, &mut load).map(|descriptor| Self(own(descriptor)))
     }
 
     pub fn pinned(path: &Path) -> Result<Self> {
@@ -161,6 +167,7 @@ pub fn ifindex(netns: &Netns, name: &str) -> Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::topology::{Families, Topology};
 
     #[test]
     fn layouts_are_the_kernels() {
@@ -170,6 +177,22 @@ mod tests {
         assert_eq!(std::mem::offset_of!(Test, context), 48);
         assert_eq!(size_of::<Test>(), 80);
         assert_eq!(std::mem::offset_of!(Context, ifindex), 40);
+    }
+
+    #[test]
+    fn a_classifier_sees_the_interfaces_that_the_packet_arrives_by() -> Result<()> {
+        let topology = Topology::bridged(2, Families::V4)?;
+        let (a, b) = topology.pair();
+        let [ifindex, ingress_ifindex] =
+            [ifindex(&topology.host, &a.host_end())?, ifindex(&topology.host, &b.host_end())?];
+        // r0 = *(u32 *)(r1 + offset)
+        let field = |offset: u64| Program::load(&[0x1061 | offset << 16, EXIT]);
+        let arrival = Arrival { ifindex, ingress_ifindex };
+        topology.host.run(|| {
+            assert_eq!(field(40)?.run(&[0; 60], &arrival, 1)?.action, ifindex as i32);
+            assert_eq!(field(36)?.run(&[0; 60], &arrival, 1)?.action, ingress_ifindex as i32);
+            Ok(())
+        })
     }
 
     #[test]
