@@ -164,6 +164,7 @@ pod! {
     }
 
     pub struct PairValue {
+        /// Whose [`PortKey`]s count; pairs with the same ports share it.
         pub ruleset: RulesetId,
         /// Index of the first [`Range`].
         pub first: u32,
@@ -176,7 +177,8 @@ pod! {
     /// Key of a port that rules name. It is asked before the ranges.
     pub struct PortKey {
         pub ruleset: RulesetId,
-        /// Host byte order. For ICMP: type in the high byte, code in the low one.
+        /// Host byte order. For ICMP: type in the high byte, code in the low one. Protocols without
+        /// ports count as 0.
         pub port: u16,
         pub protocol: Protocol,
         pub reserved: u8,
@@ -239,4 +241,14 @@ impl AddressFlags {
     pub const fn with(self, flag: Self) -> Self {
         Self(self.0 | flag.0)
     }
+}
+
+#[cfg(feature = "user")]
+mod user {
+    use super::{Identity, Ruling};
+
+    // SAFETY: repr(transparent) over an integer.
+    unsafe impl aya::Pod for Identity {}
+    // SAFETY: repr(transparent) over an integer.
+    unsafe impl aya::Pod for Ruling {}
 }

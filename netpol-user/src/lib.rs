@@ -13,6 +13,8 @@
 //! | [`privileges`] | which capability is missing, and what for |
 //! | [`model`] | endpoints, tiers of policies of rules, and what they mean |
 //! | [`compile`] | a model as plain tables: a [`compile::Snapshot`] |
+//! | [`enforce`] | from documents to an enforced policy: the order of things |
+//! | [`state`] | the names of what is enforced |
 //! | [`datapath`] | the only module that speaks aya: load, attach, pin, publish |
 //! | [`observe`] | flows and counters as the kernel has them, with names |
 //! | [`verify`] | real connections between endpoints against the matrix |
@@ -23,10 +25,12 @@
 pub mod cli;
 pub mod compile;
 pub mod datapath;
+pub mod enforce;
 pub mod format;
 pub mod model;
 pub mod netns;
 pub mod observe;
 pub mod privileges;
 pub mod source;
+pub mod state;
 pub mod verify;

@@ -334,7 +334,8 @@ fn missing_capability_is_named() {
         assert_eq!(dropped, 0);
         discover(&world).map(|_| ()).unwrap_err().to_string()
     });
-    assert_eq!(error.unwrap(), "needs CAP_SYS_ADMIN (to enter network namespaces): run it as root");
+    let both = "CAP_SYS_ADMIN (to enter network namespaces) and CAP_NET_ADMIN (to read netfilter rules)";
+    assert_eq!(error.unwrap(), format!("needs {both}: run it as root"));
 }
 
 #[test]

@@ -19,6 +19,8 @@ const WIDTH: usize = 110;
 /// Characters shown before and after the place in a line that is too long.
 const BEFORE: usize = 50;
 const AFTER: usize = 70;
+/// Errors, and warnings, shown with their lines.
+const MOST: usize = 200;
 
 /// A diagnostic as `check -o json` prints it.
 #[derive(Debug, Serialize)]
@@ -41,16 +43,14 @@ impl<'a> From<&'a Diagnostic> for Line<'a> {
 
 /// All errors and warnings of documents that can't be used.
 pub fn render(invalid: &Invalid) -> String {
-    let lines = Lines::new(&invalid.sources);
-    let errors = invalid.errors.iter().map(|error| lines.report(error, Severity::Error));
-    let warnings = invalid.warnings.iter().map(|warning| lines.report(warning, Severity::Warning));
-    errors.chain(warnings).collect::<Vec<_>>().join("\n")
+    let Invalid { errors, warnings, sources } = invalid;
+    let lines = Lines::new(sources);
+    [lines.reports(errors, Severity::Error), lines.reports(warnings, Severity::Warning)].concat().join("\n")
 }
 
 /// Warnings of documents that can be used.
 pub fn render_warnings(warnings: &[Diagnostic], sources: &[Source]) -> String {
-    let lines = Lines::new(sources);
-    warnings.iter().map(|warning| lines.report(warning, Severity::Warning)).collect::<Vec<_>>().join("\n")
+    Lines::new(sources).reports(warnings, Severity::Warning).join("\n")
 }
 
 /// The lines of the sources, by name of the source.
@@ -67,8 +67,8 @@ impl<'a> Lines<'a> {
     }
 
     /// A line by its number from 1, without its end.
-    fn line(&self, file: &str, number: u32) -> Option<String> {
-        let text = self.sources.get(file)?;
+    fn line(&self, file: &str, number: u32) -> Option<&'a [u8]> {
+        let text = *self.sources.get(file)?;
         let mut all = self.starts.borrow_mut();
         let starts = all.entry(file.to_owned()).or_insert_with(|| {
             let after = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(index, _)| index + 1);
@@ -77,7 +77,15 @@ impl<'a> Lines<'a> {
         let index = number.checked_sub(1)? as usize;
         let start = *starts.get(index)?;
         let end = starts.get(index + 1).map_or(text.len(), |next| next - 1);
-        Some(String::from_utf8_lossy(&text[start..end]).trim_end_matches('\r').to_owned())
+        let line = &text[start..end];
+        Some(line.strip_suffix(b"\r").unwrap_or(line))
+    }
+
+    fn reports(&self, list: &[Diagnostic], severity: Severity) -> Vec<String> {
+        let shown = list.iter().take(MOST).map(|diagnostic| self.report(diagnostic, severity));
+        let more = list.len().saturating_sub(MOST);
+        let rest = (more > 0).then(|| format!("  … and {more} more, which `netpol check -o json` lists\n"));
+        shown.chain(rest).collect()
     }
 
     fn report(&self, diagnostic: &Diagnostic, severity: Severity) -> String {
@@ -102,21 +110,29 @@ impl<'a> Lines<'a> {
     fn excerpt(&self, Diagnostic { origin, .. }: &Diagnostic) -> Option<Excerpt> {
         let line = self.line(&origin.file, origin.line)?;
         let column = origin.column.max(1) as usize - 1;
-        let skipped = if line.chars().count() > BEFORE + AFTER { column.saturating_sub(BEFORE) } else { 0 };
-        let cut = |line: String| -> String {
-            line.chars().skip(skipped).take(BEFORE + AFTER).map(|c| if c.is_control() { '·' } else { c }).collect()
-        };
-        let before = origin.line.checked_sub(1).and_then(|number| self.line(&origin.file, number)).map(cut);
-        let after = self.line(&origin.file, origin.line + 1).map(cut);
-        let line = cut(line);
+        let skipped = if line.len() > BEFORE + AFTER { column.saturating_sub(BEFORE) } else { 0 };
+        let before = origin.line.checked_sub(1).and_then(|number| self.line(&origin.file, number));
+        let before = before.map(|line| window(line, skipped));
+        let after = self.line(&origin.file, origin.line + 1).map(|line| window(line, skipped));
+        let line = window(line, skipped);
         let in_line: usize = line.chars().take(column - skipped).map(char::len_utf8).sum();
         let length = token(&line[in_line..]);
         let first = origin.line as usize - 1 - usize::from(before.is_some());
         let label = before.as_ref().map_or(0, |before| before.len() + 1) + in_line;
         let text = before.into_iter().chain([line]).chain(after).collect::<Vec<_>>().join("\n");
-        let place = (origin.line as usize - 1, origin.column.max(1) as usize - 1);
+        let place = (origin.line as usize - 1, column);
         Some(Excerpt { name: escape(&origin.file), text, first, place, label: (label, length).into() })
     }
+}
+
+/// The part of a line that is shown, `skipped` characters from its beginning.
+fn window(line: &[u8], skipped: usize) -> String {
+    const LONGEST_CHARACTER: usize = 4;
+    let begins = |(_, byte): &(usize, &u8)| **byte & 0xc0 != 0x80;
+    let start = line.iter().enumerate().filter(begins).nth(skipped).map_or(line.len(), |(index, _)| index);
+    let end = line.len().min(start + (BEFORE + AFTER) * LONGEST_CHARACTER);
+    let text = String::from_utf8_lossy(&line[start..end]);
+    text.chars().take(BEFORE + AFTER).map(|c| if c.is_control() { '·' } else { c }).collect()
 }
 
 /// Bytes of the word that begins here: what the mark goes under.

@@ -1,14 +1,157 @@
-use anyhow::{Result, bail};
-use clap::Args;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use super::{Instance, Outcome};
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 
-/// Enforce exactly what PATH... says.
+use super::{Instance, Outcome, OutputArgs, output, question};
+use crate::{
+    datapath::Settings,
+    enforce::{Options, Report, Timings},
+    state::Pending,
+};
+
+/// Enforce exactly what PATH... says: what it no longer holds is gone.
+///
+/// Validates, finds the endpoints, compiles, and switches to the new policy with one write. Nothing
+/// needs to run afterwards. A load that fails changes nothing.
 #[derive(Args)]
-pub struct Load {}
+pub struct Load {
+    /// Policy files, and folders of them: the whole desired state.
+    #[arg(required = true)]
+    path: Vec<PathBuf>,
+    /// Say what would change, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Endpoints that are not running are an error.
+    #[arg(long)]
+    strict: bool,
+    /// How packets between two endpoints travel.
+    #[arg(long, value_enum, default_value_t = Forwarding::Direct)]
+    forwarding: Forwarding,
+    /// Police what the host itself sends to containers, too. By default a host reaches its own.
+    #[arg(long)]
+    police_host: bool,
+    /// Do not limit how fast a container may open connections (50,000 a second).
+    #[arg(long)]
+    unlimited_flows: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Forwarding {
+    /// Straight from one to the other where the host would only have passed them on.
+    Direct,
+    /// Always through the host's bridge or routing.
+    Stack,
+}
+
+#[derive(Serialize)]
+struct Json<'a> {
+    generation: u32,
+    endpoints: usize,
+    identities: usize,
+    policies: usize,
+    changed: bool,
+    dry_run: bool,
+    attached: &'a [String],
+    detached: usize,
+    pending: &'a [Pending],
+    timings: Milliseconds,
+}
+
+#[derive(Serialize)]
+struct Milliseconds {
+    read_ms: f64,
+    discover_ms: f64,
+    compile_ms: f64,
+    open_ms: f64,
+    attach_ms: f64,
+    publish_ms: f64,
+}
 
 impl Load {
-    pub fn run(&self, _instance: &Instance) -> Result<Outcome> {
-        bail!("not written yet")
+    pub fn run(&self, instance: &Instance) -> Result<Outcome> {
+        let begin = Instant::now();
+        let loaded = question::load(&self.path)?;
+        let read = begin.elapsed();
+        // hidden where standard error is no terminal
+        let bar = ProgressBar::no_length().with_style(style());
+        let report = instance.open().load(&loaded, &self.options(), &|done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        })?;
+        bar.finish_and_clear();
+        output::print(self.output.output, &self.json(&report, read), |_| self.text(&report))?;
+        Ok(Outcome::Done)
     }
+
+    fn options(&self) -> Options {
+        let chosen = [
+            (self.forwarding == Forwarding::Stack, Settings::STACK),
+            (self.police_host, Settings::POLICE_HOST),
+            (self.unlimited_flows, Settings::UNLIMITED),
+        ];
+        let settings = chosen.into_iter().filter(|(on, _)| *on).fold(Settings::default(), |all, (_, s)| all.with(s));
+        Options { settings, strict: self.strict, dry_run: self.dry_run }
+    }
+
+    fn json<'a>(&self, report: &'a Report, read: Duration) -> Json<'a> {
+        let Report { generation, endpoints, identities, policies, changed, attached, detached, pending, timings } =
+            report;
+        let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        let Timings { discover, compile, open, attach, publish } = *timings;
+        Json {
+            generation: *generation,
+            endpoints: *endpoints,
+            identities: *identities,
+            policies: *policies,
+            changed: *changed,
+            dry_run: self.dry_run,
+            attached,
+            detached: *detached,
+            pending,
+            timings: Milliseconds {
+                read_ms: ms(read),
+                discover_ms: ms(discover),
+                compile_ms: ms(compile),
+                open_ms: ms(open),
+                attach_ms: ms(attach),
+                publish_ms: ms(publish),
+            },
+        }
+    }
+
+    fn text(&self, report: &Report) -> String {
+        let Report { generation, endpoints, identities, policies, changed, attached, detached, pending, .. } = report;
+        let verb = match (self.dry_run, changed) {
+            (true, true) => "would enforce",
+            (true, false) => "would change nothing:",
+            (false, true) => "enforcing",
+            (false, false) => "nothing changed:",
+        };
+        let mut lines = vec![format!(
+            "{verb} {policies} policies for {endpoints} endpoints ({identities} identities), generation {generation}"
+        )];
+        if !attached.is_empty() {
+            lines.push(format!("attached to {}", attached.join(" ")));
+        }
+        if *detached > 0 {
+            lines.push(format!("detached from {detached} interfaces"));
+        }
+        if !pending.is_empty() {
+            lines.push(format!("{} endpoints are pending; `netpol status` says why", pending.len()));
+        }
+        lines.join("\n")
+    }
+}
+
+fn style() -> ProgressStyle {
+    let style = ProgressStyle::with_template("attaching {bar:30} {pos}/{len}, {elapsed}");
+    style.unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -20,6 +20,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::enforce;
+
 pub use output::{Format, OutputArgs};
 
 /// Label-based network policy for containers on plain Linux hosts, enforced in the kernel.
@@ -41,6 +43,13 @@ pub struct Instance {
     /// Where the names of what is enforced are kept.
     #[arg(long, global = true, value_name = "DIR", default_value = "/run/netpol")]
     pub state: PathBuf,
+}
+
+impl Instance {
+    /// The instance that the arguments name.
+    fn open(&self) -> enforce::Instance {
+        enforce::Instance::new(&self.bpffs, &self.state)
+    }
 }
 
 #[derive(Subcommand)]

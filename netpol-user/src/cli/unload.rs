@@ -1,14 +1,16 @@
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 
 use super::{Instance, Outcome};
 
-/// Remove everything that this instance pinned.
+/// Remove everything that this instance pinned, and nothing else.
 #[derive(Args)]
 pub struct Unload {}
 
 impl Unload {
-    pub fn run(&self, _instance: &Instance) -> Result<Outcome> {
-        bail!("not written yet")
+    pub fn run(&self, instance: &Instance) -> Result<Outcome> {
+        let existed = instance.open().unload()?;
+        println!("{}", if existed { "unloaded: nothing is enforced any more" } else { "nothing was loaded" });
+        Ok(Outcome::Done)
     }
 }

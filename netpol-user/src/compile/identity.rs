@@ -101,16 +101,20 @@ impl<'w> Identities<'w> {
             }
             identities.join(world, place, at, number, &places);
         }
-        identities.subjects = rows.subjects.iter().map(|row| project(row, &first_places)).collect();
-        identities.conditions = rows.conditions.iter().map(|row| project(row, &first_places)).collect();
+        // Any place speaks for its class.
+        let mut first_of = vec![None; places.list.len()];
+        first_places.iter().enumerate().for_each(|(number, &place)| first_of[place] = Some(number));
+        let project = |row: &Bits| {
+            let mut bits = Bits::none(first_places.len());
+            row.iter().filter_map(|place| first_of[place]).for_each(|number| bits.insert(number));
+            bits
+        };
+        identities.subjects = rows.subjects.iter().map(project).collect();
+        identities.conditions = rows.conditions.iter().map(project).collect();
         identities.selected = rows.selected;
         identities.prefixes = places.prefixes;
         identities.name_networks();
         identities
-    }
-
-    pub fn count(&self) -> usize {
-        self.names.len()
     }
 
     /// The number that an index into these vectors stands for.
@@ -177,15 +181,6 @@ const fn version_of(address: IpAddr) -> IpVersion {
         IpAddr::V4(_) => IpVersion::V4,
         IpAddr::V6(_) => IpVersion::V6,
     }
-}
-
-/// The bits of the first place of each class.
-fn project(row: &Bits, first_places: &[usize]) -> Bits {
-    let mut bits = Bits::none(first_places.len());
-    for (number, _) in first_places.iter().enumerate().filter(|(_, place)| row.contains(**place)) {
-        bits.insert(number);
-    }
-    bits
 }
 
 /// Endpoints' places sorted by name, then one for each prefix, then the world: numbers must not
@@ -283,7 +278,8 @@ struct Rows {
 
 impl Rows {
     fn new(world: &World, places: &Places, book: &Book<'_>) -> Self {
-        let mut scribe = Scribe { world, places, objects: Objects::new(world), selected: HashMap::new() };
+        let sets = world.sets.iter().map(|set| places.inside_any(&set.nets)).collect();
+        let mut scribe = Scribe { world, places, objects: Objects::new(world), selected: HashMap::new(), sets };
         Self {
             subjects: book.subjects.iter().map(|selector| scribe.subjects_of(selector)).collect(),
             selected: book.subjects.iter().map(|selector| scribe.selected(selector).clone()).collect(),
@@ -309,6 +305,8 @@ struct Scribe<'a, 'w> {
     objects: Objects<'w>,
     /// Each selector is asked once.
     selected: HashMap<&'w Selector, Bits>,
+    /// By network set: the places that lie in it.
+    sets: Vec<Bits>,
 }
 
 impl<'w> Scribe<'_, 'w> {
@@ -329,13 +327,11 @@ impl<'w> Scribe<'_, 'w> {
 
     /// As a peer: endpoints, and whatever lies in a network set.
     fn peers_of(&mut self, selector: &'w Selector) -> Bits {
-        let (world, places) = (self.world, self.places);
+        let count = self.world.endpoints.len();
         let mut bits = self.subjects_of(selector);
-        let sets = self
-            .selected(selector)
-            .iter()
-            .filter_map(|object| world.sets.get(object.checked_sub(world.endpoints.len())?));
-        sets.for_each(|set| bits.union(&places.inside_any(&set.nets)));
+        self.selected(selector);
+        let sets = self.selected[selector].iter().filter_map(|object| self.sets.get(object.checked_sub(count)?));
+        sets.for_each(|set| bits.union(set));
         bits
     }
 

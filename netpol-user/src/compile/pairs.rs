@@ -5,7 +5,10 @@
 //! [`Identity::ANY`], and only peers for whom some rule turns out otherwise than for it are looked
 //! at, one time for each different set of such rules.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+};
 
 use netpol_common::{
     tables::{Identity, MAX_RANGES, PairKey, PairValue, PortKey, Range, RuleId, RulesetId, Ruling, Subject},
@@ -188,18 +191,19 @@ impl Side<'_, '_> {
     }
 
     /// The peers for whom some step turns out otherwise than for the world, each with those steps.
-    fn differing(&self, steps: &[(usize, usize)], names_ports: bool) -> Vec<(usize, Vec<usize>)> {
-        let mut flips: Vec<Option<Vec<usize>>> = vec![None; self.identities.count()];
+    fn differing(&self, steps: &[(usize, usize)], names_ports: bool) -> BTreeMap<usize, Vec<usize>> {
+        let mut flips: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (step, &(_, rule)) in steps.iter().enumerate() {
             let Some(condition) = self.book.rules[rule].peer else { continue };
-            self.deviants[condition].iter().for_each(|&peer| flips[peer].get_or_insert_default().push(step));
+            self.deviants[condition].iter().for_each(|&peer| flips.entry(peer).or_default().push(step));
         }
-        let named = |peer: usize| names_ports && self.identities.ports[peer] != 0;
-        let some = flips.into_iter().enumerate().filter_map(|(peer, flips)| match flips {
-            None if named(peer) => Some((peer, Vec::new())),
-            flips => Some((peer, flips?)),
-        });
-        some.collect()
+        if names_ports {
+            let named = self.identities.ports.iter().enumerate().filter(|&(_, &ports)| ports != 0);
+            named.for_each(|(peer, _)| {
+                flips.entry(peer).or_default();
+            });
+        }
+        flips
     }
 
     fn value(&mut self, plan: &Plan, steps: &[(usize, usize)], peer: Peer<'_>) -> Result<PairValue, CompileError> {
@@ -247,21 +251,13 @@ struct Peer<'s> {
 
 /// Both are sorted, and so is the result.
 fn symmetric_difference(a: &[usize], b: &[usize]) -> Vec<usize> {
-    let mut result = Vec::with_capacity(a.len() + b.len());
-    let (mut a, mut b) = (a.iter().copied().peekable(), b.iter().copied().peekable());
-    loop {
-        let next = match (a.peek(), b.peek()) {
-            (Some(x), Some(y)) if x == y => {
-                (a.next(), b.next());
-                continue;
-            }
-            (Some(x), Some(y)) if x < y => a.next(),
-            (_, Some(_)) => b.next(),
-            (_, None) => a.next(),
-        };
-        let Some(step) = next else { return result };
-        result.push(step);
-    }
+    let only = |these: &[usize], those: &[usize]| -> Vec<usize> {
+        these.iter().copied().filter(|step| those.binary_search(step).is_err()).collect()
+    };
+    let mut steps = only(a, b);
+    steps.extend(only(b, a));
+    steps.sort_unstable();
+    steps
 }
 
 /// Ports and ranges, equal lists once.

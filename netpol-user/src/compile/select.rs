@@ -82,6 +82,8 @@ pub(super) struct Objects<'w> {
     namespace_names: Vec<&'w str>,
     /// Objects by namespace; `None` has the global network sets.
     members: HashMap<Option<&'w str>, Vec<usize>>,
+    /// Many selectors share a scope: a namespace's policies.
+    scopes: HashMap<&'w Scope, Bits>,
 }
 
 impl<'w> Objects<'w> {
@@ -98,24 +100,35 @@ impl<'w> Objects<'w> {
             namespaces: LabelIndex::new(world.namespaces.values()),
             namespace_names: world.namespaces.keys().map(String::as_str).collect(),
             members,
+            scopes: HashMap::new(),
         }
     }
 
     /// Bit `i` is endpoint `i`; the network sets follow the endpoints.
-    pub fn selected_by(&self, selector: &Selector) -> Bits {
+    pub fn selected_by(&mut self, selector: &'w Selector) -> Bits {
         let mut bits = self.labels.matching(&selector.labels);
-        match &selector.scope {
-            Scope::Any => {}
-            Scope::Namespace(name) => bits.intersect(&self.in_namespaces([Some(name.as_str())])),
-            Scope::Global => bits.intersect(&self.in_namespaces([None])),
+        if selector.scope == Scope::Any {
+            return bits;
+        }
+        if !self.scopes.contains_key(&selector.scope) {
+            self.scopes.insert(&selector.scope, self.in_scope(&selector.scope));
+        }
+        bits.intersect(&self.scopes[&selector.scope]);
+        bits
+    }
+
+    fn in_scope(&self, scope: &Scope) -> Bits {
+        match scope {
+            Scope::Any => Bits::all(self.world.endpoints.len() + self.world.sets.len()),
+            Scope::Namespace(name) => self.in_namespaces([Some(name.as_str())]),
+            Scope::Global => self.in_namespaces([None]),
             Scope::Matching(expr) => {
                 let named = self.namespaces.matching(expr);
                 let names = named.iter().map(|at| Some(self.namespace_names[at]));
                 let global = expr.matches(&Labels::new()).then_some(None);
-                bits.intersect(&self.in_namespaces(names.chain(global)));
+                self.in_namespaces(names.chain(global))
             }
         }
-        bits
     }
 
     fn in_namespaces<'n>(&self, names: impl IntoIterator<Item = Option<&'n str>>) -> Bits {

@@ -112,6 +112,8 @@ struct Picture {
     sources: Vec<u16>,
     /// Column by column.
     cells: Vec<Cell>,
+    /// How many cells are [`Cell::Open`].
+    open: usize,
 }
 
 impl Picture {
@@ -120,20 +122,27 @@ impl Picture {
         if count > MAX_CELLS {
             return Err(TooFine(count));
         }
-        Ok(Self { destinations, sources, cells: vec![Cell::Open; count] })
+        Ok(Self { destinations, sources, cells: vec![Cell::Open; count], open: count })
     }
 
     fn paint(&mut self, shape: &Shape, colour: Cell) {
         let inside = |edges: &[u16], [low, high]: [u16; 2]| {
             edges.partition_point(|&e| e < low)..edges.partition_point(|&e| e <= high)
         };
+        // Nothing comes through a catch-all.
+        if self.open == 0 {
+            return;
+        }
         let height = self.sources.len();
         for &columns in &shape.destination {
             for column in inside(&self.destinations, columns) {
                 for &rows in &shape.source {
                     let rows = inside(&self.sources, rows);
                     let cells = &mut self.cells[column * height + rows.start..column * height + rows.end];
-                    cells.iter_mut().filter(|cell| **cell == Cell::Open).for_each(|cell| *cell = colour);
+                    for cell in cells.iter_mut().filter(|cell| **cell == Cell::Open) {
+                        *cell = colour;
+                        self.open -= 1;
+                    }
                 }
             }
         }
@@ -147,6 +156,7 @@ impl Picture {
                 ruled @ Cell::Ruled(_) => ruled,
             };
         }
+        self.open = self.cells.iter().filter(|cell| **cell == Cell::Open).count();
     }
 
     fn finish(&mut self, profile: Ruling) {

@@ -1,1 +1,84 @@
-//! (to be written)
+//! The kernel's side, as userspace sees it: the only module that speaks aya.
+//!
+//! Everything is pinned in one folder of a bpffs and needs no process to go on. What is pinned is the
+//! truth: each command opens it anew.
+//!
+//! | file | one idea |
+//! |---|---|
+//! | `pins` | the folder: what lies where, and whether it is of this version |
+//! | `programs` | the classifiers, loaded once |
+//! | `links` | classifiers on interfaces |
+//! | `publish` | a snapshot becomes the policy, with one write |
+//! | `records` | flows, denials and counters, read |
+
+mod links;
+mod pins;
+mod programs;
+mod publish;
+mod records;
+
+use std::{io, path::PathBuf};
+
+pub use links::{Hook, Position};
+pub use netpol_common::{
+    drops::{Drop, Pass, Side},
+    flow::{FlowFlags, Generation},
+    kernel::{Live, Settings},
+};
+pub use pins::Pins;
+pub use programs::Datapath;
+pub use records::{Counter, Record};
+
+/// What goes wrong between userspace and the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{path} is not in a BPF file system; mount one there: mount -t bpf bpf {path}")]
+    NotBpffs { path: PathBuf },
+    #[error("nothing is loaded here (no {path}); run `netpol load PATH`")]
+    NotLoaded { path: PathBuf },
+    #[error("{path}")]
+    Folder {
+        path: PathBuf,
+        #[source]
+        error: io::Error,
+    },
+    /// Reusing them would read the memory of one version with the layout of another.
+    #[error(
+        "{path} was made by another version of netpol: {what}; run `netpol unload` with that version, then load again"
+    )]
+    OtherVersion { path: PathBuf, what: String },
+    #[error("the kernel refuses the classifiers")]
+    Object(#[from] Box<aya::EbpfError>),
+    #[error("the kernel refuses {what}")]
+    Program {
+        what: String,
+        #[source]
+        error: Box<aya::programs::ProgramError>,
+    },
+    #[error("cannot pin {path}")]
+    Pin {
+        path: PathBuf,
+        #[source]
+        error: Box<aya::pin::PinError>,
+    },
+    #[error("link {path}")]
+    Link {
+        path: PathBuf,
+        #[source]
+        error: Box<aya::programs::links::LinkError>,
+    },
+    #[error("map {map}")]
+    Map {
+        map: String,
+        #[source]
+        error: Box<aya::maps::MapError>,
+    },
+    #[error("the kernel cannot wait for its readers (membarrier)")]
+    Barrier(#[source] io::Error),
+}
+
+impl Error {
+    fn map(map: &str) -> impl FnOnce(aya::maps::MapError) -> Self + '_ {
+        move |error| Self::Map { map: map.to_owned(), error: Box::new(error) }
+    }
+}

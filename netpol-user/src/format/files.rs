@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     fs::{self, File},
     io::{self, Read as _},
+    ops::Range,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -29,11 +30,22 @@ struct Gathered {
     seen: HashSet<(u64, u64)>,
 }
 
+/// What is below PATH...: the sources, those of each PATH next to each other.
+#[derive(Default)]
+pub struct Found {
+    pub sources: Vec<Source>,
+    pub paths: Vec<Range<usize>>,
+    /// What could not be read.
+    pub errors: Vec<Diagnostic>,
+}
+
 /// Reads what it can; the errors name what it can't.
-pub fn gather(paths: &[PathBuf]) -> (Vec<Source>, Vec<Diagnostic>) {
+pub fn gather(paths: &[PathBuf]) -> Found {
+    let mut ranges = Vec::new();
     let mut gathered = Gathered::default();
     for path in paths {
         let before = (gathered.met, gathered.errors.len());
+        let first = gathered.sources.len();
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => gathered.folder(path, 0),
             Ok(_) => gathered.file(path),
@@ -43,8 +55,9 @@ pub fn gather(paths: &[PathBuf]) -> (Vec<Source>, Vec<Diagnostic>) {
             let help = format!("files here end in .{}", EXTENSIONS.join(", ."));
             gathered.error(path, "no policy documents below this folder".to_owned(), Some(help));
         }
+        ranges.push(first..gathered.sources.len());
     }
-    (gathered.sources, gathered.errors)
+    Found { sources: gathered.sources, paths: ranges, errors: gathered.errors }
 }
 
 impl Gathered {

@@ -75,11 +75,11 @@ pub struct Invalid {
 
 /// Reads files, and folders with all `.yaml`, `.yml` and `.json` files below them.
 pub fn read(paths: &[PathBuf]) -> Result<Loaded, Invalid> {
-    let (sources, errors) = files::gather(paths);
-    object::load(sources, errors)
+    object::load(files::gather(paths))
 }
 
 /// Reads documents that are already in memory.
 pub fn parse(sources: Vec<Source>) -> Result<Loaded, Invalid> {
-    object::load(sources, Vec::new())
+    let all = 0..sources.len();
+    object::load(files::Found { sources, paths: vec![all], errors: Vec::new() })
 }

@@ -409,8 +409,7 @@ impl Scalar {
         if !self.is_plain() {
             return Ok(&self.text);
         }
-        let same_word = |word: &&str| word.eq_ignore_ascii_case(&self.text);
-        if BOOLEANS.iter().any(|word| same_word(&word)) {
+        if BOOLEANS.iter().any(|word| word.eq_ignore_ascii_case(&self.text)) {
             return Err("a boolean".into());
         }
         if self.number().is_some() { Err("a number".into()) } else { Ok(&self.text) }

@@ -7,7 +7,9 @@ use std::{
 };
 
 use super::{
-    Diagnostic, Invalid, IpPool, Loaded, Service, Source, calico, cluster, endpoint, kubernetes, lint,
+    Diagnostic, Invalid, IpPool, Loaded, Service, Source, calico, cluster, endpoint,
+    files::Found,
+    kubernetes, lint,
     node::{self, Node, Pos, Value},
     reader::{Fields, Report, Text, did_you_mean, labels, nearest},
     service, tiers,
@@ -118,20 +120,24 @@ static KINDS: &[Kind] = &[
     Kind { api: CALICO, kind: "IPPool", place: Cluster, name: Some(Name::Subdomain), read: service::read_pool },
 ];
 
-/// Reads all sources; `errors` are those of getting at them.
-pub fn load(sources: Vec<Source>, mut errors: Vec<Diagnostic>) -> Result<Loaded, Invalid> {
+/// Reads all sources.
+pub fn load(found: Found) -> Result<Loaded, Invalid> {
+    let Found { sources, paths, mut errors } = found;
     let mut collected = Collected::default();
     let mut warnings = Vec::new();
+    // Documents and errors before each source, and at the end.
+    let mut marks = Vec::with_capacity(sources.len() + 1);
     for source in &sources {
+        marks.push((collected.documents, errors.len()));
         let report = Report::new(source.name.as_str().into());
         read_source(source, &report, &mut collected);
         let (wrong, doubtful) = report.into_parts();
         errors.extend(wrong);
         warnings.extend(doubtful);
     }
-    if collected.documents == 0 && errors.is_empty() && !sources.is_empty() {
-        errors.push(empty(&sources));
-    }
+    marks.push((collected.documents, errors.len()));
+    let without = paths.into_iter().filter(|path| !path.is_empty() && marks[path.start] == marks[path.end]);
+    errors.extend(without.map(|path| empty(&sources[path.start])));
     let (documents, policies) = (collected.documents, collected.policy_documents);
     let known_namespaces = std::mem::take(&mut collected.known_namespaces);
     let (world, services, pools) = assemble(collected, &mut errors);
@@ -152,8 +158,9 @@ fn place(diagnostic: &Diagnostic) -> (&str, u32, u32) {
     (file, *line, *column)
 }
 
-fn empty(sources: &[Source]) -> Diagnostic {
-    let file: Arc<str> = sources[0].name.as_str().into();
+/// A PATH without any document, of which `first` is the first file.
+fn empty(first: &Source) -> Diagnostic {
+    let file: Arc<str> = first.name.as_str().into();
     Diagnostic {
         origin: Origin { file, line: 1, column: 1 },
         message: "no document here".to_owned(),
@@ -349,4 +356,19 @@ fn read_metadata<'a>(
         rule.check(report, name);
     }
     Some((name, namespace, labels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_names_every_kind() {
+        let docs = include_str!("../../../docs/policies.md");
+        for Kind { api, kind, .. } in KINDS {
+            let line =
+                docs.lines().find(|line| line.contains(&format!("`{api}`")) && line.contains(&format!("`{kind}`")));
+            assert!(line.is_some(), "{api} {kind}");
+        }
+    }
 }

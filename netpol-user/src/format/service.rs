@@ -144,17 +144,15 @@ fn port(report: &Report, node: &Node) -> Option<ServicePort> {
 }
 
 /// Fields of a pool that say how Calico hands out and announces addresses.
-const CALICOS: [&str; 10] = [
+const CALICOS: [&str; 8] = [
     "allowedUses",
     "assignmentMode",
     "blockSize",
     "disableBGPExport",
-    "ipip",
     "ipipMode",
     "namespaceSelector",
     "nodeSelector",
     "vxlanMode",
-    "nat-outgoing",
 ];
 
 pub fn read_pool(mut object: Object<'_>, collected: &mut Collected) {

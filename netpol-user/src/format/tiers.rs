@@ -111,7 +111,7 @@ fn unknown_tier(ranked: &Ranked, known: &[&str]) -> Diagnostic {
     Diagnostic {
         origin: ranked.tier_at.clone().unwrap_or_else(|| ranked.policy.origin.clone()),
         message: format!("there is no tier `{}`", ranked.tier),
-        help: Some(format!("{}, or add a document of kind Tier", did_you_mean(&ranked.tier, known))),
+        help: Some(format!("{} (a new tier needs a document of kind Tier)", did_you_mean(&ranked.tier, known))),
     }
 }
 

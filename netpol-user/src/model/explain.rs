@@ -108,12 +108,16 @@ impl<'a> Question<'a> {
             Mismatch::Destination(what) => ("destination", self.to, self.opening.destination_port, what),
         };
         let name = self.name(party);
-        let address = party.address().map_or_else(|| "no known address".to_owned(), |address| address.to_string());
+        let whose = match party {
+            Party::Endpoint { address: Some(address), .. } => format!("{name} ({address})"),
+            Party::Endpoint { address: None, .. } => format!("{name} (no known address)"),
+            Party::Outside(_) => name.clone(),
+        };
         match what {
             EndMismatch::NotSelected => format!("its {end} does not select {name}"),
             EndMismatch::Excluded => format!("its {end} excludes {name}"),
-            EndMismatch::OutsideNets => format!("its {end} networks do not hold {name} ({address})"),
-            EndMismatch::InsideNotNets => format!("its {end} excludes a network that holds {name} ({address})"),
+            EndMismatch::OutsideNets => format!("its {end} networks do not hold {whose}"),
+            EndMismatch::InsideNotNets => format!("its {end} excludes a network that holds {whose}"),
             EndMismatch::PortNotListed if !self.opening.protocol.has_ports() => {
                 format!("it is about {end} ports, and {} has none", self.opening.protocol)
             }
@@ -178,5 +182,84 @@ impl fmt::Display for Service {
             None if protocol.has_ports() => write!(f, "/{destination_port}"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Match, Tier, TierDefault, judge, sample::*};
+
+    /// What is said about tcp/80 from `x/web` into `x/db` under these tiers.
+    fn said(tiers: Vec<Tier>, profile: Profile) -> String {
+        let mut world = world(&[endpoint("x/web", "10.0.0.1"), endpoint("x/db", "10.0.0.2")]);
+        (world.tiers, world.profile) = (tiers, profile);
+        let question = Question { world: &world, from: party(&world, 0), to: party(&world, 1), opening: tcp(80) };
+        let decision = judge(&world, question.from, question.to, question.opening).ingress.unwrap();
+        question.reason(Direction::Ingress, &decision)
+    }
+
+    #[test]
+    fn every_reason_is_a_sentence() {
+        let with = |rules| vec![tier("sec", TierDefault::Deny, vec![Policy { ingress: Some(rules), ..policy("p") }])];
+        let all = |action| with(vec![rule(action, Match::default())]);
+        let cases = [
+            (vec![], Profile::Allow, "no policy is about the ingress of x/db, so it is open"),
+            (vec![], Profile::Deny, "no policy is about the ingress of x/db, and what no policy allows is denied"),
+            (
+                all(Action::Pass),
+                Profile::Allow,
+                "every tier passes tcp/80 from x/web on, and what no tier denies is open",
+            ),
+            (
+                all(Action::Pass),
+                Profile::Deny,
+                "every tier passes tcp/80 from x/web on, and what no tier allows is denied",
+            ),
+            (
+                with(vec![]),
+                Profile::Allow,
+                "isolated by GlobalNetworkPolicy p ingress at policies.yaml:10 in tier sec, and no rule allows tcp/80 from x/web",
+            ),
+            (
+                all(Action::Deny),
+                Profile::Allow,
+                "rule 0 of GlobalNetworkPolicy p ingress at policies.yaml:12 denies tcp/80 from x/web",
+            ),
+        ];
+        for (tiers, profile, expected) in cases {
+            assert_eq!(said(tiers, profile), expected);
+        }
+    }
+
+    #[test]
+    fn every_mismatch_is_a_sentence() {
+        let world = world(&[endpoint("x/web", "10.0.0.1")]);
+        let to = Party::Outside("192.0.2.1".parse().unwrap());
+        let question = Question { world: &world, from: party(&world, 0), to, opening: tcp(80) };
+        let cases = [
+            (Mismatch::Version, "it is about the other IP version"),
+            (Mismatch::Protocol, "it is not about TCP"),
+            (Mismatch::Source(EndMismatch::NotSelected), "its source does not select x/web"),
+            (Mismatch::Source(EndMismatch::PortExcluded), "it excludes source port 40000"),
+            (Mismatch::Destination(EndMismatch::OutsideNets), "its destination networks do not hold 192.0.2.1"),
+            (Mismatch::Destination(EndMismatch::PortNotListed), "destination port 80 is not among its ports"),
+        ];
+        for (mismatch, expected) in cases {
+            assert_eq!(question.mismatch(mismatch), expected);
+        }
+        let ping = Opening { protocol: Protocol::ICMP, source_port: 0, destination_port: 0, icmp: Some((8, 0)) };
+        let question = Question { opening: ping, ..question };
+        let no_port = question.mismatch(Mismatch::Destination(EndMismatch::PortNotListed));
+        assert_eq!(no_port, "it is about destination ports, and ICMP has none");
+        assert_eq!(question.mismatch(Mismatch::Icmp), "it is not about icmp/8/0");
+    }
+
+    #[test]
+    fn services_are_written_like_ports_of_rules() {
+        let opening = |protocol, icmp| Opening { protocol, source_port: 0, destination_port: 0, icmp };
+        assert_eq!(Service(tcp(80)).to_string(), "tcp/80");
+        assert_eq!(Service(opening(Protocol::ICMPV6, Some((128, 0)))).to_string(), "icmpv6/128/0");
+        assert_eq!(Service(opening(Protocol(47), None)).to_string(), "protocol 47");
     }
 }

@@ -163,3 +163,87 @@ pub fn pairs(world: &World, from: Place, to: Place) -> Vec<(Party, Party)> {
     let speaking: Vec<_> = all.filter(|&(from, to)| same_family(from, to)).collect();
     if speaking.is_empty() { vec![(from.anywhere(), to.anywhere())] } else { speaking }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::sample::{endpoint, port, world};
+
+    #[test]
+    fn probes_are_read_and_written_the_same() {
+        let icmp = |kind, code| Probe::Icmp { kind, code };
+        let of = |port, protocol| Probe::Port { port, protocol };
+        let cases = [
+            ("80/tcp", of(80, Protocol::TCP)),
+            ("53/udp", of(53, Protocol::UDP)),
+            ("65535/sctp", of(65535, Protocol::SCTP)),
+            ("7/udplite", of(7, Protocol::UDPLITE)),
+            ("icmp", icmp(None, 0)),
+            ("icmp/8/0", icmp(Some(8), 0)),
+            ("icmp/3/4", icmp(Some(3), 4)),
+            ("icmpv6/128/0", Probe::Icmpv6 { kind: 128, code: 0 }),
+        ];
+        for (text, probe) in cases {
+            assert_eq!(text.parse(), Ok(probe), "{text}");
+            assert_eq!(probe.to_string(), text);
+        }
+        for (short, long) in
+            [("80", "80/tcp"), ("80/TCP", "80/tcp"), ("ICMP/8", "icmp/8/0"), ("icmpv6", "icmpv6/128/0")]
+        {
+            assert_eq!(short.parse::<Probe>().unwrap().to_string(), long);
+        }
+    }
+
+    #[test]
+    fn what_is_no_probe_is_refused() {
+        for text in
+            ["", "0/tcp", "65536/tcp", "-1/udp", "80/http", "tcp/80", "80/tcp/1", "icmp/256", "icmp/8/0/0", "icmp/"]
+        {
+            assert!(text.parse::<Probe>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn icmp_follows_the_addresses() {
+        let outside = |address: &str| Party::Outside(address.parse().unwrap());
+        let opening =
+            |text: &str, address| text.parse::<Probe>().unwrap().opening(outside(address), outside(address), 1);
+        let cases = [
+            ("icmp", "192.0.2.1", (Protocol::ICMP, 8, 0)),
+            ("icmp", "2001:db8::1", (Protocol::ICMPV6, 128, 0)),
+            ("icmp/3/1", "192.0.2.1", (Protocol::ICMP, 3, 1)),
+            ("icmp/3/1", "2001:db8::1", (Protocol::ICMPV6, 3, 1)),
+            ("icmpv6/1/4", "192.0.2.1", (Protocol::ICMPV6, 1, 4)),
+        ];
+        for (text, address, (protocol, kind, code)) in cases {
+            let expected = Opening { protocol, source_port: 0, destination_port: 0, icmp: Some((kind, code)) };
+            assert_eq!(opening(text, address), expected, "{text} {address}");
+        }
+    }
+
+    #[test]
+    fn declared_ports_are_listed_once_and_in_order() {
+        let mut world = world(&[endpoint("x/a", ""), endpoint("x/b", "")]);
+        world.endpoints[0].ports = vec![port("http", 80, Protocol::TCP), port("dns", 53, Protocol::UDP)];
+        world.endpoints[1].ports = vec![port("web", 80, Protocol::TCP), port("", 80, Protocol::UDP)];
+        let probes: Vec<_> = Probe::declared(&world).iter().map(Probe::to_string).collect();
+        assert_eq!(probes, ["53/udp", "80/tcp", "80/udp"]);
+    }
+
+    #[test]
+    fn ends_speak_by_addresses_of_one_family() {
+        let world =
+            world(&[endpoint("x/both", "10.0.0.1,fd00::1"), endpoint("x/six", "fd00::2"), endpoint("x/none", "")]);
+        let outside = |address: &str| Place::Outside(address.parse().unwrap());
+        let spoken = |from, to| -> Vec<_> {
+            let text = |party: Party| party.address().map_or_else(|| "-".to_owned(), |address| address.to_string());
+            pairs(&world, from, to).into_iter().map(|(from, to)| format!("{} {}", text(from), text(to))).collect()
+        };
+        let [both, six, none] = [0, 1, 2].map(Place::Endpoint);
+        assert_eq!(spoken(both, six), ["fd00::1 fd00::2"]);
+        assert_eq!(spoken(both, none), ["10.0.0.1 -", "fd00::1 -"]);
+        assert_eq!(spoken(both, outside("192.0.2.1")), ["10.0.0.1 192.0.2.1"]);
+        assert_eq!(spoken(six, outside("192.0.2.1")), ["- 192.0.2.1"], "no family in common");
+        assert_eq!(spoken(Place::of_address(&world, "fd00::1".parse().unwrap()), six), ["fd00::1 fd00::2"]);
+    }
+}

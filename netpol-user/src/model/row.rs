@@ -163,3 +163,107 @@ fn side(question: &Question<'_>, direction: Direction, decision: &Decision) -> S
         reason: question.reason(direction, decision),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ipnet::IpNet;
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::{Action, EntityMatch, Match, PolicyKind, TierDefault, sample::*};
+
+    /// `x/web` and `x/db`, both with two families; only this rule lets anything into `x/db`.
+    fn only(matches: Match) -> World {
+        let mut world = world(&[endpoint("x/web", "10.0.0.1,fd00::1"), endpoint("x/db", "10.0.0.2,fd00::2")]);
+        let policy = Policy {
+            kind: PolicyKind::NetworkPolicy,
+            namespace: Some("x".to_owned()),
+            subject: named("db"),
+            ingress: Some(vec![rule(Action::Allow, matches)]),
+            ..policy("p")
+        };
+        world.tiers = vec![tier("default", TierDefault::Deny, vec![policy])];
+        world
+    }
+
+    fn about(text: &str) -> Traffic {
+        Traffic { probe: text.parse().unwrap(), source_port: None }
+    }
+
+    fn into_db(world: &World, traffic: Traffic) -> Vec<serde_json::Value> {
+        let rows = rows(world, Place::Endpoint(0), Place::Endpoint(1), traffic);
+        rows.into_iter().map(|row| serde_json::to_value(row).unwrap()).collect()
+    }
+
+    #[test]
+    fn row_has_the_fields_of_the_contract() {
+        let rows = into_db(&only(Match::default()), about("80/tcp"));
+        let expected = json!({
+            "from": "x/web", "to": "x/db", "port": 80, "protocol": "TCP", "allowed": true,
+            "egress": {
+                "allowed": true, "rule": null,
+                "reason": "no policy is about the egress of x/web, so it is open",
+            },
+            "ingress": {
+                "allowed": true,
+                "rule": {
+                    "kind": "NetworkPolicy", "namespace": "x", "name": "p", "index": 0, "source": "policies.yaml:12",
+                },
+                "reason": "rule 0 of NetworkPolicy x/p ingress at policies.yaml:12 allows tcp/80 from x/web",
+            },
+        });
+        assert_eq!(rows, [expected]);
+    }
+
+    #[test]
+    fn denial_by_default_names_who_isolates() {
+        let rows = into_db(&only(from(EntityMatch { nets: Some(vec![]), ..EntityMatch::default() })), about("80/tcp"));
+        let expected = json!({
+            "allowed": false, "rule": null,
+            "isolated_by": {"kind": "NetworkPolicy", "namespace": "x", "name": "p", "source": "policies.yaml:10"},
+            "reason": "isolated by NetworkPolicy x/p ingress at policies.yaml:10, and no rule allows tcp/80 from x/web",
+        });
+        assert_eq!(rows[0]["ingress"], expected);
+    }
+
+    #[test]
+    fn outside_end_is_not_judged() {
+        let world = only(Match::default());
+        let outside = Place::Outside("192.0.2.1".parse().unwrap());
+        let into = &rows(&world, outside, Place::Endpoint(1), about("80/tcp"))[0];
+        assert_eq!((into.from.as_str(), &into.egress), ("192.0.2.1", &None));
+        let out = &rows(&world, Place::Endpoint(0), outside, about("80/tcp"))[0];
+        assert_eq!((out.to.as_str(), &out.ingress, out.allowed), ("192.0.2.1", &None, true));
+    }
+
+    #[test]
+    fn icmp_row_has_type_and_code_instead_of_a_port() {
+        let row = &into_db(&only(Match::default()), about("icmp"))[0];
+        assert_eq!((&row["protocol"], &row["icmp_type"], &row["icmp_code"]), (&json!("ICMP"), &json!(8), &json!(0)));
+        assert_eq!(row.get("port"), None);
+    }
+
+    #[test]
+    fn source_port_is_in_the_row_when_it_was_asked_for() {
+        let source = EntityMatch { ports: Some(vec![range(1000, 1000)]), ..EntityMatch::default() };
+        let world = only(from(source));
+        let row = |source_port| into_db(&world, Traffic { source_port, ..about("80/tcp") }).remove(0);
+        assert_eq!((&row(None)["allowed"], row(None).get("source_port")), (&json!(false), None));
+        let asked = row(Some(1000));
+        assert_eq!((&asked["allowed"], &asked["source_port"]), (&json!(true), &json!(1000)));
+    }
+
+    #[test]
+    fn addresses_are_told_apart_only_where_the_verdict_does() {
+        let same = into_db(&only(Match::default()), about("80/tcp"));
+        assert_eq!((same.len(), same[0].get("source_address")), (1, None));
+        let v4: IpNet = "10.0.0.0/8".parse().unwrap();
+        let world = only(from(EntityMatch { nets: Some(vec![v4]), ..EntityMatch::default() }));
+        let different = into_db(&world, about("80/tcp"));
+        let told: Vec<_> = different
+            .iter()
+            .map(|row| json!([row["source_address"], row["destination_address"], row["allowed"]]))
+            .collect();
+        assert_eq!(told, [json!(["10.0.0.1", "10.0.0.2", true]), json!(["fd00::1", "fd00::2", false])]);
+    }
+}

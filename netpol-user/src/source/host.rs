@@ -97,6 +97,9 @@ impl Host {
 
     /// Decides for each endpoint how packets between it and its neighbours travel.
     pub(super) fn deliver(&mut self, found: &mut [Found]) -> Result<(), Error> {
+        if found.is_empty() {
+            return Ok(());
+        }
         let interfaces = found.iter().map(|found| found.interface.as_str());
         let netfilter =
             Netfilter::read(interfaces).map_err(|error| Error::Kernel { what: "the netfilter rules", error })?;

@@ -129,7 +129,7 @@ pub fn discover(world: &World) -> Result<Discovery, Error> {
     let attached = world.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.attachment.is_some());
     let attached: Vec<(usize, &Endpoint)> = attached.collect();
     if !attached.is_empty() {
-        privileges::require(&[privileges::ENTER_NAMESPACES])?;
+        privileges::require(&[privileges::ENTER_NAMESPACES, privileges::READ_NETFILTER])?;
     }
     let visits = inside::visit(&attached)?;
     let mut host = Host::read()?;

@@ -119,7 +119,8 @@ fn hooks(socket: &mut Socket, family: u8, number: u32, interface: Option<&str>) 
     if let Some(interface) = interface {
         push(&mut body, DEV, &[interface.as_bytes(), b"\0"].concat());
     }
-    let messages = socket.dump(NFNL_SUBSYS_HOOK << 8 | NFNL_MSG_HOOK_GET, &body)?;
+    // the few hooks of one place fit into one message's buffer, which the kernel fills at one moment
+    let (messages, _) = socket.dump_once(NFNL_SUBSYS_HOOK << 8 | NFNL_MSG_HOOK_GET, &body)?;
     Ok(messages.iter().filter_map(|message| hook_name(message)).collect())
 }
 
@@ -140,6 +141,8 @@ const PLUMBING: &[&str] = &[
     "ipv4_helper",
     "ipv6_helper",
     "nf_ct_bridge",
+    // looks at packets of the host's own sockets only
+    "apparmor_",
 ];
 
 /// Names one registered hook; `None` for [`PLUMBING`].
@@ -301,6 +304,7 @@ mod tests {
             ("nf_conntrack_in", false),
             ("ipv4_conntrack_defrag", false),
             ("br_nf_forward", false),
+            ("apparmor_ip_postroute", false),
             ("ip_sabotage_in", false),
         ] {
             assert_eq!(hook_name(&hook(function, None)).is_some(), counts, "{function}");

@@ -57,13 +57,18 @@ impl Socket {
     /// Asks for all objects, as they were at one moment.
     pub fn dump(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Body>> {
         for _ in 0..ATTEMPTS {
-            self.send(kind, libc::NLM_F_DUMP, body)?;
-            let (messages, interrupted) = self.receive()?;
+            let (messages, interrupted) = self.dump_once(kind, body)?;
             if !interrupted {
                 return Ok(messages);
             }
         }
         Err(io::Error::new(io::ErrorKind::Interrupted, "the answer kept changing while it was read: try again"))
+    }
+
+    /// Asks for all objects, and whether the kernel says that they changed meanwhile.
+    pub fn dump_once(&mut self, kind: u16, body: &[u8]) -> io::Result<(Vec<Body>, bool)> {
+        self.send(kind, libc::NLM_F_DUMP, body)?;
+        self.receive()
     }
 
     fn send(&mut self, kind: u16, flags: i32, body: &[u8]) -> io::Result<()> {

@@ -33,6 +33,9 @@ pub(super) struct Answer {
 /// A place where something must listen: workload, address, port.
 type Place = (usize, IpAddr, Port);
 
+/// What was bound, and where something was already.
+type Listeners = (Vec<(Place, Bound)>, HashSet<Place>);
+
 /// A bound socket, not yet known to the runtime.
 enum Bound {
     Tcp(TcpSocket),
@@ -75,7 +78,7 @@ struct Sockets<'a>(&'a World);
 
 impl Sockets<'_> {
     /// Binds where nothing is bound; the second list is where something is.
-    fn listeners(&self, questions: &[Question]) -> Result<(Vec<(Place, Bound)>, HashSet<Place>), Error> {
+    fn listeners(&self, questions: &[Question]) -> Result<Listeners, Error> {
         let mut places: BTreeMap<End, HashSet<Place>> = BTreeMap::new();
         for &Question { to, destination, port, .. } in questions {
             places.entry(to).or_default().insert((to.0, destination, port));

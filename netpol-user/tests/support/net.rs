@@ -12,9 +12,8 @@ use ipnet::IpNet;
 use netpol_user::netns::Namespace;
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
-    packet_route::{
-        address::{AddressAttribute, AddressFlags},
-        link::{InfoData, InfoKind, InfoVeth},
+    packet_route::link::{
+        BridgePortState, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVeth, LinkAttribute, LinkInfo,
     },
 };
 
@@ -76,16 +75,38 @@ impl Net {
         self.0.link().set(message).execute().await.unwrap_or_else(|error| panic!("{port} to {bridge}: {error}"));
     }
 
+    /// Waits until the bridge forwards through one of its ports.
+    pub async fn forwards(&self, port: &str) {
+        for _ in 0..1000 {
+            let link = self.0.link().get().match_name(port.to_owned()).execute().try_next().await;
+            let attributes = link.ok().flatten().map(|link| link.attributes).unwrap_or_default();
+            let infos = attributes.into_iter().filter_map(|attribute| match attribute {
+                LinkAttribute::LinkInfo(infos) => Some(infos),
+                _ => None,
+            });
+            let is_forwarding = |info: &LinkInfo| match info {
+                LinkInfo::PortData(InfoPortData::BridgePort(settings)) => {
+                    settings.contains(&InfoBridgePort::State(BridgePortState::Forwarding))
+                }
+                _ => false,
+            };
+            if infos.flatten().any(|info| is_forwarding(&info)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        panic!("the bridge does not forward through {port}");
+    }
+
     pub async fn address(&self, name: &str, address: IpNet) {
         let index = self.index(name).await;
-        let mut request = self.0.address().add(index, address.addr(), address.prefix_len());
-        // usable at once, without asking the neighbours whether they have it
-        request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        let request = self.0.address().add(index, address.addr(), address.prefix_len());
         request.execute().await.unwrap_or_else(|error| panic!("{address} on {name}: {error}"));
     }
 
-    /// Waits until an interface has its IPv6 link-local address and all of them can be used: the
-    /// kernel gives it some time after both ends are up.
+    /// Waits until an interface has its IPv6 link-local address and all of them can be found by
+    /// neighbours: the kernel does both some time later, even without duplicate detection. (The flag
+    /// `nodad` would only hide that from us.)
     pub async fn settle(&self, name: &str) {
         const TENTATIVE: u8 = 0x40;
         for _ in 0..1000 {

@@ -73,12 +73,14 @@ impl Host {
         let endpoint = self.attach(name, addresses);
         self.net(async |net| {
             net.enslave(&endpoint.host_interface, bridge).await;
+            net.forwards(&endpoint.host_interface).await;
             net.settle(bridge).await;
         });
         within(&endpoint.namespace, async |net| {
             for address in addresses {
                 net.address("eth0", parse(address)).await;
             }
+            net.settle("eth0").await;
         });
         endpoint
     }
@@ -91,10 +93,10 @@ impl Host {
         }
         let gateways = GATEWAYS.map(|gateway| gateway.parse::<IpAddr>().expect("an address"));
         self.net(async |net| {
-            net.settle(&endpoint.host_interface).await;
             for gateway in gateways {
                 net.address(&endpoint.host_interface, gateway.into()).await;
             }
+            net.settle(&endpoint.host_interface).await;
             for &address in &endpoint.addresses {
                 net.route(address.into(), &endpoint.host_interface, None).await;
             }
@@ -103,6 +105,7 @@ impl Host {
             for &address in &endpoint.addresses {
                 net.address("eth0", address.into()).await;
             }
+            net.settle("eth0").await;
             for (everywhere, gateway) in ["0.0.0.0/0", "::/0"].into_iter().zip(gateways) {
                 net.route(parse(everywhere), "eth0", Some(gateway)).await;
             }
@@ -115,10 +118,7 @@ impl Host {
         let namespace = namespace();
         let host_interface = format!("v-{name}");
         self.net(async |net| net.veth(&host_interface, "eth0", &namespace).await);
-        within(&namespace, async |net| {
-            net.up("eth0").await;
-            net.settle("eth0").await;
-        });
+        within(&namespace, async |net| net.up("eth0").await);
         let addresses = addresses.iter().map(|address| parse(address).addr()).collect();
         Endpoint { name: name.to_owned(), namespace, host_interface, addresses }
     }

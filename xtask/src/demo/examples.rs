@@ -32,6 +32,8 @@ pub struct Scene {
     pub about: &'static str,
     /// What is loaded.
     pub paths: &'static [&'static str],
+    /// Of which ports the matrix is shown; none: all that endpoints declare.
+    pub ports: &'static [&'static str],
     pub requests: &'static [Request],
 }
 
@@ -93,6 +95,7 @@ const SHOP: Example = Example {
         title: "Least privilege",
         about: "Nobody may talk to anybody, except along the way of an order.",
         paths: &["policies/shop"],
+        ports: &[],
         requests: &[
             answers(CUSTOMER, "nginx-lb", 80, "customers come in at the edge"),
             answers("nginx-lb", "api-gateway", 80, "the edge hands on to the gateway"),
@@ -121,6 +124,7 @@ const ABC: Example = Example {
         title: "A and B, without C",
         about: "A answers B. Whoever A does not know, C among them, gets no answer.",
         paths: &["policies/abc"],
+        ports: &[],
         requests: &[
             answers("abc-a", "abc-b", 80, "A and B may talk to each other"),
             answers("abc-b", "abc-a", 80, "in both directions"),
@@ -150,6 +154,8 @@ const STARS: Example = Example {
             title: "First version: client, facade, backend",
             about: "Default deny. The management UI looks at everybody; the rest goes one step at a time.",
             paths: &["policies/stars/v1"],
+            // The policies of this version name no port: it is the same on each.
+            ports: &["--port", "80/tcp"],
             requests: &[
                 answers("stars-client", "stars-facade", 80, "facade from client only"),
                 answers("stars-facade", "stars-backend", 6379, "backend from facade only"),
@@ -162,6 +168,7 @@ const STARS: Example = Example {
             title: "Second version: pci and infrastructure",
             about: "The same, and two namespaces more. Nothing that was allowed before is touched.",
             paths: &["policies/stars"],
+            ports: &["--port", "5000/tcp", "--port", "53/tcp"],
             requests: &[
                 answers("stars-payments", "stars-queue", 5000, "pci is labelled requires=queue"),
                 answers("stars-backend", "stars-queue", 5000, "and so is backend"),

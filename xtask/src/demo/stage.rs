@@ -78,13 +78,12 @@ impl Stage {
     }
 
     fn scene(&mut self, scene: &Scene) -> Result<()> {
-        let with_paths = |command| [&[command], scene.paths].concat();
         say::heading(scene.title);
         say::note(scene.about);
         say::note("Who may talk to whom, computed from the files alone:");
-        self.netpol(&with_paths("matrix"))?;
+        self.netpol(&[&["matrix"], scene.paths, scene.ports].concat())?;
         say::note("Into the kernel, as one atomic write:");
-        self.netpol(&with_paths("load"))?;
+        self.netpol(&[&["load"], scene.paths].concat())?;
         say::note("The proof: a real connection for each entry of the matrix, allowed or not.");
         self.netpol(&["verify"])?;
         say::heading(format_args!("{}: real requests", scene.title));
@@ -101,8 +100,9 @@ impl Stage {
         interrupt::check()?;
         match status.code() {
             Some(0) => {}
-            Some(1) if args == ["verify"] => {
-                self.surprises.push("`netpol verify` says that it does not hold".to_owned())
+            // These two answer a question, and the answer was no: worth seeing the rest.
+            Some(1) if matches!(args, ["verify" | "status"]) => {
+                self.surprises.push(format!("`netpol {}` says that it does not hold", args[0]));
             }
             _ => bail!("`netpol {}` failed ({status})", args.join(" ")),
         }

@@ -60,8 +60,9 @@ pub fn steps(packages: &[String]) -> Result<Vec<Step>> {
         bail!("only Debian's packages are installed here; get these in your system's way: {}", packages.join(" "));
     }
     // The toolchain's packages recommend all of clang.
-    let mut step = step("Debian packages", &["apt-get", "install", "-qq", "--no-install-recommends"]);
+    let mut step = step("of the system; may take a minute", &["apt-get", "install", "-qq", "--no-install-recommends"]);
     step.needs_root = true;
+    step.quiet = true;
     step.command.env("DEBIAN_FRONTEND", "noninteractive").args(packages);
     Ok(vec![step])
 }

@@ -86,7 +86,7 @@ pub fn step(packages: &mut Vec<String>) -> Result<Step> {
     let mut command = Command::new("cargo");
     command.args(["install", "bpf-linker", "--version", VERSION, "--locked", "--force", "--no-default-features"]);
     command.arg("--features").arg(format!("llvm-{version}")).env("LLVM_PREFIX", prefix);
-    Ok(Step { why: "links the classifiers; built once, takes a minute", needs_root: false, command })
+    Ok(Step { why: "links the classifiers; built once, takes a minute", needs_root: false, quiet: false, command })
 }
 
 /// The major version of a compiler's LLVM.

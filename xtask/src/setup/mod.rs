@@ -130,7 +130,8 @@ fn missing() -> Result<Vec<Need>> {
         missing.push(Need::Toolchain);
     }
     if let Err(why) = linker::check(toolchain.as_ref()) {
-        missing.push(Need::Linker { why: format!("{why:#}") });
+        // The outermost reason is enough: what rustc says of a failed link fills a screen.
+        missing.push(Need::Linker { why: why.to_string() });
     }
     Ok(missing)
 }
@@ -149,6 +150,8 @@ fn toolchain_programs() -> Result<PathBuf> {
 struct Step {
     why: &'static str,
     needs_root: bool,
+    /// What it says is only of interest when it fails.
+    quiet: bool,
     command: Command,
 }
 
@@ -167,7 +170,7 @@ impl Step {
 fn step(why: &'static str, line: &[&str]) -> Step {
     let mut command = Command::new(line[0]);
     command.args(&line[1..]);
-    Step { why, needs_root: false, command }
+    Step { why, needs_root: false, quiet: false, command }
 }
 
 /// The linker is built for the compiler's LLVM, so the compiler must be there first.
@@ -252,7 +255,11 @@ fn perform(plan: Vec<Step>) -> Result<()> {
     for mut step in plan {
         say::command(step.by_hand());
         say::note(say::faint(step.why));
-        shell::run(&mut step.command)?;
+        if step.quiet {
+            shell::quietly(&mut step.command)?;
+        } else {
+            shell::run(&mut step.command)?;
+        }
     }
     Ok(())
 }

@@ -105,3 +105,36 @@ pub fn major_minor(version: &str) -> Option<(u32, u32)> {
     let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_rustups_list_is_read() {
+        let table = [
+            (
+                "stable-x86_64-unknown-linux-gnu (active, default) /r/toolchains/stable",
+                Some(("stable-x86_64-unknown-linux-gnu", "/r/toolchains/stable")),
+            ),
+            (
+                "nightly-2026-01-01 /home/a b/.rustup/toolchains/n",
+                Some(("nightly-2026-01-01", "/home/a b/.rustup/toolchains/n")),
+            ),
+            ("netpol-bpf\t/usr", Some(("netpol-bpf", "/usr"))),
+            ("no installed toolchains", None),
+            ("", None),
+        ];
+        for (line, expected) in table {
+            let expected = expected.map(|(name, path)| (name.to_owned(), PathBuf::from(path)));
+            assert_eq!(listed(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn versions_compare_by_number_not_by_letter() {
+        assert!(major_minor("1.100.0") > major_minor("1.96.0-nightly"));
+        assert!(major_minor("1.96.0+dfsg1-1~deb12u2") > major_minor("1.95"));
+        assert_eq!(major_minor("(none)"), None);
+    }
+}

@@ -59,16 +59,16 @@ impl<'s> Kernel<'s> {
 }
 
 impl PolicyTables for Kernel<'_> {
-    fn pair(&self, key: &PairKey) -> Option<PairValue> {
-        self.pairs.get(key).copied()
+    fn pair(&self, key: &PairKey) -> Option<&PairValue> {
+        self.pairs.get(key)
     }
 
-    fn port(&self, key: &PortKey) -> Option<Ruling> {
-        self.ports.get(key).copied()
+    fn port(&self, key: &PortKey) -> Option<&Ruling> {
+        self.ports.get(key)
     }
 
-    fn range(&self, index: u32) -> Option<Range> {
-        self.snapshot.ranges.get(index as usize).copied()
+    fn range(&self, index: u32) -> Option<&Range> {
+        self.snapshot.ranges.get(index as usize)
     }
 }
 

@@ -179,7 +179,10 @@ fn an_address_is_shared_unless_another_network_has_it_too() {
     world.endpoints[1].addresses = vec!["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
     let mut workloads = running(&world);
     workloads[1].network = Network(8);
-    let tables = Tables::from(&compile(&world, &workloads, &[]).unwrap());
+    let snapshot = compile(&world, &workloads, &[]).unwrap();
+    let hooks: Vec<_> = snapshot.hooks.iter().map(|(_, hook)| hook.network).collect();
+    assert_eq!(hooks, [Network(7), Network(8), Network(7)], "only crowded networks are asked");
+    let tables = Tables::from(&snapshot);
     let at = |network, address: &str| tables.address(Network(network), address.parse().unwrap()).map(|v| v.ifindex);
     assert_eq!(at(7, "10.0.0.1"), Some(IfIndex(1)));
     assert_eq!(at(8, "10.0.0.1"), Some(IfIndex(2)));
@@ -202,7 +205,7 @@ fn a_hook_knows_its_interface_even_without_an_address() {
     let w = &workloads[1];
     assert_eq!(
         (ifindex, hook.network, hook.master, hook.segment, hook.mac, hook.host_mac),
-        (w.ifindex, w.network, w.master, w.segment, w.mac, w.host_mac)
+        (w.ifindex, Network::SHARED, w.master, w.segment, w.mac, w.host_mac)
     );
 }
 

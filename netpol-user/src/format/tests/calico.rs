@@ -219,7 +219,7 @@ fn an_unknown_tier_names_the_nearest() {
     let text = global_policy("{tier: platfrom}") + &tier("platform", "{order: 1}");
     assert_eq!(
         errors(&text),
-        ["4:14 there is no tier `platfrom` | did you mean `platform`?, or add a document of kind Tier"]
+        ["4:14 there is no tier `platfrom` | did you mean `platform`? (a new tier needs a document of kind Tier)"]
     );
 }
 

@@ -133,6 +133,12 @@ fn documents_may_begin_with_directives_marks_and_comments() {
 }
 
 #[test]
+fn lines_may_end_as_on_windows() {
+    let text = format!("{}---\n{}", network_policy("{podSelecter: {}}"), endpoint("x", "a")).replace('\n', "\r\n");
+    assert_eq!(only_error(&text), "4:8 unknown field `podSelecter`");
+}
+
+#[test]
 fn a_list_is_its_items_and_json_is_yaml() {
     let text = "{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [\
                 {\"apiVersion\": \"v1\", \"kind\": \"Namespace\", \"metadata\": {\"name\": \"a\"}},\
@@ -228,6 +234,9 @@ fn a_folder_is_read_in_order_and_each_file_once() {
     fs::write(folder.join(".hidden.yaml"), "no: document").unwrap();
     let loaded = read(&[folder.clone(), folder.join("a.json")]);
     let missing = read(&[folder.join("b"), folder.join("c.yaml")]);
+    fs::write(folder.join("comment.yaml"), "# nothing yet\n").unwrap();
+    let beside = read(std::slice::from_ref(&folder));
+    let alone = read(&[folder.join("a.json"), folder.join("comment.yaml")]);
     fs::remove_file(folder.join("b/1.yml")).unwrap();
     let empty = read(&[folder.join("b")]);
     fs::remove_dir_all(&folder).unwrap();
@@ -236,6 +245,9 @@ fn a_folder_is_read_in_order_and_each_file_once() {
     assert!(loaded.sources[0].name.ends_with("a.json") && loaded.sources[1].name.ends_with("b/1.yml"));
     let missing = missing.expect_err("a path that does not exist");
     assert_eq!(show(&missing.errors), ["0:0 No such file or directory (os error 2)"]);
+    assert_eq!(beside.expect("valid").documents, 2, "a file without documents among others");
+    let alone = alone.expect_err("a path without documents");
+    assert_eq!(show(&alone.errors), ["1:1 no document here | a document begins with `apiVersion:` and `kind:`"]);
     let empty = empty.expect_err("a folder without documents");
     assert_eq!(
         show(&empty.errors),

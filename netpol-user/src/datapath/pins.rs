@@ -1,0 +1,140 @@
+//! The folder in a bpffs: what lies where, and whether it is of this version.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use aya::maps::{Map, MapData, MapInfo};
+use netpol_common::{
+    decide::Desk,
+    drops::Count,
+    flow::{FlowKey, FlowValue},
+    kernel::{Bucket, FragmentKey, FragmentPorts, Live},
+    wire::{Addr4, Addr6},
+};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::Error;
+
+/// Where an instance's programs, maps and links are pinned.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+/// Name, size of key and size of value of every map, as this version lays them out. The slots of
+/// policy tables hold maps; theirs are made anew for each publication.
+pub(super) const MAPS: &[(&str, usize, usize)] = &[
+    ("ADDRESSES4", 4, 4),
+    ("ADDRESSES6", 4, 4),
+    ("NETWORKS4", 4, 4),
+    ("NETWORKS6", 4, 4),
+    ("HOOKS", 4, 4),
+    ("PAIRS", 4, 4),
+    ("PORTS", 4, 4),
+    ("RANGES", 4, 4),
+    ("LIVE", 4, size_of::<Live>()),
+    ("FLOWS4", size_of::<FlowKey<Addr4>>(), size_of::<FlowValue>()),
+    ("FLOWS6", size_of::<FlowKey<Addr6>>(), size_of::<FlowValue>()),
+    ("DENIALS4", size_of::<FlowKey<Addr4>>(), size_of::<FlowValue>()),
+    ("DENIALS6", size_of::<FlowKey<Addr6>>(), size_of::<FlowValue>()),
+    ("FRAGMENTS4", size_of::<FragmentKey<Addr4>>(), size_of::<FragmentPorts>()),
+    ("FRAGMENTS6", size_of::<FragmentKey<Addr6>>(), size_of::<FragmentPorts>()),
+    ("RATES", 4, size_of::<Bucket>()),
+    ("COUNTS", 4, size_of::<Count>()),
+    ("DESK4", 4, size_of::<Desk<Addr4>>()),
+    ("DESK6", 4, size_of::<Desk<Addr6>>()),
+];
+
+impl Pins {
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn maps(&self) -> PathBuf {
+        self.root.join("maps")
+    }
+
+    pub fn programs(&self) -> PathBuf {
+        self.root.join("programs")
+    }
+
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// Something was loaded here.
+    pub fn exist(&self) -> bool {
+        self.maps().join("LIVE").exists()
+    }
+
+    /// Makes the folders, readable by their owner alone. They must lie in a bpffs.
+    pub(super) fn create(&self) -> Result<(), Error> {
+        let existing = self.root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let bpffs = statfs(existing).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC);
+        if !bpffs {
+            return Err(Error::NotBpffs { path: existing.to_owned() });
+        }
+        for path in [self.root.clone(), self.maps(), self.programs(), self.links()] {
+            let made =
+                fs::create_dir_all(&path).and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o700)));
+            made.map_err(|error| Error::Folder { path, error })?;
+        }
+        Ok(())
+    }
+
+    /// Opens a map that is pinned here.
+    pub(super) fn map(&self, name: &str) -> Result<Map, Error> {
+        let path = self.maps().join(name);
+        if !path.exists() {
+            return Err(Error::NotLoaded { path });
+        }
+        self.check(name)?;
+        let open = || Map::from_map_data(MapData::from_pin(&path)?);
+        open().map_err(Error::map(name))
+    }
+
+    /// aya reuses a pinned map without looking at its shape.
+    pub(super) fn check(&self, name: &str) -> Result<(), Error> {
+        let path = self.maps().join(name);
+        let Some(&(_, key, value)) = MAPS.iter().find(|(known, ..)| *known == name) else {
+            return Err(Error::OtherVersion { path, what: "this version has no such map".into() });
+        };
+        let info = MapInfo::from_pin(&path).map_err(Error::map(name))?;
+        let (has_key, has_value) = (info.key_size() as usize, info.value_size() as usize);
+        if (has_key, has_value) == (key, value) {
+            return Ok(());
+        }
+        let what = format!("keys of {has_key} and values of {has_value} bytes, not {key} and {value}");
+        Err(Error::OtherVersion { path, what })
+    }
+
+    /// Removes everything that was pinned, links first, and the folders. What else lies there stays.
+    ///
+    /// # Errors
+    /// The first that occurs; the rest is removed all the same.
+    pub fn remove(&self) -> Result<(), Error> {
+        let mut result = Ok(());
+        let mut note = |path: &Path, outcome: io::Result<()>| match outcome {
+            Err(error) if error.kind() != io::ErrorKind::NotFound && result.is_ok() => {
+                result = Err(Error::Folder { path: path.to_owned(), error });
+            }
+            _ => {}
+        };
+        for folder in [self.links(), self.programs(), self.maps()] {
+            let Ok(entries) = fs::read_dir(&folder) else { continue };
+            for entry in entries.flatten() {
+                note(&entry.path(), fs::remove_file(entry.path()));
+            }
+            note(&folder, fs::remove_dir(&folder));
+        }
+        note(&self.root, fs::remove_dir(&self.root));
+        result
+    }
+}

@@ -1,0 +1,131 @@
+//! What the classifiers remember and count, read from their maps.
+
+use std::{net::IpAddr, time::Duration};
+
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use netpol_common::{
+    drops::{Count, Drop, Pass, Side, Verdict, counter, verdict_code},
+    flow::{FlowFlags, FlowKey, FlowValue, Generation, Ticks},
+    tables::{IfIndex, RuleId},
+    wire::{Addr4, Addr6, Address, PortBe, Protocol},
+};
+
+use super::{Datapath, Error};
+
+/// One entry: a direction of a connection at one place, or a remembered denial.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub interface: IfIndex,
+    pub side: Side,
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    /// See [`FlowKey`] about ICMP.
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub protocol: Protocol,
+    pub generation: Generation,
+    pub flags: FlowFlags,
+    /// `None`: allowed.
+    pub denied: Option<Drop>,
+    pub packets: u64,
+    pub bytes: u64,
+    /// Since the last packet.
+    pub idle: Duration,
+    pub egress_rule: RuleId,
+    pub ingress_rule: RuleId,
+    pub tcp_flags: u8,
+}
+
+/// A verdict's counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counter {
+    pub side: Side,
+    pub verdict: Verdict,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+impl Datapath {
+    /// All flows and denials. An entry that comes or goes meanwhile may be missing or old.
+    pub fn records(&self) -> Result<Vec<Record>, Error> {
+        let mut records = Vec::new();
+        self.read::<Addr4>("FLOWS4", false, &mut records)?;
+        self.read::<Addr6>("FLOWS6", false, &mut records)?;
+        self.read::<Addr4>("DENIALS4", true, &mut records)?;
+        self.read::<Addr6>("DENIALS6", true, &mut records)?;
+        Ok(records)
+    }
+
+    fn read<A: Address>(&self, name: &'static str, denials: bool, into: &mut Vec<Record>) -> Result<(), Error>
+    where
+        FlowKey<A>: aya::Pod,
+    {
+        let now = now();
+        let map: HashMap<MapData, FlowKey<A>, FlowValue> = self.pins.map(name)?.try_into().map_err(Error::map(name))?;
+        for entry in map.iter() {
+            match entry {
+                Ok((key, value)) => into.push(record(&key, &value, (denials, now))),
+                // evicted between two calls
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(Error::map(name)(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The counters of all verdicts that occurred.
+    pub fn counters(&self) -> Result<Vec<Counter>, Error> {
+        let map: PerCpuArray<MapData, Count> = self.pins.map("COUNTS")?.try_into().map_err(Error::map("COUNTS"))?;
+        let passes = Pass::ALL.iter().map(|pass| Ok(*pass));
+        let verdicts = passes.chain(Drop::ALL.iter().map(|drop| Err(*drop)));
+        let mut counters = Vec::new();
+        for verdict in verdicts {
+            for side in [Side::From, Side::To] {
+                let index = counter(side, verdict_code(verdict));
+                let counts = map.get(&index, 0).map_err(Error::map("COUNTS"))?;
+                let (packets, bytes) = counts.iter().fold((0, 0), |(p, b), c| (p + c.packets, b + c.bytes));
+                if packets > 0 {
+                    counters.push(Counter { side, verdict, packets, bytes });
+                }
+            }
+        }
+        Ok(counters)
+    }
+}
+
+/// The clock that the classifiers use.
+fn now() -> Ticks {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
+        .unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
+    Ticks::from_nanos(Duration::from(time).as_nanos() as u64)
+}
+
+fn record<A: Address>(key: &FlowKey<A>, value: &FlowValue, (denials, now): (bool, Ticks)) -> Record {
+    let flags = value.word.flags();
+    let reason = if flags.has(FlowFlags::EGRESS_DENIED) { Drop::PolicyEgress } else { Drop::PolicyIngress };
+    let port = |port: PortBe| port.to_host();
+    Record {
+        interface: key.place.ifindex(),
+        side: key.place.side(),
+        source: key.source.into(),
+        destination: key.destination.into(),
+        source_port: port(key.source_port),
+        destination_port: port(key.destination_port),
+        protocol: key.protocol,
+        generation: value.word.generation(),
+        flags,
+        denied: denials.then_some(reason),
+        packets: value.packets,
+        bytes: value.bytes,
+        idle: Duration::from_nanos(u64::from(now.since(value.seen)) << 20),
+        egress_rule: value.egress_rule.rule(),
+        ingress_rule: value.ingress_rule.rule(),
+        tcp_flags: value.tcp_flags,
+    }
+}
+
+impl std::fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Datapath").field("pins", &self.pins).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,315 @@
+//! From documents to an enforced policy: the order of things, and what happens when one fails.
+//!
+//! ```text
+//! discover -> compile -> (same as what is enforced? done) -> names -> attach -> publish -> clean up
+//! ```
+//!
+//! Until the publication nothing that was enforced has changed: new interfaces wait, old ones go on.
+//! If anything fails before, what was attached is taken off again.
+
+use std::{
+    collections::{HashMap, HashSet, hash_map::DefaultHasher},
+    hash::{Hash as _, Hasher as _},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use netpol_common::tables::{AddressFlags, IfIndex};
+
+use crate::{
+    compile::{self, CompileError, RuleName, Snapshot},
+    datapath::{self, Datapath, Hook, Pins, Settings},
+    format::Loaded,
+    privileges,
+    source::{self, Delivery, Discovery, Found},
+    state::{self, Names, State},
+};
+
+/// How long to wait for another netpol that changes the same instance.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a policy is enforced.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub settings: Settings,
+    /// Endpoints that are not running are an error.
+    pub strict: bool,
+    /// Find out what would change, and change nothing.
+    pub dry_run: bool,
+}
+
+/// What a load did.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub generation: u32,
+    pub endpoints: usize,
+    pub identities: usize,
+    pub policies: usize,
+    pub changed: bool,
+    /// Interfaces that were attached, and those that were taken off.
+    pub attached: Vec<String>,
+    pub detached: usize,
+    pub pending: Vec<state::Pending>,
+    pub timings: Timings,
+}
+
+/// How long the stages took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    pub discover: Duration,
+    pub compile: Duration,
+    /// Opening or loading the classifiers.
+    pub open: Duration,
+    pub attach: Duration,
+    pub publish: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Privileges(#[from] privileges::Error),
+    #[error(transparent)]
+    Discover(#[from] source::Error),
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    #[error(transparent)]
+    Datapath(#[from] datapath::Error),
+    #[error(transparent)]
+    State(#[from] state::Error),
+    #[error(
+        "this instance enforces policy in another network namespace; load there, unload it there first, \
+         or give this one folders of its own (--bpffs, --state)"
+    )]
+    OtherNamespace,
+    #[error("{} endpoint(s) are not running (--strict): {}", .0.len(), pending(.0))]
+    Pending(Vec<state::Pending>),
+}
+
+fn pending(pending: &[state::Pending]) -> String {
+    let each = pending.iter().map(|p| format!("{}/{}: {}", p.namespace, p.name, p.reason));
+    each.collect::<Vec<_>>().join("; ")
+}
+
+/// An instance: where it is pinned and where its names are.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    pub pins: Pins,
+    pub state: State,
+}
+
+impl Instance {
+    pub fn new(bpffs: &Path, state: &Path) -> Self {
+        Self { pins: Pins::at(bpffs), state: State::at(state) }
+    }
+
+    /// The names of what is enforced now. Without them (the folder was lost) numbers are all there is.
+    pub fn names(&self, datapath: &Datapath) -> Result<Names, Error> {
+        let generation = datapath.live()?.generation.0;
+        Ok(self.state.read(generation)?.unwrap_or(Names { generation, ..Names::default() }))
+    }
+
+    /// Enforces exactly what `loaded` says. `progress` hears of each interface that is attached.
+    ///
+    /// # Errors
+    /// If it fails, what was enforced before still is, whole.
+    pub fn load(&self, loaded: &Loaded, options: &Options, progress: &dyn Fn(usize, usize)) -> Result<Report, Error> {
+        privileges::require(&[privileges::ATTACH, privileges::LOAD_PROGRAMS, privileges::VERIFY_POINTERS])?;
+        let mut timings = Timings::default();
+        let found = timed(&mut timings.discover, || source::discover(&loaded.world))?;
+        let workloads: Vec<_> = found.workloads.iter().map(|found| found.workload.clone()).collect();
+        let snapshot =
+            timed(&mut timings.compile, || compile::compile(&loaded.world, &workloads, &found.host_addresses))?;
+        let names = names(loaded, &found, (&snapshot, options.settings));
+        if options.strict && !names.pending.is_empty() {
+            return Err(Error::Pending(names.pending));
+        }
+        let hooks = hooks(&found);
+        if options.dry_run {
+            return self.rehearse(names, &snapshot, hooks.len());
+        }
+
+        self.state.create()?;
+        let _lock = self.state.lock(PATIENCE)?;
+        let present = self.present()?;
+        if present.as_ref().is_some_and(|present| present.namespace != names.namespace) {
+            return Err(Error::OtherNamespace);
+        }
+        let version = present.as_ref().map(|present| present.version);
+        let mut datapath = timed(&mut timings.open, || Datapath::open_or_load(&self.pins, version))?;
+        let names = Names { generation: datapath.next()?.0, ..names };
+        let before: HashSet<IfIndex> = datapath.attached()?.into_iter().collect();
+        let mut attached = Vec::new();
+        let result = timed(&mut timings.attach, || attach(&mut datapath, &hooks, &mut attached, progress));
+        let undo = |datapath: &Datapath| {
+            for hook in hooks.iter().filter(|hook| !before.contains(&hook.ifindex)) {
+                // the first error is the one to report
+                let _ = datapath.detach(hook.ifindex);
+            }
+        };
+        if let Err(error) = result {
+            undo(&datapath);
+            return Err(error.into());
+        }
+        let same = present.is_some_and(|p| p.fingerprint == names.fingerprint && p.version == names.version);
+        let report = Report {
+            generation: names.generation,
+            endpoints: names.endpoints.len(),
+            identities: snapshot.identities.len(),
+            policies: names.policies,
+            changed: true,
+            detached: 0,
+            pending: names.pending.clone(),
+            attached,
+            timings,
+        };
+        if same && report.attached.is_empty() {
+            return Ok(Report { generation: datapath.live()?.generation.0, changed: false, ..report });
+        }
+        self.state.write(&names)?;
+        let published = timed(&mut timings.publish, || datapath.publish(&snapshot, options.settings));
+        let generation = match published {
+            Ok(generation) => generation,
+            Err(error) => {
+                undo(&datapath);
+                return Err(error.into());
+            }
+        };
+        let wanted: HashSet<IfIndex> = hooks.iter().map(|hook| hook.ifindex).collect();
+        let gone: Vec<_> = before.difference(&wanted).copied().collect();
+        for ifindex in &gone {
+            datapath.detach(*ifindex)?;
+        }
+        self.state.keep_only(generation.0);
+        Ok(Report { detached: gone.len(), timings, ..report })
+    }
+
+    /// Removes everything that was pinned, and the names.
+    pub fn unload(&self) -> Result<bool, Error> {
+        privileges::require(&[privileges::ATTACH])?;
+        let existed = self.pins.root().exists();
+        if existed {
+            self.state.create()?;
+            let _lock = self.state.lock(PATIENCE)?;
+            self.pins.remove()?;
+        }
+        self.state.remove();
+        Ok(existed)
+    }
+
+    /// What is enforced now, if anything is and its names are known.
+    fn present(&self) -> Result<Option<Names>, Error> {
+        if !self.pins.exist() {
+            return Ok(None);
+        }
+        let Ok(datapath) = Datapath::open(&self.pins) else { return Ok(None) };
+        let generation = datapath.live()?.generation.0;
+        // damaged names are written anew
+        Ok(self.state.read(generation).ok().flatten())
+    }
+
+    fn rehearse(&self, names: Names, snapshot: &Snapshot, hooks: usize) -> Result<Report, Error> {
+        let present = self.present()?;
+        let generation = present.as_ref().map_or(0, |present| present.generation);
+        let changed = present.is_none_or(|present| present.fingerprint != names.fingerprint);
+        Ok(Report {
+            generation: if changed { generation + 1 } else { generation },
+            endpoints: hooks,
+            identities: snapshot.identities.len(),
+            policies: names.policies,
+            changed,
+            attached: Vec::new(),
+            detached: 0,
+            pending: names.pending,
+            timings: Timings::default(),
+        })
+    }
+}
+
+fn timed<T>(spent: &mut Duration, work: impl FnOnce() -> T) -> T {
+    let begin = Instant::now();
+    let result = work();
+    *spent = begin.elapsed();
+    result
+}
+
+fn attach(
+    datapath: &mut Datapath,
+    hooks: &[Hook],
+    attached: &mut Vec<String>,
+    progress: &dyn Fn(usize, usize),
+) -> Result<(), datapath::Error> {
+    for (done, hook) in hooks.iter().enumerate() {
+        if datapath.attach(hook)? {
+            attached.push(hook.interface.clone());
+        }
+        progress(done + 1, hooks.len());
+    }
+    Ok(())
+}
+
+fn hooks(found: &Discovery) -> Vec<Hook> {
+    let hook = |found: &Found| Hook { interface: found.interface.clone(), ifindex: found.workload.ifindex };
+    found.workloads.iter().map(hook).collect()
+}
+
+/// What the numbers of a snapshot stand for.
+fn names(loaded: &Loaded, found: &Discovery, (snapshot, settings): (&Snapshot, Settings)) -> Names {
+    let world = &loaded.world;
+    let isolated: HashMap<IfIndex, AddressFlags> =
+        snapshot.hooks.iter().map(|(ifindex, hook)| (*ifindex, hook.flags)).collect();
+    let endpoint = |Found { workload, interface, delivery, .. }: &Found| {
+        let endpoint = &world.endpoints[workload.endpoint];
+        let flags = isolated.get(&workload.ifindex).copied().unwrap_or_default();
+        state::Endpoint {
+            namespace: endpoint.name.namespace.clone(),
+            name: endpoint.name.name.clone(),
+            labels: endpoint.labels.clone(),
+            addresses: workload.addresses.clone(),
+            interface: interface.clone(),
+            ifindex: workload.ifindex.0,
+            ingress: flags.has(AddressFlags::ISOLATED_INGRESS),
+            egress: flags.has(AddressFlags::ISOLATED_EGRESS),
+            stack: match delivery {
+                Delivery::Direct if settings.has(Settings::STACK) => Some("--forwarding stack".into()),
+                Delivery::Direct => None,
+                Delivery::Stack(reason) => Some(reason.clone()),
+            },
+        }
+    };
+    let pending = |pending: &source::Pending| {
+        let name = &world.endpoints[pending.endpoint].name;
+        state::Pending { namespace: name.namespace.clone(), name: name.name.clone(), reason: pending.reason.clone() }
+    };
+    let rule = |RuleName { kind, namespace, name, direction, index, origin }: &RuleName| state::Rule {
+        kind: kind.as_str().into(),
+        namespace: namespace.clone(),
+        name: name.clone(),
+        direction: state::Rule::word(*direction).into(),
+        index: *index,
+        source: origin.to_string(),
+    };
+    let identity = |identity: &compile::IdentityName| state::Identity {
+        endpoints: identity.endpoints.iter().map(ToString::to_string).collect(),
+        networks: identity.networks.iter().map(ToString::to_string).collect(),
+    };
+    let document = |source: &crate::format::Source| state::Document {
+        name: source.name.clone(),
+        text: String::from_utf8_lossy(&source.text).into_owned(),
+    };
+    let mut names = Names {
+        generation: 0,
+        version: Datapath::version(),
+        fingerprint: 0,
+        namespace: (found.namespace.device, found.namespace.inode),
+        endpoints: found.workloads.iter().map(endpoint).collect(),
+        pending: found.pending.iter().map(pending).collect(),
+        identities: snapshot.identities.iter().map(identity).collect(),
+        rules: snapshot.rules.iter().map(rule).collect(),
+        policies: loaded.policies,
+        sources: loaded.sources.iter().map(document).collect(),
+    };
+    let mut hasher = DefaultHasher::new();
+    (format!("{snapshot:?}"), format!("{names:?}"), settings.0).hash(&mut hasher);
+    names.fingerprint = hasher.finish();
+    names
+}

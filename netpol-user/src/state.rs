@@ -1,0 +1,223 @@
+//! The names of what is enforced. The kernel is the database; it knows numbers, and this folder says
+//! what they stand for, in one file for each generation. Losing it loses names, not enforcement.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    format::Source,
+    model::{Direction, Labels},
+};
+
+/// An instance's folder.
+#[derive(Clone, Debug)]
+pub struct State {
+    folder: PathBuf,
+}
+
+/// Held while an instance is changed. Ends with the process, however that ends.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held for its lock, which dropping it releases")] Flock<fs::File>);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{path}")]
+    File {
+        path: PathBuf,
+        #[source]
+        error: io::Error,
+    },
+    #[error("{path} cannot be read: {error}; the next `netpol load` writes it anew")]
+    Damaged { path: PathBuf, error: String },
+    #[error("another netpol has been changing this instance for {} s ({path} is locked)", .waited.as_secs())]
+    Busy { path: PathBuf, waited: Duration },
+}
+
+/// What a generation's numbers stand for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    pub generation: u32,
+    /// Of the classifiers that are loaded.
+    pub version: u64,
+    /// Of everything that was published: the same fingerprint, the same policy.
+    pub fingerprint: u64,
+    /// Device and inode of the network namespace that the interfaces are in.
+    pub namespace: (u64, u64),
+    pub endpoints: Vec<Endpoint>,
+    pub pending: Vec<Pending>,
+    /// By identity number; the first is [`netpol_common::tables::Identity::FIRST`].
+    pub identities: Vec<Identity>,
+    /// By rule number; the first stands for rule 1.
+    pub rules: Vec<Rule>,
+    pub policies: usize,
+    /// The documents themselves.
+    pub sources: Vec<Document>,
+}
+
+/// A running endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub namespace: String,
+    pub name: String,
+    pub labels: Labels,
+    pub addresses: Vec<std::net::IpAddr>,
+    /// The host end of its veth.
+    pub interface: String,
+    pub ifindex: u32,
+    /// Policy is about its ingress, its egress.
+    pub ingress: bool,
+    pub egress: bool,
+    /// `None`: packets between endpoints are delivered directly; else why not.
+    pub stack: Option<String>,
+}
+
+/// An endpoint that was not found running.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    pub namespace: String,
+    pub name: String,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// `namespace/name`
+    pub endpoints: Vec<String>,
+    pub networks: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    pub kind: String,
+    pub namespace: Option<String>,
+    pub name: String,
+    pub direction: String,
+    /// `None`: the default deny at the end of the policy's tier.
+    pub index: Option<u32>,
+    /// `file:line`
+    pub source: String,
+}
+
+impl Rule {
+    /// In the words of a verdict: `NetworkPolicy shop/postgres ingress[0] (policies/shop/postgres.yaml:9)`.
+    pub fn describe(&self) -> String {
+        let Self { kind, namespace, name, direction, index, source } = self;
+        let name = namespace.as_ref().map_or_else(|| name.clone(), |ns| format!("{ns}/{name}"));
+        let part = index.map_or_else(|| format!("{direction}: default deny"), |index| format!("{direction}[{index}]"));
+        format!("{kind} {name} {part} ({source})")
+    }
+
+    pub const fn word(direction: Direction) -> &'static str {
+        match direction {
+            Direction::Egress => "egress",
+            Direction::Ingress => "ingress",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Document {
+    pub name: String,
+    pub text: String,
+}
+
+impl From<&Document> for Source {
+    fn from(Document { name, text }: &Document) -> Self {
+        Self { name: name.clone(), text: text.clone().into_bytes() }
+    }
+}
+
+impl Names {
+    /// A rule's name; `None` for a number of another generation.
+    pub fn rule(&self, number: u32) -> Option<&Rule> {
+        self.rules.get(usize::try_from(number).ok()?.checked_sub(1)?)
+    }
+}
+
+impl State {
+    /// The folder need not be there.
+    pub fn at(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// Makes the folder, readable by its owner alone.
+    pub fn create(&self) -> Result<(), Error> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
+        made.map_err(|error| self.error(&self.folder, error))
+    }
+
+    /// Waits until nobody else changes the instance, `patience` at most.
+    pub fn lock(&self, patience: Duration) -> Result<Lock, Error> {
+        let path = self.folder.join("lock");
+        let begin = Instant::now();
+        let open = || fs::File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let mut file = open().map_err(|error| self.error(&path, error))?;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(Lock(lock)),
+                Err((unlocked, nix::errno::Errno::EWOULDBLOCK)) if begin.elapsed() < patience => file = unlocked,
+                Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Err(Error::Busy { path, waited: begin.elapsed() }),
+                Err((_, error)) => return Err(self.error(&path, error.into())),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Writes a generation's names, whole or not at all.
+    pub fn write(&self, names: &Names) -> Result<(), Error> {
+        let path = self.path(names.generation);
+        let beside = path.with_extension("new");
+        let text = serde_json::to_vec(names).map_err(|error| self.error(&path, error.into()))?;
+        let write = || {
+            let mut file = fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
+            io::Write::write_all(&mut file, &text)?;
+            fs::rename(&beside, &path)
+        };
+        write().map_err(|error| self.error(&path, error))
+    }
+
+    /// A generation's names; `None`: there is no file of that generation.
+    pub fn read(&self, generation: u32) -> Result<Option<Names>, Error> {
+        let path = self.path(generation);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(self.error(&path, error)),
+        };
+        serde_json::from_slice(&text).map(Some).map_err(|error| Error::Damaged { path, error: error.to_string() })
+    }
+
+    /// Removes the names of all other generations.
+    pub fn keep_only(&self, generation: u32) {
+        let keep = self.path(generation);
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| *path != keep) {
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("names-")) {
+                // a leftover is harmless and goes with the next load
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+
+    /// Removes the folder and what netpol put there.
+    pub fn remove(&self) {
+        self.keep_only(u32::MAX);
+        let _ = fs::remove_file(self.folder.join("lock"));
+        let _ = fs::remove_dir(&self.folder);
+    }
+
+    fn path(&self, generation: u32) -> PathBuf {
+        self.folder.join(format!("names-{generation}.json"))
+    }
+
+    fn error(&self, path: &Path, error: io::Error) -> Error {
+        Error::File { path: path.to_owned(), error }
+    }
+}
