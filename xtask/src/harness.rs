@@ -62,6 +62,8 @@ impl Build {
 fn start(command: &str, args: Vec<OsString>) -> Result<()> {
     let (own, args): (Vec<_>, Vec<_>) = args.into_iter().partition(|arg| arg == Install::NO_INSTALL);
     Install { no_install: !own.is_empty() }.ensure()?;
+    // What is measured is the program itself: the harness looks for it beside its own.
+    netpol()?;
     // Release: measurements need it, and so do a hundred thousand expected rows.
     let mut cargo = cargo();
     cargo.args(["run", "--quiet", "--release", "--package", "netpol-harness", "--", command]).args(args);

@@ -1,0 +1,143 @@
+//! The real program, run as somebody would run it, inside a topology's host.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use super::sandbox::{Netns, Sandbox};
+
+/// The `netpol` program.
+#[derive(Clone)]
+pub struct Binary(PathBuf);
+
+impl Binary {
+    /// `given`, else the one that was built together with this program.
+    pub fn find(given: Option<PathBuf>) -> Result<Self> {
+        let path = match given {
+            Some(path) => path,
+            None => std::env::current_exe()?.with_file_name("netpol"),
+        };
+        let path = path
+            .canonicalize()
+            .with_context(|| format!("{}: `cargo build --release --package netpol-user` builds it", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+/// One netpol: its pins, its state and the documents that it loads.
+pub struct Instance<'a> {
+    binary: Binary,
+    host: &'a Netns,
+    bpffs: PathBuf,
+    state: PathBuf,
+    documents: PathBuf,
+}
+
+/// What a `load` said and what it took.
+pub struct Loaded {
+    pub identities: u64,
+    /// Milliseconds of each step.
+    pub timings: BTreeMap<String, f64>,
+    pub wall: Duration,
+    /// Peak resident memory.
+    pub peak_kib: u64,
+}
+
+impl<'a> Instance<'a> {
+    /// `name` must be its own among the instances of this run.
+    pub fn new(sandbox: &Sandbox, binary: &Binary, name: &str, host: &'a Netns) -> Result<Self> {
+        Ok(Self {
+            binary: binary.clone(),
+            host,
+            bpffs: sandbox.bpffs(name),
+            state: sandbox.folder(&format!("{name}/state"))?,
+            documents: sandbox.folder(&format!("{name}/documents"))?,
+        })
+    }
+
+    /// Where a program of this instance is pinned.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bpffs.join("programs").join(name)
+    }
+
+    /// Replaces the documents.
+    pub fn write(&self, documents: &str) -> Result<()> {
+        fs::write(self.documents.join("bench.yaml"), documents).context("writing documents")
+    }
+
+    /// `netpol load`, with more arguments.
+    pub fn load(&self, arguments: &[&str]) -> Result<Loaded> {
+        let documents = self.documents.display().to_string();
+        let load = ["load", &documents, "--output", "json"];
+        let start = Instant::now();
+        let (said, peak_kib) = self.run(&[&load, arguments].concat())?;
+        let wall = start.elapsed();
+        let said = serde_json::from_str::<Value>(&said).context("the JSON of `netpol load`")?;
+        let number = |name: &str| said[name].as_u64().with_context(|| format!("`netpol load` told no {name}"));
+        let timings = said["timings"].as_object().into_iter().flatten();
+        Ok(Loaded {
+            // A number or a list of them: only how many is of interest.
+            identities: said["identities"]
+                .as_array()
+                .map_or_else(|| number("identities"), |all| Ok(all.len() as u64))?,
+            timings: timings.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect(),
+            wall,
+            peak_kib,
+        })
+    }
+
+    pub fn unload(&self) -> Result<Duration> {
+        let start = Instant::now();
+        self.run(&["unload"])?;
+        Ok(start.elapsed())
+    }
+
+    /// Standard output and the peak of resident memory in KiB.
+    fn run(&self, arguments: &[&str]) -> Result<(String, u64)> {
+        let complaints = self.state.with_file_name("stderr");
+        let output = self.state.with_file_name("stdout");
+        let child = self.host.run(|| {
+            Command::new(&self.binary.0)
+                .arg("--bpffs")
+                .arg(&self.bpffs)
+                .arg("--state")
+                .arg(&self.state)
+                .args(arguments)
+                .stdin(Stdio::null())
+                .stdout(fs::File::create(&output)?)
+                .stderr(fs::File::create(&complaints)?)
+                .spawn()
+                .with_context(|| self.binary.0.display().to_string())
+        })?;
+        let (status, peak_kib) = wait(child.id())?;
+        if !status.success() {
+            bail!("netpol {}: {status}\n{}", arguments.join(" "), read(&complaints)?.trim_end());
+        }
+        Ok((read(&output)?, peak_kib))
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| path.display().to_string())
+}
+
+/// Waits for a child in the way that tells its peak of resident memory.
+fn wait(child: u32) -> Result<(ExitStatus, u64)> {
+    let mut status = 0;
+    // SAFETY: all zeroes is a valid rusage.
+    let mut usage = unsafe { std::mem::zeroed::<libc::rusage>() };
+    // SAFETY: fills in both; the child is ours and nobody else waits for it.
+    let waited = unsafe { libc::wait4(child as libc::pid_t, &mut status, 0, &mut usage) };
+    if waited < 0 {
+        return Err(std::io::Error::last_os_error()).context("waiting for netpol");
+    }
+    Ok((ExitStatus::from_raw(status), usage.ru_maxrss.unsigned_abs()))
+}

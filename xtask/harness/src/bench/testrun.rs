@@ -1,0 +1,205 @@
+//! BPF_PROG_TEST_RUN: a classifier called by the kernel with a packet of ours, and how long it took.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use anyhow::{Context as _, Result};
+use nix::errno::Errno;
+
+use super::sandbox::Netns;
+
+/// Commands of bpf(2) and the type of a classifier, as in the kernel's `uapi/linux/bpf.h`.
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+
+/// The instruction that returns r0.
+const EXIT: u64 = 0x95;
+
+/// What a classifier returns to have the packet dropped: TCX_DROP, which is TC_ACT_SHOT.
+pub const DROP: i32 = 2;
+
+/// A loaded classifier.
+pub struct Program(OwnedFd);
+
+/// What one call of the kernel found.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    pub action: i32,
+    /// Mean over the repetitions.
+    pub nanoseconds: u32,
+}
+
+/// How the packet arrives: by which interface.
+pub struct Arrival {
+    pub ifindex: u32,
+    pub ingress_ifindex: u32,
+}
+
+/// The head of `union bpf_attr` for BPF_PROG_LOAD; what follows is zero.
+#[repr(C)]
+struct Load {
+    program_type: u32,
+    instructions: u32,
+    code: u64,
+    license: u64,
+    log: [u32; 2],
+    log_buffer: u64,
+    version: u32,
+    flags: u32,
+}
+
+/// For BPF_OBJ_GET.
+#[repr(C)]
+struct Get {
+    path: u64,
+    descriptor: u32,
+    flags: u32,
+}
+
+/// For BPF_PROG_TEST_RUN.
+#[repr(C)]
+#[derive(Default)]
+struct Test {
+    program: u32,
+    action: u32,
+    packet_size: u32,
+    packet_out_size: u32,
+    packet: u64,
+    packet_out: u64,
+    repeat: u32,
+    duration: u32,
+    context_size: u32,
+    context_out_size: u32,
+    context: u64,
+    context_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch: u32,
+    padding: u32,
+}
+
+/// `struct __sk_buff` up to the interfaces: the kernel takes a shorter one for one that ends in zeroes.
+#[repr(C)]
+#[derive(Default)]
+struct Context {
+    /// Length to VLAN and priority: the kernel sets them from the packet.
+    from_packet: [u32; 9],
+    ingress_ifindex: u32,
+    ifindex: u32,
+}
+
+fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<i32> {
+    // SAFETY: `attributes` has the command's layout and size; what its addresses point to outlives the call.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, command, attributes as *mut T, size_of::<T>()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(done as i32) }
+}
+
+fn own(descriptor: i32) -> OwnedFd {
+    // SAFETY: the kernel has just created it for us.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
+}
+
+impl Program {
+    /// A classifier that does nothing: `return TCX_NEXT`.
+    pub fn empty() -> Result<Self> {
+        // r0 = -1
+        Self::load(&[0xffff_ffff_0000_00b7, EXIT]).context("loading an empty classifier")
+    }
+
+    fn load(code: &[u64]) -> io::Result<Self> {
+        let mut load = Load {
+            program_type: BPF_PROG_TYPE_SCHED_CLS,
+            instructions: code.len() as u32,
+            code: code.as_ptr() as u64,
+            license: c"GPL".as_ptr() as u64,
+            log: [0; 2],
+            log_buffer: 0,
+            version: 0,
+            flags: 0,
+        };
+        bpf(BPF_PROG_LOAD, &mut load).map(|descriptor| Self(own(descriptor)))
+    }
+
+    pub fn pinned(path: &Path) -> Result<Self> {
+        let name = CString::new(path.as_os_str().as_bytes())?;
+        let mut get = Get { path: name.as_ptr() as u64, descriptor: 0, flags: 0 };
+        let descriptor = bpf(BPF_OBJ_GET, &mut get).with_context(|| path.display().to_string())?;
+        Ok(Self(own(descriptor)))
+    }
+
+    /// Runs it `repeat` times on the same packet. The interfaces are those of the calling thread's namespace.
+    pub fn run(&self, packet: &[u8], arrival: &Arrival, repeat: u32) -> Result<Outcome> {
+        let context =
+            Context { ingress_ifindex: arrival.ingress_ifindex, ifindex: arrival.ifindex, ..Context::default() };
+        loop {
+            let mut test = Test {
+                program: self.0.as_raw_fd() as u32,
+                packet_size: packet.len() as u32,
+                packet: packet.as_ptr() as u64,
+                repeat,
+                context_size: size_of::<Context>() as u32,
+                context: &raw const context as u64,
+                ..Test::default()
+            };
+            match bpf(BPF_PROG_TEST_RUN, &mut test) {
+                Ok(_) => return Ok(Outcome { action: test.action as i32, nanoseconds: test.duration }),
+                Err(error) if error.raw_os_error() == Some(Errno::EINTR as i32) => {}
+                Err(error) => return Err(error).context("BPF_PROG_TEST_RUN"),
+            }
+        }
+    }
+}
+
+/// The number of an interface in `netns`.
+pub fn ifindex(netns: &Netns, name: &str) -> Result<u32> {
+    netns.run(|| nix::net::if_::if_nametoindex(name).with_context(|| name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::topology::{Families, Topology};
+
+    #[test]
+    fn layouts_are_the_kernels() {
+        // Offsets in union bpf_attr and struct __sk_buff of uapi/linux/bpf.h.
+        assert_eq!(std::mem::offset_of!(Load, license), 16);
+        assert_eq!(std::mem::offset_of!(Test, repeat), 32);
+        assert_eq!(std::mem::offset_of!(Test, context), 48);
+        assert_eq!(size_of::<Test>(), 80);
+        assert_eq!(std::mem::offset_of!(Context, ifindex), 40);
+    }
+
+    #[test]
+    fn a_classifier_sees_the_interfaces_that_the_packet_arrives_by() -> Result<()> {
+        let topology = Topology::bridged(2, Families::V4)?;
+        let (a, b) = topology.pair();
+        let [ifindex, ingress_ifindex] =
+            [ifindex(&topology.host, &a.host_end())?, ifindex(&topology.host, &b.host_end())?];
+        // r0 = *(u32 *)(r1 + offset)
+        let field = |offset: u64| Program::load(&[0x1061 | offset << 16, EXIT]);
+        let arrival = Arrival { ifindex, ingress_ifindex };
+        topology.host.run(|| {
+            assert_eq!(field(40)?.run(&[0; 60], &arrival, 1)?.action, ifindex as i32);
+            assert_eq!(field(36)?.run(&[0; 60], &arrival, 1)?.action, ingress_ifindex as i32);
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn an_empty_classifier_passes_the_packet_on() -> Result<()> {
+        let arrival = Arrival { ifindex: 1, ingress_ifindex: 0 };
+        let outcome = Program::empty()?.run(&[0; 60], &arrival, 10)?;
+        assert_eq!(outcome.action, -1);
+        Ok(())
+    }
+}
