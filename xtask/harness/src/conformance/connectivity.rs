@@ -27,7 +27,7 @@ use super::{
 const SERVICE_ACCOUNTS: [&str; 2] = ["serviceAccountSelector", "serviceAccounts"];
 
 /// Runs every case with its own engine per thread; adds to `report`.
-pub fn run(paths: &[PathBuf], maker: &Maker, report: &mut Report) -> Result<()> {
+pub fn run(paths: &[PathBuf], maker: &Maker<'_>, report: &mut Report) -> Result<()> {
     let next = AtomicUsize::new(0);
     let whole = Mutex::new((Report::default(), Ok(())));
     let worker = || {
@@ -69,15 +69,20 @@ fn run_case(path: &Path, engine_name: &'static str, engine: &mut dyn Engine, rep
         let mut state = State::new(&case.model);
         for (number, step) in case.steps.iter().enumerate() {
             state.take(step).with_context(|| format!("{file} step {number}"))?;
-            let failed = match compare(&state, &case, &step.expected, (family, &mut *engine)) {
-                Ok(failed) => failed,
+            let Compared { failed, unsteady } = match compare(&state, &case, &step.expected, (family, &mut *engine)) {
+                Ok(compared) => compared,
                 // A step that can't be judged fails with all its rows.
-                Err(error) => vec![format!("{error:#}"); step.expected.len().max(1)],
+                Err(error) => {
+                    Compared { failed: vec![format!("{error:#}"); step.expected.len().max(1)], unsteady: vec![] }
+                }
             };
             let name = step.name.as_deref().unwrap_or_default();
-            let failed = failed.into_iter().map(|failure| format!("{family:?} step {number} {name}: {failure}"));
+            let told = |told: Vec<String>| {
+                told.into_iter().map(|what| format!("{family:?} step {number} {name}: {what}")).collect()
+            };
             let place = Place { set: &set, case: &file, engine: engine_name };
-            report.rows(&place, step.expected.len(), failed.collect());
+            report.rows(&place, step.expected.len(), told(failed));
+            report.unsteady(&place, told(unsteady));
         }
     }
     Ok(())
@@ -101,13 +106,22 @@ pub fn mentions(value: &Value, fields: &[&str]) -> bool {
     }
 }
 
-/// What did not hold.
+/// What did not hold, and what held only when it was asked again.
+#[derive(Default)]
+struct Compared {
+    failed: Vec<String>,
+    unsteady: Vec<String>,
+}
+
+/// How many rows of a step are asked again: more of them don't tell more.
+const ASKED_AGAIN: usize = 5;
+
 fn compare(
     state: &State,
     case: &Case,
     expected: &[Row],
     (family, engine): (IpVersion, &mut dyn Engine),
-) -> Result<Vec<String>> {
+) -> Result<Compared> {
     let world = plan::load(state, case.model.calico_profile, family)?.world;
     let parties = parties(state, &world, family);
     let questions = expected.iter().map(|row| question(row, &parties, family)).collect::<Result<Vec<_>>>()?;
@@ -116,16 +130,23 @@ fn compare(
         bail!("{} verdicts for {} rows", verdicts.len(), expected.len());
     }
     let rows = expected.iter().zip(&questions).zip(verdicts);
-    Ok(rows.filter_map(|((row, question), allowed)| wrong(&world, row, question, allowed)).collect())
+    let wrong = rows.filter(|((row, _), allowed)| row.allowed != *allowed);
+    let mut compared = Compared::default();
+    for (number, ((row, question), allowed)) in wrong.enumerate() {
+        let wrong = describe(&world, row, question, allowed);
+        let again = if number < ASKED_AGAIN { engine.again(question)? } else { None };
+        match again {
+            Some(again) if again.allowed == row.allowed => compared.unsteady.push(wrong),
+            Some(again) => compared.failed.push([vec![wrong], again.seen].concat().join("\n      ")),
+            None => compared.failed.push(wrong),
+        }
+    }
+    Ok(compared)
 }
 
-fn wrong(world: &World, row: &Row, question: &Question, allowed: bool) -> Option<String> {
-    if allowed == row.allowed {
-        return None;
-    }
-    let Row { from, to, port, protocol, .. } = row;
+fn describe(world: &World, Row { from, to, port, protocol, .. }: &Row, question: &Question, allowed: bool) -> String {
     let said = if allowed { "allowed" } else { "denied" };
-    Some(format!("{from} -> {to} {port}/{protocol} was {said}; by the rules: {}", why(world, question)))
+    format!("{from} -> {to} {port}/{protocol} was {said}; by the rules: {}", why(world, question))
 }
 
 /// What the interpreter says of a connection, whoever judged it wrongly.
