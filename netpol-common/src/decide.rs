@@ -43,7 +43,7 @@ pub struct Packet<A: Address> {
 /// What to do with a packet that may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Its flow has a valid entry now: count it there, and deliver it the way that the entry says.
+    /// [`Desk::value`] is its flow's new entry, the packet counted: deliver it the way that it says.
     Remembered,
     /// An ICMP error, to be judged by the packet inside; when it was, it may pass.
     Related,
@@ -53,6 +53,8 @@ pub enum Action {
     Control,
     /// A message of IPv6's link control, still to be guarded.
     Link,
+    /// The entry that its flow has still holds: count it there, and deliver it the way that it says.
+    Confirmed,
 }
 
 impl Action {
@@ -65,6 +67,7 @@ impl Action {
             2 => Self::Waiting,
             3 => Self::Control,
             4 => Self::Link,
+            5 => Self::Confirmed,
             _ => return None,
         })
     }
@@ -75,6 +78,8 @@ impl Action {
 #[derive(Clone, Copy)]
 pub struct Desk<A: Address> {
     pub packet: Packet<A>,
+    /// The flow has no entry here: it was just looked for.
+    pub is_missing: bool,
     source: End,
     destination: End,
     /// The key of the packets in the other direction; of an ICMP error, that of the packet inside, at
@@ -83,8 +88,8 @@ pub struct Desk<A: Address> {
     /// What is known of the packet's direction, and of the other.
     own: Remembered,
     partner: Remembered,
-    /// The entry that is being written.
-    value: FlowValue,
+    /// The entry that is being written; in the end, that of the packet's direction.
+    pub value: FlowValue,
 }
 
 impl<A: Address> Desk<A> {
@@ -94,6 +99,7 @@ impl<A: Address> Desk<A> {
         Self {
             other: packet.key,
             packet,
+            is_missing: false,
             source: nobody,
             destination: nobody,
             own: Remembered::NOTHING,
@@ -160,9 +166,6 @@ pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
     ends(kernel, desk, hook)?;
     desk.other = desk.packet.key.reversed(other_place(desk));
     recall(kernel, desk);
-    if !desk.own.exists() && !desk.partner.exists() && !may_open(kernel, &desk.packet) {
-        return Err(Drop::Rate);
-    }
     let orientation = orientation(desk);
     let rules = match judge(kernel, desk, orientation) {
         Ok(rules) => rules,
@@ -172,24 +175,37 @@ pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
             return Err(denial.reason);
         }
     };
+    if !desk.own.exists() && !desk.partner.exists() && !may_open(kernel, &desk.packet) {
+        return Err(Drop::Rate);
+    }
     let judged = Judged { rules, is_reply: orientation == Orientation::Reply, flags: delivery(desk, hook) };
-    remember(kernel, desk, hook, judged)?;
-    Ok(Action::Remembered)
+    remember(kernel, desk, hook, judged)
 }
 
 /// What is known of both directions; nothing answers a group as the group.
 #[inline(always)]
 fn recall<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) {
-    desk.own = past(kernel.recall(&desk.packet.key), &desk.packet);
-    desk.partner = if desk.packet.destination_mac.is_group() {
-        Remembered::NOTHING
-    } else {
-        past(kernel.recall(&desk.other), &desk.packet)
-    };
+    desk.own = Remembered::NOTHING;
+    desk.partner = Remembered::NOTHING;
+    if !desk.is_missing {
+        desk.own = past(kernel.recall(&desk.packet.key), &desk.packet);
+    } else if opens(&desk.packet) {
+        // whoever sends a SYN opens: what the other direction was does not matter
+        return;
+    }
+    if !desk.packet.destination_mac.is_group() {
+        desk.partner = past(kernel.recall(&desk.other), &desk.packet);
+    }
     if is_idle(desk) {
         desk.own = Remembered::NOTHING;
         desk.partner = Remembered::NOTHING;
     }
+}
+
+/// Only a plain SYN opens a TCP connection.
+#[inline(always)]
+fn opens<A: Address>(packet: &Packet<A>) -> bool {
+    packet.key.protocol == Protocol::TCP && packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
 }
 
 /// Writes down both directions, where they do not say it already.
@@ -199,7 +215,7 @@ fn remember<A: Address, K: Kernel<A>>(
     desk: &mut Desk<A>,
     hook: &HookValue,
     judged: Judged,
-) -> Result<(), Drop> {
+) -> Result<Action, Drop> {
     let generation = desk.packet.generation;
     let says = |entry: &Remembered, reply: bool| {
         entry.word.generation() == generation && entry.word.flags().has(FlowFlags::REPLY) == reply
@@ -210,10 +226,11 @@ fn remember<A: Address, K: Kernel<A>>(
     }
     if says(&desk.own, judged.is_reply) {
         kernel.refresh(&desk.packet.key, desk.packet.now, desk.packet.ingress);
-        return Ok(());
+        return Ok(Action::Confirmed);
     }
     desk.value = judged.own(desk);
-    kernel.remember(&desk.packet.key, &desk.value)
+    kernel.remember(&desk.packet.key, &desk.value)?;
+    Ok(Action::Remembered)
 }
 
 /// Whether the interface may open one more flow now.
@@ -358,8 +375,7 @@ fn is_idle<A: Address>(desk: &Desk<A>) -> bool {
 fn orientation<A: Address>(desk: &Desk<A>) -> Orientation {
     let Desk { packet, own, partner, .. } = desk;
     let is_tcp = packet.key.protocol == Protocol::TCP;
-    // only a plain SYN opens, and whoever sends it opens
-    if is_tcp && packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
+    if opens(packet) {
         return Orientation::Forward;
     }
     if own.exists() {
@@ -525,7 +541,7 @@ struct Judged {
 }
 
 impl Judged {
-    /// The entry of the packet's own direction. The packet is counted when it is acted upon.
+    /// The entry of the packet's own direction, this packet counted.
     #[inline(always)]
     fn own<A: Address>(&self, desk: &Desk<A>) -> FlowValue {
         let (packet, before) = (&desk.packet, &desk.own);
@@ -534,10 +550,11 @@ impl Judged {
             Side::To => packet.ingress,
         };
         // a new connection on the same ports starts anew
-        let opens = packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-        let tcp_flags = if opens { 0 } else { before.tcp_flags };
+        let tcp_flags = if opens(packet) { packet.tcp_flags } else { before.tcp_flags | packet.tcp_flags };
         FlowValue {
             word: self.word(packet, packet.key.tag(), self.is_reply),
+            packets: before.packets + u64::from(packet.packets),
+            bytes: before.bytes + u64::from(packet.bytes),
             ifindex,
             source_mac: packet.source_mac,
             destination_mac: desk.destination.mac.into(),

@@ -142,13 +142,15 @@ impl Settings {
 pub const NEW_FLOWS: u32 = 50_000;
 
 impl Bucket {
-    pub const fn full(now: Ticks) -> Self {
-        Self { tokens: NEW_FLOWS, filled: now }
-    }
+    /// As the map has it before anybody took something: full.
+    pub const UNTOUCHED: Self = Self { tokens: 0, filled: Ticks(0) };
 
     /// Takes one, after adding what the time since the last fill is worth.
     #[inline(always)]
     pub fn take(self, now: Ticks) -> Option<Self> {
+        if self.filled.0 == Self::UNTOUCHED.filled.0 {
+            return Some(Self { tokens: NEW_FLOWS - 1, filled: now });
+        }
         let elapsed = now.since(self.filled);
         // a tick is 2^20 ns: NEW_FLOWS * 1.048576 / 1000 new flows, 52.4
         let earned = if elapsed > 1024 { NEW_FLOWS } else { elapsed * (NEW_FLOWS / 954) };

@@ -49,9 +49,9 @@ pub fn established<A: Address>(frame: &Frame, key: &FlowKey<A>, entry: *mut Flow
     deliver(frame, flags, (interface, mac))
 }
 
-/// The slow path has just written or confirmed the entry: act on it.
+/// The slow path has just confirmed the entry: act on it.
 #[inline(always)]
-pub fn remembered<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, tcp_flags: u8) -> Fate {
+pub fn confirmed<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, tcp_flags: u8) -> Fate {
     let Some(entry) = F::FLOWS.find(key) else { return Fate::dropped(Drop::FlowTable) };
     // SAFETY: as in `established`.
     let value = unsafe { &*entry };
@@ -63,15 +63,21 @@ pub fn remembered<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, tcp_flags: 
     deliver(frame, flags, (interface, mac))
 }
 
+/// Sends an allowed packet on, the way that its entry says.
 #[inline(always)]
-fn deliver(frame: &Frame, flags: FlowFlags, (interface, mac): (IfIndex, MacWords)) -> Fate {
+pub fn deliver(frame: &Frame, flags: FlowFlags, (interface, mac): (IfIndex, MacWords)) -> Fate {
     if flags.has(FlowFlags::DIRECT) && mac == frame.ethernet.destination {
-        Fate::direct(frame.skb, interface)
-    } else if flags.has(FlowFlags::ROUTED) {
-        Fate::routed(frame.skb, interface, mac)
-    } else {
-        Fate::passed(Pass::Stack)
+        return Fate::direct(frame.skb, interface);
     }
+    if flags.has(FlowFlags::ROUTED) {
+        return Fate::routed(frame.skb, interface, mac);
+    }
+    if let Side::From = frame.place.side()
+        && interface != IfIndex::NONE
+    {
+        frame.skb.vouch_for(interface);
+    }
+    Fate::passed(Pass::Stack)
 }
 
 /// Counts a packet in its flow.
