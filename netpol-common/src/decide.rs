@@ -629,12 +629,18 @@ const DHCP_CLIENT: PortBe = PortBe::from_host(68);
 const DHCPV6_CLIENT: PortBe = PortBe::from_host(546);
 const DHCPV6_SERVER: PortBe = PortBe::from_host(547);
 
-/// RFC 2131 and RFC 8415: between the client's and the server's port, whoever they are.
+/// RFC 2131 and RFC 8415, as far as a link needs them: what a workload would say as a server, what it
+/// asks the whole link, and a server's answer to a client. All else (a renewal, which goes to one
+/// server) is an ordinary flow: nothing to or from one address passes by its port numbers alone.
 #[inline(always)]
 fn is_dhcp<A: Address>(packet: &Packet<A>) -> bool {
     let (server, client) = if A::BITS == 32 { (DHCP_SERVER, DHCP_CLIENT) } else { (DHCPV6_SERVER, DHCPV6_CLIENT) };
     let (from, to) = (packet.key.source_port, packet.key.destination_port);
-    packet.key.protocol == Protocol::UDP && (from == server || (from == client && to == server))
+    let is_ours = match packet.key.place.side() {
+        Side::From => from == server || (from == client && to == server && packet.destination_mac.is_group()),
+        Side::To => from == server && to == client,
+    };
+    packet.key.protocol == Protocol::UDP && is_ours
 }
 
 /// A workload may ask a DHCP server, and hear one that is no workload; it may not be one.
@@ -686,3 +692,6 @@ pub fn is_due(word: Word, judged: Ticks, now: Ticks, tcp_flags: u8) -> bool {
     let reopens = tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN && word.flags().has(FlowFlags::REPLY);
     reopens || now.since(judged) > REFRESH
 }
+
+#[cfg(test)]
+mod tests;

@@ -132,7 +132,7 @@ impl Skb {
 
 impl Linear {
     #[inline(always)]
-    pub fn len(self) -> usize {
+    pub(crate) fn len(self) -> usize {
         self.end - self.data
     }
 }

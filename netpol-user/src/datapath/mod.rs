@@ -32,6 +32,8 @@ pub use records::{Counter, Record};
 /// What goes wrong between userspace and the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error(transparent)]
+    Privileges(#[from] crate::privileges::Error),
     #[error("{path} is not in a BPF file system; mount one there: mount -t bpf bpf {path}")]
     NotBpffs { path: PathBuf },
     #[error("nothing is loaded here (no {path}); run `netpol load PATH`")]
