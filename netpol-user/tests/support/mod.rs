@@ -19,6 +19,7 @@
 //! | `policy` | documents, and what the command counts and remembers |
 //! | `scene` | endpoints, host and outside, bridged or routed |
 //! | `packet` | frames byte by byte |
+//! | `wire` | what became of a frame |
 #![allow(dead_code, unused_imports, reason = "each test uses the part that it needs")]
 
 mod net;
@@ -28,6 +29,7 @@ pub mod policy;
 mod scene;
 mod topology;
 mod traffic;
+pub mod wire;
 
 pub use net::Net;
 pub use netpol::Ran;
@@ -35,3 +37,4 @@ pub use policy::{Counts, FAMILIES, Family};
 pub use scene::{HOST, LAYOUTS, Layout, Scene};
 pub use topology::{Endpoint, Host};
 pub use traffic::{Attempt, RawSocket, Seen, Server, check, exchange};
+pub use wire::{Fate, Wire};

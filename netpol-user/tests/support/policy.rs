@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use netpol_user::datapath::{Counter, Datapath, Pins, Side};
 use serde_json::Value;
 
 use super::{Endpoint, Host};
@@ -144,17 +145,19 @@ impl Host {
         self.status()["generation"].as_u64().expect("`generation`")
     }
 
-    /// What the classifiers have counted until now.
+    /// What the classifiers have counted until now: what `status` shows, without the command's other work.
     #[track_caller]
     pub fn counts(&self) -> Counts {
-        let status = self.status();
-        let rows = status["counters"].as_array().expect("`counters`").iter();
-        let text = |row: &Value, field: &str| row[field].as_str().expect("text").to_owned();
-        let row = |row: &Value| {
-            let name = format!("{} {} {}", text(row, "direction"), text(row, "verdict"), text(row, "reason"));
-            (name, row["packets"].as_u64().expect("`packets`"))
+        let datapath = Datapath::open(&Pins::at(self.bpffs())).unwrap_or_else(|error| panic!("{error}"));
+        let row = |counter: &Counter| {
+            let side = if counter.side == Side::From { "egress" } else { "ingress" };
+            let name = match counter.verdict {
+                Ok(pass) => format!("{side} passed {}", pass.name()),
+                Err(drop) => format!("{side} dropped {}", drop.name()),
+            };
+            (name, counter.packets)
         };
-        Counts(rows.map(row).collect())
+        Counts(datapath.counters().unwrap_or_else(|error| panic!("{error}")).iter().map(row).collect())
     }
 
     /// Runs `f` and tells what the classifiers counted meanwhile.

@@ -187,7 +187,11 @@ impl Endpoint {
 
     /// A socket for whole frames on `eth0`.
     pub fn raw(&self) -> RawSocket {
-        self.enter(|| RawSocket::open("eth0")).expect("a packet socket needs root")
+        self.raw_on("eth0")
+    }
+
+    pub fn raw_on(&self, interface: &str) -> RawSocket {
+        self.enter(|| RawSocket::open(interface)).expect("a packet socket needs root")
     }
 }
 
@@ -226,7 +230,7 @@ impl RawSocket {
     }
 
     /// The first frame from the wire that `wanted` holds for; `None` when none comes.
-    pub fn receive(&self, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+    pub fn receive(&self, mut wanted: impl FnMut(&[u8]) -> bool) -> Option<Vec<u8>> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.checked_duration_since(Instant::now())?;
