@@ -3,11 +3,9 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    panic::resume_unwind,
     path::{Path, PathBuf},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
 
@@ -26,34 +24,37 @@ use super::{
 /// Fields that only mean something where Kubernetes issues service accounts.
 const SERVICE_ACCOUNTS: [&str; 2] = ["serviceAccountSelector", "serviceAccounts"];
 
-/// Runs every case with its own engine per thread; adds to `report`.
-pub fn run(paths: &[PathBuf], maker: &Maker<'_>, report: &mut Report) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let whole = Mutex::new((Report::default(), Ok(())));
-    let worker = || {
-        let mut part = Report::default();
-        let mut work = || -> Result<()> {
-            let mut engine = (maker.make)()?;
-            while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
-                run_case(path, maker.name, engine.as_mut(), &mut part)?;
-            }
-            Ok(())
-        };
-        let done = work();
-        let mut whole = whole.lock().unwrap_or_else(PoisonError::into_inner);
-        whole.0.merge(part);
-        if done.is_err() {
-            whole.1 = done;
+/// Runs every case with all engines at the same time, each of them on several threads; adds to `report`.
+pub fn run(paths: &[PathBuf], makers: &[Maker<'_>], report: &mut Report) -> Result<()> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let next: Vec<_> = makers.iter().map(|_| AtomicUsize::new(0)).collect();
+    let parts = thread::scope(|scope| {
+        let mut workers = Vec::new();
+        for (maker, next) in makers.iter().zip(&next) {
+            let worker = || work(maker, || paths.get(next.fetch_add(1, Ordering::Relaxed)));
+            workers.extend((0..threads.min(paths.len())).map(|_| scope.spawn(worker)));
         }
-    };
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(worker);
-        }
+        let parts = workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        parts.collect::<Vec<_>>()
     });
-    let (part, done) = whole.into_inner().unwrap_or_else(PoisonError::into_inner);
-    report.merge(part);
-    done
+    // all of them, whatever the first says
+    let (parts, done): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+    parts.into_iter().for_each(|part| report.merge(part));
+    done.into_iter().collect()
+}
+
+/// Runs cases with an engine of its own, until there are no more.
+fn work<'a>(maker: &Maker<'_>, mut next: impl FnMut() -> Option<&'a PathBuf>) -> (Report, Result<()>) {
+    let mut report = Report::default();
+    let mut work = || -> Result<()> {
+        let mut engine = (maker.make)()?;
+        while let Some(path) = next() {
+            run_case(path, maker.name, engine.as_mut(), &mut report)?;
+        }
+        Ok(())
+    };
+    let done = work().with_context(|| format!("engine {}", maker.name));
+    (report, done)
 }
 
 fn run_case(path: &Path, engine_name: &'static str, engine: &mut dyn Engine, report: &mut Report) -> Result<()> {

@@ -102,12 +102,12 @@ impl fmt::Display for Report {
         for (name, reason) in &self.left_out {
             writeln!(f, "  {name}: {reason}")?;
         }
-        writeln!(f, "\n{:<24} {:<12} {:>6} {:>8} {:>7}", "SET", "ENGINE", "CASES", "ROWS", "FAILED")?;
+        writeln!(f, "\n{:<24} {:<14} {:>6} {:>8} {:>7}", "SET", "ENGINE", "CASES", "ROWS", "FAILED")?;
         for ((set, engine), Tally { cases, rows, failed }) in &self.sets {
-            writeln!(f, "{set:<24} {engine:<12} {cases:>6} {rows:>8} {failed:>7}")?;
+            writeln!(f, "{set:<24} {engine:<14} {cases:>6} {rows:>8} {failed:>7}")?;
         }
         let sum = |of: fn(&Tally) -> usize| self.sets.values().map(of).sum::<usize>();
         let (cases, rows, failed) = (sum(|t| t.cases), sum(|t| t.rows), sum(|t| t.failed));
-        writeln!(f, "{:<24} {:<12} {cases:>6} {rows:>8} {failed:>7}", "all", "")
+        writeln!(f, "{:<24} {:<14} {cases:>6} {rows:>8} {failed:>7}", "all", "")
     }
 }

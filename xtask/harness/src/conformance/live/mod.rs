@@ -32,30 +32,42 @@ use packet::Turn;
 use site::{Place, Plan, Site};
 use wave::{Probe, Waves};
 
-/// The kernel, by real packets.
-pub fn makers(sandbox: &Sandbox) -> [Maker<'_>; 2] {
-    [("bridged", Plan::Bridged), ("routed", Plan::Routed)].map(|(name, plan)| Maker {
-        name,
-        make: Box::new(move || Ok(Box::new(Live::new(sandbox, plan)?) as Box<dyn Engine + '_>)),
+/// The kernel, by real packets: as containers are connected, and as netpol delivers to them.
+const SETTINGS: [(&str, Plan, Settings); 5] = [
+    ("bridged", Plan::Bridged, DIRECT),
+    ("routed", Plan::Routed, DIRECT),
+    ("bridged-stack", Plan::Bridged, Settings::STACK),
+    ("routed-stack", Plan::Routed, Settings::STACK),
+    ("mixed", Plan::Mixed, DIRECT),
+];
+
+/// Straight from interface to interface, wherever the host would.
+const DIRECT: Settings = Settings(0);
+
+pub fn makers(sandbox: &Sandbox) -> [Maker<'_>; SETTINGS.len()] {
+    SETTINGS.map(|(name, plan, settings)| {
+        let make = move || Ok(Box::new(Live::new(sandbox, plan, settings)?) as Box<dyn Engine + '_>);
+        Maker { name, make: Box::new(make) }
     })
 }
 
 struct Live<'a> {
     sandbox: &'a Sandbox,
     plan: Plan,
+    settings: Settings,
     site: Site,
     instance: Instance,
     waves: Waves,
 }
 
 impl<'a> Live<'a> {
-    fn new(sandbox: &'a Sandbox, plan: Plan) -> Result<Self> {
+    fn new(sandbox: &'a Sandbox, plan: Plan, settings: Settings) -> Result<Self> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let name = format!("live{}", MADE.fetch_add(1, Ordering::Relaxed));
         let instance = Instance::new(&sandbox.bpffs(&name), &sandbox.folder(&name)?);
         let (site, mut waves) = (Site::new(plan)?, Waves::default());
         waves.await_uplinks(&site)?;
-        Ok(Self { sandbox, plan, site, instance, waves })
+        Ok(Self { sandbox, plan, settings, site, instance, waves })
     }
 
     /// Has a container for every endpoint, and says in `world` where it is.
@@ -63,7 +75,7 @@ impl<'a> Live<'a> {
         let parties = questions.iter().flat_map(|question| [question.from, question.to]);
         let mut outside = parties.filter(|party| party.endpoint().is_none()).filter_map(Party::address);
         if outside.any(|address| self.site.has(address)) {
-            *self = Self::new(self.sandbox, self.plan)?;
+            *self = Self::new(self.sandbox, self.plan, self.settings)?;
         }
         for endpoint in &mut world.endpoints {
             let address = *endpoint.addresses.first().with_context(|| format!("{} has no address", endpoint.name))?;
@@ -90,14 +102,13 @@ impl<'a> Live<'a> {
         Ok(allowed)
     }
 
-    /// What the kernel remembers of a connection, and how its counters are.
+    /// What the kernel remembers of a connection, in both directions.
     fn records(&self, probe: &Probe) -> Result<Vec<String>> {
         let datapath = Datapath::open(&self.instance.pins)?;
         let names = self.instance.names(&datapath)?;
         let reader = Reader::new(&names);
         let records = datapath.records()?;
-        let about = records.iter().filter(|record| probe.is_between([record.source, record.destination]));
-        let same = about.filter(|record| record.protocol == probe.opening.protocol);
+        let same = records.iter().filter(|record| probe.is_of(record));
         let flows = same.map(|record| reader.flow(record)).filter(|flow| flow.current);
         let lines = flows.map(|flow| {
             let what = flow.drop_reason.unwrap_or(flow.verdict);
@@ -105,7 +116,9 @@ impl<'a> Live<'a> {
             let ends = format!("{} -> {}", flow.source.describe(), flow.destination.describe());
             format!("{what} {ends} at {} of {}: {rule}", flow.direction, flow.interface)
         });
-        Ok(lines.collect())
+        let mut lines: Vec<_> = lines.collect();
+        lines.sort_unstable();
+        Ok(lines)
     }
 
     fn counters(&self) -> Result<Vec<(String, u64)>> {
@@ -119,7 +132,7 @@ impl Engine for Live<'_> {
         let mut world = world.clone();
         self.house(&mut world, questions)?;
         let loaded = Loaded { world, ..Loaded::default() };
-        let options = Options { settings: Settings::default(), strict: true, dry_run: false };
+        let options = Options { settings: self.settings, strict: true, dry_run: false };
         let load = || self.instance.load(&loaded, &options, &|_, _| {}).context("loading the policy");
         self.site.host.run(load)?;
         self.ask(questions)

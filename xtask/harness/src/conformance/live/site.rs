@@ -26,12 +26,37 @@ pub enum Plan {
     Bridged,
     /// Each behind a veth of its own; the host routes between them.
     Routed,
+    /// In turn on one bridge, on another, and on none; the host routes between those.
+    Mixed,
+}
+
+impl Plan {
+    const fn bridge_of(self, number: u8) -> Option<Bridge> {
+        match (self, number % 3) {
+            (Self::Routed, _) | (Self::Mixed, 0) => None,
+            (Self::Mixed, 1) => Some(Bridge(1)),
+            _ => Some(Bridge(0)),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bridge(u8);
+
+impl Bridge {
+    const ALL: [Self; 2] = [Self(0), Self(1)];
+
+    fn name(self) -> String {
+        format!("br{}", self.0)
+    }
+
+    const fn mac(self) -> Mac {
+        [2, 0x6e, 0x70, 1, 0, self.0]
+    }
 }
 
 type Mac = [u8; 6];
 
-const BRIDGE: &str = "br0";
-const BRIDGE_MAC: Mac = [2, 0x6e, 0x70, 1, 0, 0];
 /// The gateways of the uplink, for each family.
 const GATEWAYS: [(&str, &str); 2] = [("0.0.0.0/0", "169.254.0.2"), ("::/0", "fe80::2")];
 
@@ -49,6 +74,7 @@ pub struct Neighbour {
     pub netns: Netns,
     pub wire: Wire,
     number: u8,
+    bridge: Option<Bridge>,
 }
 
 /// Where packets come from and go to.
@@ -78,12 +104,12 @@ impl Site {
         ] {
             host.sysctl(variable, value)?;
         }
-        ip(&host, "link set lo up\n")?;
-        if plan == Plan::Bridged {
-            let mac = text(BRIDGE_MAC);
-            ip(&host, &format!("link add {BRIDGE} address {mac} type bridge\nlink set {BRIDGE} up\n"))?;
-        }
-        let (outside, canary) = (Neighbour::new(&host, 0)?, Neighbour::new(&host, 1)?);
+        let bridges = Bridge::ALL.map(|bridge| {
+            let (name, mac) = (bridge.name(), text(bridge.mac()));
+            format!("link add {name} address {mac} type bridge\nlink set {name} up\n")
+        });
+        ip(&host, &("link set lo up\n".to_owned() + &bridges.concat()))?;
+        let (outside, canary) = (Neighbour::new(&host, (0, None))?, Neighbour::new(&host, (1, None))?);
         let uplinks = GATEWAYS.map(|(everywhere, gateway)| {
             let (port, mac) = (outside.port(), text(outside.mac()));
             format!(
@@ -103,15 +129,12 @@ impl Site {
     /// Makes the container that has this address.
     pub fn add(&mut self, address: IpAddr) -> Result<()> {
         let number = u8::try_from(self.containers.len() + 2).context("too many addresses for one host")?;
-        let container = Neighbour::new(&self.host, number)?;
+        let container = Neighbour::new(&self.host, (number, self.plan.bridge_of(number)))?;
         let addresses = plan::addresses(address);
         let inside = addresses.map(|address| format!("addr add {address} dev eth0 nodad\n"));
         ip(&container.netns, &inside.concat())?;
-        let (joins, way) = match self.plan {
-            Plan::Bridged => (format!("link set {} master {BRIDGE}\n", container.port()), BRIDGE.to_owned()),
-            Plan::Routed => (String::new(), container.port()),
-        };
-        ip(&self.host, &(joins + &addresses.map(|address| container.way(address, &way)).concat()))?;
+        let way = container.bridge.map_or_else(|| container.port(), Bridge::name);
+        ip(&self.host, &addresses.map(|address| container.way(address, &way)).concat())?;
         self.containers.insert(plan::v4(address), container);
         Ok(())
     }
@@ -132,11 +155,11 @@ impl Site {
 
     /// The MAC addresses of a frame as its sender writes it.
     pub fn macs(&self, from: Place, to: Place) -> Result<[Mac; 2]> {
-        let source = self.at(from)?;
-        let next = match (self.plan, from, to) {
-            (Plan::Bridged, Place::Container(_), Place::Container(_)) => self.at(to)?.mac(),
-            (Plan::Bridged, Place::Container(_), _) => BRIDGE_MAC,
-            _ => source.host_mac(),
+        let (source, destination) = (self.at(from)?, self.at(to)?);
+        let next = match source.bridge {
+            Some(bridge) if destination.bridge == Some(bridge) => destination.mac(),
+            Some(bridge) => bridge.mac(),
+            None => source.host_mac(),
         };
         Ok([source.mac(), next])
     }
@@ -158,14 +181,15 @@ impl PartialEq for Neighbour {
 }
 
 impl Neighbour {
-    /// Its host end has no address and belongs to nothing yet.
-    fn new(host: &Netns, number: u8) -> Result<Self> {
+    /// Its host end has no address: whoever is behind it is settled for good.
+    fn new(host: &Netns, (number, bridge): (u8, Option<Bridge>)) -> Result<Self> {
         let netns = Netns::new()?;
         let (port, own, there) = (format!("c{number}"), text(mac(number)), text(host_mac(number)));
         let peer = format!("peer name eth0 address {own} netns {}", netns.path());
-        ip(host, &format!("link add {port} address {there} type veth {peer}\nlink set {port} up\n"))?;
+        let joins = bridge.map_or_else(String::new, |bridge| format!("link set {port} master {}\n", bridge.name()));
+        ip(host, &format!("link add {port} address {there} type veth {peer}\n{joins}link set {port} up\n"))?;
         ip(&netns, "link set eth0 up\n")?;
-        Ok(Self { wire: netns.run(Wire::open)?, netns, number })
+        Ok(Self { wire: netns.run(Wire::open)?, netns, number, bridge })
     }
 
     /// The lines that lead the host to one of its addresses, through that interface.

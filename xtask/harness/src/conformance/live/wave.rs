@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use netpol_user::model::{Opening, Protocol};
+use netpol_user::{
+    datapath::Record,
+    model::{Opening, Protocol},
+};
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity},
     unistd::Pid,
@@ -44,9 +47,14 @@ impl Probe {
         Some(Self { places: [to, from], addresses: [destination, source], opening: packet::answer(self.opening)? })
     }
 
-    /// Whether these are its two ends, in either direction.
-    pub fn is_between(&self, [source, destination]: [IpAddr; 2]) -> bool {
-        self.addresses == [source, destination] || self.addresses == [destination, source]
+    /// Whether a record is about this connection, in either direction.
+    pub fn is_of(&self, record: &Record) -> bool {
+        let Opening { protocol, source_port, destination_port, .. } = self.opening;
+        let there = [(self.addresses[0], source_port), (self.addresses[1], destination_port)];
+        let back = [there[1], there[0]];
+        let ports = if protocol.has_ports() { [record.source_port, record.destination_port] } else { [0, 0] };
+        let recorded = [(record.source, ports[0]), (record.destination, ports[1])];
+        record.protocol == protocol && (recorded == there || recorded == back)
     }
 
     fn frame(&self, site: &Site, turn: Turn, mark: Mark) -> Result<Vec<u8>> {
