@@ -46,7 +46,7 @@ pub enum Error {
     },
     /// Reusing them would read the memory of one version with the layout of another.
     #[error(
-        "{path} was made by another version of netpol: {what}; run `netpol unload` with that version, then load again"
+        "{path} was made by another version of netpol: {what}; run `netpol unload`, then load again (in between, nothing is enforced)"
     )]
     OtherVersion { path: PathBuf, what: String },
     #[error("the kernel refuses the classifiers")]
