@@ -169,7 +169,9 @@ fn host_reaches_its_containers_unless_it_is_policed() {
         let (itself, _servers) = (host.itself(), (b.serve_tcp(80), b.serve_udp(53)));
         let policies = [ingress("b", &[from("a", &["80/TCP"])])];
         let expected = |seen| {
-            FAMILIES.map(|family| [(&itself, Tcp(b.at(family, 80)), seen), (&itself, Udp(b.at(family, 53)), seen)]).concat()
+            FAMILIES
+                .map(|family| [(&itself, Tcp(b.at(family, 80)), seen), (&itself, Udp(b.at(family, 53)), seen)])
+                .concat()
         };
         host.load(&[a, b, c], &policies);
         check(&expected(Answered));

@@ -45,10 +45,8 @@ impl Example {
         let host = Host::new();
         host.bridge("br0", &[gateway]);
         let prefix = gateway.split_once('/').unwrap().1;
-        let mut text: String = files(&policies().join(folder))
-            .iter()
-            .map(|path| fs::read_to_string(path).unwrap() + "\n---\n")
-            .collect();
+        let mut text: String =
+            files(&policies().join(folder)).iter().map(|path| fs::read_to_string(path).unwrap() + "\n---\n").collect();
         let mut endpoints = BTreeMap::new();
         for document in text.clone().split("\n---").filter(|document| document.contains("kind: Endpoint")) {
             let field = |name: &str| {

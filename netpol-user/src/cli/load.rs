@@ -8,7 +8,11 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{Instance, Outcome, OutputArgs, output, question};
+use super::{
+    Instance, Outcome, OutputArgs,
+    output::{self, counted},
+    question,
+};
 use crate::{
     datapath::Settings,
     enforce::{Options, Report, Timings},
@@ -136,16 +140,20 @@ impl Load {
             (false, false) => "nothing changed:",
         };
         let mut lines = vec![format!(
-            "{verb} {policies} policies for {endpoints} endpoints ({identities} identities), generation {generation}"
+            "{verb} {} for {} ({}), generation {generation}",
+            counted(*policies, "policy", "policies"),
+            counted(*endpoints, "endpoint", "endpoints"),
+            counted(*identities, "identity", "identities"),
         )];
         if !attached.is_empty() {
             lines.push(format!("attached to {}", attached.join(" ")));
         }
         if *detached > 0 {
-            lines.push(format!("detached from {detached} interfaces"));
+            lines.push(format!("detached from {}", counted(*detached, "interface", "interfaces")));
         }
         if !pending.is_empty() {
-            lines.push(format!("{} endpoints are pending; `netpol status` says why", pending.len()));
+            let pending = counted(pending.len(), "endpoint is", "endpoints are");
+            lines.push(format!("{pending} pending; `netpol status` says why"));
         }
         lines.join("\n")
     }

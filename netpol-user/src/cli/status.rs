@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Instance, Outcome, OutputArgs, output};
 use crate::{
     datapath::{Counter, Datapath, Hook, Position, Settings, Side},
-    enforce, format,
+    enforce, format, privileges,
     source::{self, Discovery},
     state::{Endpoint, Names, Pending},
 };
@@ -55,6 +55,8 @@ struct Row {
 
 impl Status {
     pub fn run(&self, instance: &Instance) -> Result<Outcome> {
+        // without it nothing is found, and "not enforced" would be a lie
+        privileges::require(&[privileges::OPEN_PINS])?;
         let report = Report::of(&instance.open())?;
         output::print(self.output.output, &report, text)?;
         Ok(if report.enforced { Outcome::Done } else { Outcome::DoesNotHold })
@@ -212,7 +214,10 @@ fn text(report: &Report) -> String {
     let Report { enforced, generation, policies, endpoints, identities, .. } = report;
     let mut text = if *enforced {
         format!(
-            "enforced: generation {generation}, {policies} policies, {endpoints} endpoints, {identities} identities\n"
+            "enforced: generation {generation}, {}, {}, {}\n",
+            output::counted(*policies, "policy", "policies"),
+            output::counted(*endpoints, "endpoint", "endpoints"),
+            output::counted(*identities, "identity", "identities"),
         )
     } else {
         "NOT ENFORCED\n".to_owned()
@@ -232,6 +237,8 @@ fn text(report: &Report) -> String {
         [c.direction.to_owned(), c.verdict.to_owned(), c.reason.to_owned(), c.packets.to_string(), c.bytes.to_string()]
     });
     let table = output::table(["DIRECTION", "VERDICT", "REASON", "PACKETS", "BYTES"], counters);
-    section("packets", table.lines().map(ToOwned::to_owned).collect());
+    if !report.counters.is_empty() {
+        section("packets", table.lines().map(ToOwned::to_owned).collect());
+    }
     text
 }

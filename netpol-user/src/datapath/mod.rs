@@ -32,6 +32,8 @@ pub use records::{Counter, Record};
 /// What goes wrong between userspace and the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error(transparent)]
+    Privileges(#[from] crate::privileges::Error),
     #[error("{path} is not in a BPF file system; mount one there: mount -t bpf bpf {path}")]
     NotBpffs { path: PathBuf },
     #[error("nothing is loaded here (no {path}); run `netpol load PATH`")]
@@ -44,7 +46,7 @@ pub enum Error {
     },
     /// Reusing them would read the memory of one version with the layout of another.
     #[error(
-        "{path} was made by another version of netpol: {what}; run `netpol unload` with that version, then load again"
+        "{path} was made by another version of netpol: {what}; run `netpol unload`, then load again (in between, nothing is enforced)"
     )]
     OtherVersion { path: PathBuf, what: String },
     #[error("the kernel refuses the classifiers")]

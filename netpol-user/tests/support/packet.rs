@@ -93,9 +93,7 @@ fn summed((from, to): (IpAddr, IpAddr), protocol: u8, mut segment: Vec<u8>, at: 
     let pseudo = match (from, to) {
         // ICMP has none
         (IpAddr::V4(_), _) if protocol == ICMP => vec![],
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            [&from.octets()[..], &to.octets(), &[0, protocol], &length[2..]].concat()
-        }
+        (IpAddr::V4(from), IpAddr::V4(to)) => [&from.octets()[..], &to.octets(), &[0, protocol], &length[2..]].concat(),
         (IpAddr::V6(from), IpAddr::V6(to)) => {
             [&from.octets()[..], &to.octets(), &length, &[0, 0, 0, protocol]].concat()
         }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::sandbox::{Netns, Sandbox};
+use crate::sandbox::{Netns, Sandbox};
 
 /// The `netpol` program.
 #[derive(Clone)]
@@ -92,6 +92,11 @@ impl<'a> Instance<'a> {
             wall,
             peak_kib,
         })
+    }
+
+    /// Whether `load` has an option.
+    pub fn offers(&self, option: &str) -> Result<bool> {
+        Ok(self.run(&["load", "--help"])?.0.contains(option))
     }
 
     pub fn unload(&self) -> Result<Duration> {
