@@ -96,7 +96,10 @@ fn bridge_that_is_down_carries_nothing() {
     host.net(async |net| net.down("br0").await);
     host.load(&[a, b, c], &[]);
     let reason = delivery(host, "a");
-    assert!(reason == "bridge br0 is down" || reason == "port v-a of bridge br0 is disabled, not forwarding", "{reason}");
+    assert!(
+        reason == "bridge br0 is down" || reason == "port v-a of bridge br0 is disabled, not forwarding",
+        "{reason}"
+    );
     check(&[(a, Tcp(b.at(Family::V4, 80)), Silent)]);
 }
 
@@ -142,7 +145,8 @@ const MEGABYTES: usize = 10;
 
 /// Sends ten megabytes that no shift or swap leaves the same.
 fn transfer(mut from: TcpStream, mut to: TcpStream) {
-    let block = |number: usize| -> Vec<u8> { (0..1 << 16).map(|byte| (byte * 7 + byte / 251 + number) as u8).collect() };
+    let block =
+        |number: usize| -> Vec<u8> { (0..1 << 16).map(|byte| (byte * 7 + byte / 251 + number) as u8).collect() };
     let blocks = MEGABYTES * 16;
     let receiver = thread::spawn(move || {
         to.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
