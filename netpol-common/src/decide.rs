@@ -18,7 +18,7 @@ use crate::{
     parse::tcp,
     policy::{PolicyTables, Probe},
     tables::{AddressFlags, AddressKey, AddressValue, HookValue, Identity, IfIndex, Network, RuleId, Ruling, Subject},
-    wire::{Address, Mac, MacWords, PortBe, Protocol},
+    wire::{Address, MacWords, PortBe, Protocol},
 };
 
 /// A packet, as the slow path needs it.
@@ -43,7 +43,7 @@ pub struct Packet<A: Address> {
 /// What to do with a packet that may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Its flow has a valid entry now: count it there, and deliver it the way that the entry says.
+    /// [`Desk::value`] is its flow's new entry, the packet counted: deliver it the way that it says.
     Remembered,
     /// An ICMP error, to be judged by the packet inside; when it was, it may pass.
     Related,
@@ -53,6 +53,8 @@ pub enum Action {
     Control,
     /// A message of IPv6's link control, still to be guarded.
     Link,
+    /// The entry that its flow has still holds: count it there, and deliver it the way that it says.
+    Confirmed,
 }
 
 impl Action {
@@ -65,6 +67,7 @@ impl Action {
             2 => Self::Waiting,
             3 => Self::Control,
             4 => Self::Link,
+            5 => Self::Confirmed,
             _ => return None,
         })
     }
@@ -75,6 +78,8 @@ impl Action {
 #[derive(Clone, Copy)]
 pub struct Desk<A: Address> {
     pub packet: Packet<A>,
+    /// The flow has no entry here: it was just looked for.
+    pub is_missing: bool,
     source: End,
     destination: End,
     /// The key of the packets in the other direction; of an ICMP error, that of the packet inside, at
@@ -83,17 +88,18 @@ pub struct Desk<A: Address> {
     /// What is known of the packet's direction, and of the other.
     own: Remembered,
     partner: Remembered,
-    /// The entry that is being written.
-    value: FlowValue,
+    /// The entry that is being written; in the end, that of the packet's direction.
+    pub value: FlowValue,
 }
 
 impl<A: Address> Desk<A> {
     /// A desk with a packet on it.
     pub const fn new(packet: Packet<A>) -> Self {
-        let nobody = End::elsewhere(Identity::ANY, AddressFlags(0));
+        let nobody = End::elsewhere(Identity::ANY, AddressFlags(0), packet.source_mac);
         Self {
             other: packet.key,
             packet,
+            is_missing: false,
             source: nobody,
             destination: nobody,
             own: Remembered::NOTHING,
@@ -110,14 +116,16 @@ struct End {
     /// [`IfIndex::NONE`] unless it is an endpoint here.
     ifindex: IfIndex,
     segment: u32,
-    mac: Mac,
+    mac: MacWords,
     flags: AddressFlags,
 }
 
 impl End {
+    /// Nobody's MAC address is asked for; the one given is as good as any (and clearing six bytes would
+    /// be a call of `memset`).
     #[inline(always)]
-    const fn elsewhere(identity: Identity, flags: AddressFlags) -> Self {
-        Self { identity, ifindex: IfIndex::NONE, segment: 0, mac: [0; 6], flags }
+    const fn elsewhere(identity: Identity, flags: AddressFlags, mac: MacWords) -> Self {
+        Self { identity, ifindex: IfIndex::NONE, segment: 0, mac, flags }
     }
 
     #[inline(always)]
@@ -160,9 +168,6 @@ pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
     ends(kernel, desk, hook)?;
     desk.other = desk.packet.key.reversed(other_place(desk));
     recall(kernel, desk);
-    if !desk.own.exists() && !desk.partner.exists() && !may_open(kernel, &desk.packet) {
-        return Err(Drop::Rate);
-    }
     let orientation = orientation(desk);
     let rules = match judge(kernel, desk, orientation) {
         Ok(rules) => rules,
@@ -172,24 +177,37 @@ pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
             return Err(denial.reason);
         }
     };
+    if !desk.own.exists() && !desk.partner.exists() && !may_open(kernel, &desk.packet) {
+        return Err(Drop::Rate);
+    }
     let judged = Judged { rules, is_reply: orientation == Orientation::Reply, flags: delivery(desk, hook) };
-    remember(kernel, desk, hook, judged)?;
-    Ok(Action::Remembered)
+    remember(kernel, desk, hook, judged)
 }
 
 /// What is known of both directions; nothing answers a group as the group.
 #[inline(always)]
 fn recall<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) {
-    desk.own = past(kernel.recall(&desk.packet.key), &desk.packet);
-    desk.partner = if desk.packet.destination_mac.is_group() {
-        Remembered::NOTHING
-    } else {
-        past(kernel.recall(&desk.other), &desk.packet)
-    };
-    if is_idle(desk) {
-        desk.own = Remembered::NOTHING;
-        desk.partner = Remembered::NOTHING;
+    desk.own.forget();
+    desk.partner.forget();
+    if !desk.is_missing {
+        desk.own = past(kernel.recall(&desk.packet.key), &desk.packet);
+    } else if opens(&desk.packet) {
+        // whoever sends a SYN opens: what the other direction was does not matter
+        return;
     }
+    if !desk.packet.destination_mac.is_group() {
+        desk.partner = past(kernel.recall(&desk.other), &desk.packet);
+    }
+    if is_idle(desk) {
+        desk.own.forget();
+        desk.partner.forget();
+    }
+}
+
+/// Only a plain SYN opens a TCP connection.
+#[inline(always)]
+fn opens<A: Address>(packet: &Packet<A>) -> bool {
+    packet.key.protocol == Protocol::TCP && packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
 }
 
 /// Writes down both directions, where they do not say it already.
@@ -199,7 +217,7 @@ fn remember<A: Address, K: Kernel<A>>(
     desk: &mut Desk<A>,
     hook: &HookValue,
     judged: Judged,
-) -> Result<(), Drop> {
+) -> Result<Action, Drop> {
     let generation = desk.packet.generation;
     let says = |entry: &Remembered, reply: bool| {
         entry.word.generation() == generation && entry.word.flags().has(FlowFlags::REPLY) == reply
@@ -210,10 +228,11 @@ fn remember<A: Address, K: Kernel<A>>(
     }
     if says(&desk.own, judged.is_reply) {
         kernel.refresh(&desk.packet.key, desk.packet.now, desk.packet.ingress);
-        return Ok(());
+        return Ok(Action::Confirmed);
     }
     desk.value = judged.own(desk);
-    kernel.remember(&desk.packet.key, &desk.value)
+    kernel.remember(&desk.packet.key, &desk.value)?;
+    Ok(Action::Remembered)
 }
 
 /// Whether the interface may open one more flow now.
@@ -254,12 +273,16 @@ fn ends<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, hook: &HookVal
     match packet.key.place.side() {
         Side::From => {
             let Some(source) = find(kernel, hook.network, packet.key.source) else { return Err(Drop::Spoofed) };
-            if source.ifindex != own || MacWords::from(source.mac) != packet.source_mac {
+            if source.ifindex != own || source.mac != packet.source_mac {
                 return Err(Drop::Spoofed);
             }
             desk.destination = match find(kernel, hook.network, packet.key.destination) {
                 Some(value) => value.into(),
-                None => End::elsewhere(outside(kernel, &packet.key.destination, Identity::WORLD), AddressFlags(0)),
+                None => End::elsewhere(
+                    outside(kernel, &packet.key.destination, Identity::WORLD),
+                    AddressFlags(0),
+                    packet.source_mac,
+                ),
             };
             desk.source = source.into();
         }
@@ -289,11 +312,19 @@ fn source_of<A: Address, K: Kernel<A>>(kernel: &K, packet: &Packet<A>, hook: &Ho
             // a local process with a container's address
             Some(value) if value.ifindex != IfIndex::NONE => Err(Drop::Spoofed),
             Some(value) => Ok(value.into()),
-            None => Ok(End::elsewhere(outside(kernel, &packet.key.source, Identity::HOST), AddressFlags::HOST)),
+            None => Ok(End::elsewhere(
+                outside(kernel, &packet.key.source, Identity::HOST),
+                AddressFlags::HOST,
+                packet.source_mac,
+            )),
         };
     }
     let Some(value) = known else {
-        return Ok(End::elsewhere(outside(kernel, &packet.key.source, Identity::WORLD), AddressFlags(0)));
+        return Ok(End::elsewhere(
+            outside(kernel, &packet.key.source, Identity::WORLD),
+            AddressFlags(0),
+            packet.source_mac,
+        ));
     };
     let vouched = value.ifindex != IfIndex::NONE
         && (value.ifindex == packet.ingress || routed_from(kernel, packet, value.ifindex));
@@ -351,15 +382,14 @@ fn is_idle<A: Address>(desk: &Desk<A>) -> bool {
         (true, false) => own.seen,
         _ => partner.seen,
     };
-    packet.now.since(seen) > timeout(packet.key.protocol, own.tcp_flags | partner.tcp_flags)
+    packet.now.since(seen) > timeout(packet.key.protocol, own.totals().2 | partner.totals().2)
 }
 
 #[inline(always)]
 fn orientation<A: Address>(desk: &Desk<A>) -> Orientation {
     let Desk { packet, own, partner, .. } = desk;
     let is_tcp = packet.key.protocol == Protocol::TCP;
-    // only a plain SYN opens, and whoever sends it opens
-    if is_tcp && packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
+    if opens(packet) {
         return Orientation::Forward;
     }
     if own.exists() {
@@ -505,9 +535,9 @@ fn delivery<A: Address>(desk: &Desk<A>, hook: &HookValue) -> FlowFlags {
     }
     let isolated = hook.flags.has(AddressFlags::PORT_ISOLATED) && to.flags.has(AddressFlags::PORT_ISOLATED);
     let routed = hook.flags.has(AddressFlags::ROUTED) && to.flags.has(AddressFlags::ROUTED);
-    if routed && packet.destination_mac == MacWords::from(hook.host_mac) {
+    if routed && packet.destination_mac == hook.host_mac {
         FlowFlags::ROUTED
-    } else if !routed && !isolated && packet.destination_mac == MacWords::from(to.mac) {
+    } else if !routed && !isolated && packet.destination_mac == to.mac {
         FlowFlags::DIRECT
     } else {
         FlowFlags::NONE
@@ -525,7 +555,7 @@ struct Judged {
 }
 
 impl Judged {
-    /// The entry of the packet's own direction. The packet is counted when it is acted upon.
+    /// The entry of the packet's own direction, this packet counted.
     #[inline(always)]
     fn own<A: Address>(&self, desk: &Desk<A>) -> FlowValue {
         let (packet, before) = (&desk.packet, &desk.own);
@@ -534,13 +564,15 @@ impl Judged {
             Side::To => packet.ingress,
         };
         // a new connection on the same ports starts anew
-        let opens = packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-        let tcp_flags = if opens { 0 } else { before.tcp_flags };
+        let (packets, bytes, flags) = before.totals();
+        let tcp_flags = if opens(packet) { packet.tcp_flags } else { flags | packet.tcp_flags };
         FlowValue {
             word: self.word(packet, packet.key.tag(), self.is_reply),
+            packets: packets + u64::from(packet.packets),
+            bytes: bytes + u64::from(packet.bytes),
             ifindex,
             source_mac: packet.source_mac,
-            destination_mac: desk.destination.mac.into(),
+            destination_mac: desk.destination.mac,
             tcp_flags,
             ..self.entry(packet, before)
         }
@@ -551,16 +583,16 @@ impl Judged {
     fn partner<A: Address>(&self, desk: &Desk<A>, hook: &HookValue) -> FlowValue {
         let (packet, before) = (&desk.packet, &desk.partner);
         let (source_mac, ifindex) = match (packet.key.place.side(), desk.other.place.side()) {
-            (Side::From, Side::From) => (desk.destination.mac.into(), desk.source.ifindex),
-            (Side::To, Side::From) => (hook.mac.into(), IfIndex::NONE),
+            (Side::From, Side::From) => (desk.destination.mac, desk.source.ifindex),
+            (Side::To, Side::From) => (hook.mac, IfIndex::NONE),
             // the first packet tells where they really come from
-            (_, Side::To) => (MacWords::ZERO, desk.destination.ifindex),
+            (_, Side::To) => (packet.destination_mac, desk.destination.ifindex),
         };
         FlowValue {
             word: self.word(packet, desk.other.tag(), !self.is_reply),
             ifindex,
             source_mac,
-            destination_mac: desk.source.mac.into(),
+            destination_mac: desk.source.mac,
             ..self.entry(packet, before)
         }
     }
@@ -574,15 +606,20 @@ impl Judged {
     /// What both directions have in common. Counters go on from what was there.
     #[inline(always)]
     fn entry<A: Address>(&self, packet: &Packet<A>, before: &Remembered) -> FlowValue {
+        let (packets, bytes, tcp_flags) = before.totals();
         FlowValue {
-            packets: before.packets,
-            bytes: before.bytes,
+            packets,
+            bytes,
             seen: packet.now,
             judged: packet.now,
             egress_rule: PackedRule::new(self.rules.egress),
             ingress_rule: PackedRule::new(self.rules.ingress),
-            tcp_flags: before.tcp_flags,
-            ..FlowValue::EMPTY
+            tcp_flags,
+            ifindex: IfIndex::NONE,
+            word: Word(0),
+            source_mac: packet.source_mac,
+            destination_mac: packet.destination_mac,
+            reserved: 0,
         }
     }
 }
@@ -592,12 +629,18 @@ const DHCP_CLIENT: PortBe = PortBe::from_host(68);
 const DHCPV6_CLIENT: PortBe = PortBe::from_host(546);
 const DHCPV6_SERVER: PortBe = PortBe::from_host(547);
 
-/// RFC 2131 and RFC 8415: between the client's and the server's port, whoever they are.
+/// RFC 2131 and RFC 8415, as far as a link needs them: what a workload would say as a server, what it
+/// asks the whole link, and a server's answer to a client. All else (a renewal, which goes to one
+/// server) is an ordinary flow: nothing to or from one address passes by its port numbers alone.
 #[inline(always)]
 fn is_dhcp<A: Address>(packet: &Packet<A>) -> bool {
     let (server, client) = if A::BITS == 32 { (DHCP_SERVER, DHCP_CLIENT) } else { (DHCPV6_SERVER, DHCPV6_CLIENT) };
     let (from, to) = (packet.key.source_port, packet.key.destination_port);
-    packet.key.protocol == Protocol::UDP && (from == server || (from == client && to == server))
+    let is_ours = match packet.key.place.side() {
+        Side::From => from == server || (from == client && to == server && packet.destination_mac.is_group()),
+        Side::To => from == server && to == client,
+    };
+    packet.key.protocol == Protocol::UDP && is_ours
 }
 
 /// A workload may ask a DHCP server, and hear one that is no workload; it may not be one.
@@ -606,7 +649,7 @@ fn dhcp<A: Address>(packet: &Packet<A>, hook: &HookValue) -> Result<Action, Drop
     let asks = packet.key.source_port == DHCP_CLIENT || packet.key.source_port == DHCPV6_CLIENT;
     match packet.key.place.side() {
         Side::From if !asks => Err(Drop::DhcpServer),
-        Side::From if packet.source_mac != MacWords::from(hook.mac) => Err(Drop::Spoofed),
+        Side::From if packet.source_mac != hook.mac => Err(Drop::Spoofed),
         _ => Ok(Action::Control),
     }
 }
@@ -649,3 +692,6 @@ pub fn is_due(word: Word, judged: Ticks, now: Ticks, tcp_flags: u8) -> bool {
     let reopens = tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN && word.flags().has(FlowFlags::REPLY);
     reopens || now.since(judged) > REFRESH
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,10 +75,13 @@ pub enum Pass {
     Unjudged = 4,
     /// The interface is attached but no publication has named it yet.
     Waiting = 5,
+    /// Allowed where it was sent, a moment ago.
+    Vouched = 6,
 }
 
 impl Pass {
-    pub const ALL: &[Self] = &[Self::Stack, Self::Direct, Self::Routed, Self::Control, Self::Unjudged, Self::Waiting];
+    pub const ALL: &[Self] =
+        &[Self::Stack, Self::Direct, Self::Routed, Self::Control, Self::Unjudged, Self::Waiting, Self::Vouched];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -88,6 +91,7 @@ impl Pass {
             Self::Control => "control",
             Self::Unjudged => "unjudged",
             Self::Waiting => "waiting",
+            Self::Vouched => "vouched",
         }
     }
 }

@@ -68,6 +68,18 @@ impl Remembered {
     pub const fn exists(&self) -> bool {
         self.word.0 != 0
     }
+
+    /// Makes it [`Remembered::NOTHING`], by one store: what the other fields hold is not looked at.
+    #[inline(always)]
+    pub fn forget(&mut self) {
+        self.word = Word(0);
+    }
+
+    /// Packets, bytes and TCP flags so far.
+    #[inline(always)]
+    pub const fn totals(&self) -> (u64, u64, u8) {
+        if self.exists() { (self.packets, self.bytes, self.tcp_flags) } else { (0, 0, 0) }
+    }
 }
 
 pod! {
@@ -78,7 +90,8 @@ pod! {
         pub id: FragmentId,
         pub place: Place,
         pub protocol: Protocol,
-        pub reserved: [u8; 3],
+        pub zero: u8,
+        pub zeros: u16,
     }
 
     /// What the first fragment said.
@@ -142,13 +155,15 @@ impl Settings {
 pub const NEW_FLOWS: u32 = 50_000;
 
 impl Bucket {
-    pub const fn full(now: Ticks) -> Self {
-        Self { tokens: NEW_FLOWS, filled: now }
-    }
+    /// As the map has it before anybody took something: full.
+    pub const UNTOUCHED: Self = Self { tokens: 0, filled: Ticks(0) };
 
     /// Takes one, after adding what the time since the last fill is worth.
     #[inline(always)]
     pub fn take(self, now: Ticks) -> Option<Self> {
+        if self.filled.0 == Self::UNTOUCHED.filled.0 {
+            return Some(Self { tokens: NEW_FLOWS - 1, filled: now });
+        }
         let elapsed = now.since(self.filled);
         // a tick is 2^20 ns: NEW_FLOWS * 1.048576 / 1000 new flows, 52.4
         let earned = if elapsed > 1024 { NEW_FLOWS } else { elapsed * (NEW_FLOWS / 954) };

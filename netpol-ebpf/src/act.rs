@@ -14,7 +14,7 @@ use crate::{frame::Skb, maps};
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: the next program, then the stack.
 const NEXT: i32 = TC_ACT_UNSPEC;
-const DROP: i32 = TC_ACT_SHOT as i32;
+const DROP: i32 = TC_ACT_SHOT;
 
 /// What becomes of a packet, in one register: the TC action (bits 0-31) and the verdict's code (32-63).
 /// (As an enum with fields its undefined parts would be copied about, which the verifier refuses.)

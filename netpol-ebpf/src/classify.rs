@@ -22,7 +22,7 @@ use netpol_common::{
 
 use crate::{
     act::{self, Fate},
-    flows::{denied, established, remembered},
+    flows::{confirmed, deliver, denied, established},
     frame::{Frame, Skb, now},
     tables::{FlowMap as _, Maps, hook, live},
     unusual::{decode, encode},
@@ -33,6 +33,14 @@ use crate::{
 #[inline(always)]
 pub fn classify(skb: *mut __sk_buff, side: Side) -> i32 {
     let skb = Skb(skb);
+    match side {
+        Side::From => skb.clear_vouch(),
+        // what one of our interfaces received has been through the classifier there
+        Side::To if skb.is_vouched() && hook(live().generation.slot(), skb.ingress()).is_some() => {
+            return act::finish(skb, side, Fate::passed(Pass::Vouched));
+        }
+        Side::To => {}
+    }
     act::finish(skb, side, frame(skb, side))
 }
 
@@ -74,7 +82,7 @@ fn undisputed(code: u32) -> Fate {
         Ok(Action::Related) => Fate::passed(Pass::Stack),
         Ok(Action::Control) => Fate::passed(Pass::Control),
         Ok(Action::Waiting) => Fate::passed(Pass::Waiting),
-        Ok(Action::Remembered | Action::Link) => Fate::dropped(Drop::NoPolicy),
+        Ok(Action::Remembered | Action::Link | Action::Confirmed) => Fate::dropped(Drop::NoPolicy),
         Err(drop) => Fate::dropped(drop),
     }
 }
@@ -83,7 +91,8 @@ fn undisputed(code: u32) -> Fate {
 fn ip<F: Maps>(frame: &Frame) -> Fate {
     let Some((ip, transport)) = parse::plain::<F, _>(&frame.linear) else { return unusual::<F>(frame) };
     let key = parse::key(&ip, transport.source, transport.destination, frame.place);
-    if let Some(entry) = F::FLOWS.find(&key) {
+    let entry = F::FLOWS.find(&key);
+    if let Some(entry) = entry {
         let fate = established(frame, &key, entry, transport.tcp_flags);
         if fate != Fate::UNDECIDED {
             return fate;
@@ -92,7 +101,7 @@ fn ip<F: Maps>(frame: &Frame) -> Fate {
     if put_on_desk::<F>(frame, key, &transport).is_err() {
         return Fate::dropped(Drop::NoPolicy);
     }
-    judged::<F>(frame, &key, transport.tcp_flags)
+    judged::<F>(frame, &key, (transport.tcp_flags, entry.is_none()))
 }
 
 /// A packet that takes a longer way to its flow, or has none.
@@ -112,26 +121,35 @@ fn unusual<F: Maps>(frame: &Frame) -> Fate {
     // SAFETY: this CPU's desk, as `unusual::read` left it.
     let packet = unsafe { &(*desk).packet };
     let (key, tcp_flags) = (packet.key, packet.tcp_flags);
-    if let Some(entry) = F::FLOWS.find(&key) {
+    let entry = F::FLOWS.find(&key);
+    if let Some(entry) = entry {
         let fate = established(frame, &key, entry, tcp_flags);
         if fate != Fate::UNDECIDED {
             return fate;
         }
     }
-    judged::<F>(frame, &key, tcp_flags)
+    judged::<F>(frame, &key, (tcp_flags, entry.is_none()))
 }
 
 /// No valid entry speaks for the packet on the desk: a denial may, else the policy decides.
 #[inline(always)]
-fn judged<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, tcp_flags: u8) -> Fate {
+fn judged<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, (tcp_flags, is_missing): (u8, bool)) -> Fate {
     if let Some(entry) = F::DENIALS.find(key) {
         let fate = denied(frame, key, entry, tcp_flags);
         if fate != Fate::UNDECIDED {
             return fate;
         }
     }
+    let Some(desk) = F::desk() else { return Fate::dropped(Drop::NoPolicy) };
+    // SAFETY: this CPU's desk, which no other program uses meanwhile.
+    unsafe { (*desk).is_missing = is_missing };
     let code = F::slow();
-    if code == Action::Remembered as u32 { remembered::<F>(frame, key, tcp_flags) } else { undisputed(code) }
+    if code == Action::Remembered as u32 {
+        // SAFETY: as above.
+        let value = unsafe { &(*desk).value };
+        return deliver(frame, value.word.flags(), (value.ifindex, value.destination_mac));
+    }
+    if code == Action::Confirmed as u32 { confirmed::<F>(frame, key, tcp_flags) } else { undisputed(code) }
 }
 
 /// Writes down what the slow path needs to know.

@@ -26,7 +26,7 @@ fn speaks_for<A: Address>(frame: &Frame, key: &FlowKey<A>, entry: *mut FlowValue
 
 /// The hot path: a valid entry speaks for the packet. [`Fate::UNDECIDED`]: the slow path must look.
 #[inline(always)]
-pub fn established<A: Address>(frame: &Frame, key: &FlowKey<A>, entry: *mut FlowValue, tcp_flags: u8) -> Fate {
+pub(crate) fn established<A: Address>(frame: &Frame, key: &FlowKey<A>, entry: *mut FlowValue, tcp_flags: u8) -> Fate {
     if !speaks_for(frame, key, entry) {
         return Fate::UNDECIDED;
     }
@@ -49,9 +49,9 @@ pub fn established<A: Address>(frame: &Frame, key: &FlowKey<A>, entry: *mut Flow
     deliver(frame, flags, (interface, mac))
 }
 
-/// The slow path has just written or confirmed the entry: act on it.
+/// The slow path has just confirmed the entry: act on it.
 #[inline(always)]
-pub fn remembered<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, tcp_flags: u8) -> Fate {
+pub(crate) fn confirmed<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, tcp_flags: u8) -> Fate {
     let Some(entry) = F::FLOWS.find(key) else { return Fate::dropped(Drop::FlowTable) };
     // SAFETY: as in `established`.
     let value = unsafe { &*entry };
@@ -63,15 +63,21 @@ pub fn remembered<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, tcp_flags: 
     deliver(frame, flags, (interface, mac))
 }
 
+/// Sends an allowed packet on, the way that its entry says.
 #[inline(always)]
-fn deliver(frame: &Frame, flags: FlowFlags, (interface, mac): (IfIndex, MacWords)) -> Fate {
+pub(crate) fn deliver(frame: &Frame, flags: FlowFlags, (interface, mac): (IfIndex, MacWords)) -> Fate {
     if flags.has(FlowFlags::DIRECT) && mac == frame.ethernet.destination {
-        Fate::direct(frame.skb, interface)
-    } else if flags.has(FlowFlags::ROUTED) {
-        Fate::routed(frame.skb, interface, mac)
-    } else {
-        Fate::passed(Pass::Stack)
+        return Fate::direct(frame.skb, interface);
     }
+    if flags.has(FlowFlags::ROUTED) {
+        return Fate::routed(frame.skb, interface, mac);
+    }
+    if let Side::From = frame.place.side()
+        && interface != IfIndex::NONE
+    {
+        frame.skb.vouch_for(interface);
+    }
+    Fate::passed(Pass::Stack)
 }
 
 /// Counts a packet in its flow.
@@ -112,7 +118,7 @@ unsafe fn add(counter: *mut u64, n: u64) {
 
 /// A remembered denial. [`Fate::UNDECIDED`]: it does not speak for this packet.
 #[inline(always)]
-pub fn denied<A: Address>(frame: &Frame, key: &FlowKey<A>, entry: *mut FlowValue, tcp_flags: u8) -> Fate {
+pub(crate) fn denied<A: Address>(frame: &Frame, key: &FlowKey<A>, entry: *mut FlowValue, tcp_flags: u8) -> Fate {
     // SAFETY: elements of a preallocated map stay mapped.
     let flags = unsafe { (*entry).word }.flags();
     if !speaks_for(frame, key, entry) {

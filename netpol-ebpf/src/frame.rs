@@ -90,6 +90,34 @@ impl Skb {
         self.get().vlan_present != 0
     }
 
+    /// Whether the classifier at the sender's interface has just allowed this frame to the interface that
+    /// it is at. Frames from elsewhere can carry any value: [`Skb::ingress`] must be an interface of ours.
+    #[inline(always)]
+    pub fn is_vouched(self) -> bool {
+        self.get().tc_index == vouch(self.interface())
+    }
+
+    /// Tells the classifier at the interface that this frame was judged, for both ends.
+    ///
+    /// `tc_index` is the kernel's own room for what ingress has to say to egress; bridges and routing
+    /// leave it alone.
+    #[inline(always)]
+    pub fn vouch_for(self, interface: IfIndex) {
+        // SAFETY: a live context, and `tc_index` is writable for classifiers.
+        unsafe { (*self.0).tc_index = vouch(interface) }
+    }
+
+    /// Takes away whatever a container may have written there.
+    #[inline(always)]
+    pub fn clear_vouch(self) {
+        // SAFETY: as above.
+        unsafe {
+            if (*self.0).tc_index != 0 {
+                (*self.0).tc_index = 0;
+            }
+        }
+    }
+
     /// Forgets the host's mark: it would survive into the container's namespace.
     #[inline(always)]
     pub fn clear_mark(self) {
@@ -104,7 +132,7 @@ impl Skb {
 
 impl Linear {
     #[inline(always)]
-    pub fn len(self) -> usize {
+    pub(crate) fn len(self) -> usize {
         self.end - self.data
     }
 }
@@ -120,4 +148,11 @@ impl View for Linear {
         // addresses and headers lie at even offsets; every bit pattern is a valid header.
         Ok(unsafe { *(at as *const H) })
     }
+}
+
+/// What `tc_index` (16 bits) says of a frame that may go to the interface; never 0.
+#[inline(always)]
+const fn vouch(interface: IfIndex) -> u32 {
+    let low = interface.0 & 0xffff;
+    if low == 0 { 0xffff } else { low }
 }

@@ -54,9 +54,10 @@ pub static DENIALS6: LruHashMap<FlowKey<Addr6>, FlowValue, 32_768> = LruHashMap:
 pub static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, FragmentPorts, 8192> = LruHashMap::new();
 #[btf_map]
 pub static FRAGMENTS6: LruHashMap<FragmentKey<Addr6>, FragmentPorts, 8192> = LruHashMap::new();
-/// By interface.
+/// By the lowest bits of the interface's number: two interfaces far apart may share one.
 #[btf_map]
-pub static RATES: LruHashMap<u32, Bucket, 16_384> = LruHashMap::new();
+pub static RATES: Array<Bucket, { RATES_ROOM as usize }> = Array::new();
+pub const RATES_ROOM: u32 = 16_384;
 
 /// By [`netpol_common::drops::counter`].
 #[btf_map]

@@ -10,7 +10,7 @@ use netpol_common::{
     decide::Desk,
     drops::Drop,
     flow::{FlowKey, FlowValue, Generation, Ticks},
-    kernel::{Bucket, FragmentKey, FragmentPorts, Kernel, Live, Remembered, Settings},
+    kernel::{FragmentKey, FragmentPorts, Kernel, Live, Remembered, Settings},
     parse::{Family, V4, V6},
     policy::{PolicyTables, Probe},
     tables::{
@@ -268,10 +268,7 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
 
     #[inline(always)]
     fn admit(&self, interface: IfIndex, now: Ticks) -> bool {
-        let Some(bucket) = maps::RATES.get_ptr_mut(interface.0) else {
-            let _ = maps::RATES.insert(interface.0, Bucket::full(now), u64::from(BPF_ANY));
-            return true;
-        };
+        let Some(bucket) = maps::RATES.get_ptr_mut(interface.0 % maps::RATES_ROOM) else { return false };
         // SAFETY: as in `recall`. Two CPUs may take the same token: the limit is approximate.
         unsafe {
             let Some(rest) = (*bucket).take(now) else { return false };

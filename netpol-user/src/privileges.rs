@@ -46,6 +46,7 @@ pub const ENTER_NAMESPACES: Need = (Capability::SysAdmin, "to enter network name
 pub const READ_NETFILTER: Need = (Capability::NetAdmin, "to read netfilter rules");
 pub const ATTACH: Need = (Capability::NetAdmin, "to attach programs");
 pub const LOAD_PROGRAMS: Need = (Capability::Bpf, "to load programs");
+pub const OPEN_PINS: Need = (Capability::Bpf, "to open what is pinned");
 pub const VERIFY_POINTERS: Need = (Capability::Perfmon, "to load programs that read packets");
 
 #[derive(Debug, thiserror::Error)]

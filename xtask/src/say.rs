@@ -39,6 +39,12 @@ pub fn note(text: impl Display) {
     println!("   {}", text.to_string().replace('\n', "\n   "));
 }
 
+/// What comes next, after the output of a command.
+pub fn then(text: impl Display) {
+    println!();
+    note(text);
+}
+
 /// A command, as one would type it.
 pub fn command(line: impl Display) {
     println!("\n{} {}", faint("$"), paint("1", line));

@@ -54,20 +54,16 @@ fn text(result: &Result<Loaded, Invalid>) -> String {
             let warnings = diagnostics::render_warnings(&loaded.warnings, &loaded.sources);
             let Loaded { world, policies, documents, .. } = loaded;
             let parts = [
-                counted(*documents, "document", "documents"),
-                counted(world.endpoints.len(), "endpoint", "endpoints"),
-                counted(*policies, "policy", "policies"),
+                output::counted(*documents, "document", "documents"),
+                output::counted(world.endpoints.len(), "endpoint", "endpoints"),
+                output::counted(*policies, "policy", "policies"),
             ];
             let gap = if warnings.is_empty() { "" } else { "\n" };
             format!("{warnings}{gap}{}: valid", parts.join(", "))
         }
         Err(invalid) => {
-            let errors = counted(invalid.errors.len(), "error", "errors");
+            let errors = output::counted(invalid.errors.len(), "error", "errors");
             format!("{}\n{errors}: not valid", diagnostics::render(invalid))
         }
     }
-}
-
-fn counted(count: usize, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
 }

@@ -8,9 +8,13 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{Instance, Outcome, OutputArgs, output, question};
+use super::{
+    Instance, Outcome, OutputArgs,
+    output::{self, counted},
+    question,
+};
 use crate::{
-    datapath::Settings,
+    datapath::{Settings, Way},
     enforce::{Options, Report, Timings},
     state::Pending,
 };
@@ -33,6 +37,9 @@ pub struct Load {
     /// How packets between two endpoints travel.
     #[arg(long, value_enum, default_value_t = Forwarding::Direct)]
     forwarding: Forwarding,
+    /// How the classifiers are put on interfaces.
+    #[arg(long, value_enum, default_value_t = Attach::Auto)]
+    attach: Attach,
     /// Police what the host itself sends to containers, too. By default a host reaches its own.
     #[arg(long)]
     police_host: bool,
@@ -49,6 +56,16 @@ enum Forwarding {
     Direct,
     /// Always through the host's bridge or routing.
     Stack,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Attach {
+    /// By TCX where the kernel has it, else by cls.
+    Auto,
+    /// Linux 6.6 and later: the cheaper one for each packet.
+    Tcx,
+    /// A clsact qdisc and its filters, as on older kernels.
+    Cls,
 }
 
 #[derive(Serialize)]
@@ -98,7 +115,12 @@ impl Load {
             (self.unlimited_flows, Settings::UNLIMITED),
         ];
         let settings = chosen.into_iter().filter(|(on, _)| *on).fold(Settings::default(), |all, (_, s)| all.with(s));
-        Options { settings, strict: self.strict, dry_run: self.dry_run }
+        let attach = match self.attach {
+            Attach::Auto => None,
+            Attach::Tcx => Some(Way::Tcx),
+            Attach::Cls => Some(Way::Cls),
+        };
+        Options { settings, attach, strict: self.strict, dry_run: self.dry_run }
     }
 
     fn json<'a>(&self, report: &'a Report, read: Duration) -> Json<'a> {
@@ -136,16 +158,20 @@ impl Load {
             (false, false) => "nothing changed:",
         };
         let mut lines = vec![format!(
-            "{verb} {policies} policies for {endpoints} endpoints ({identities} identities), generation {generation}"
+            "{verb} {} for {} ({}), generation {generation}",
+            counted(*policies, "policy", "policies"),
+            counted(*endpoints, "endpoint", "endpoints"),
+            counted(*identities, "identity", "identities"),
         )];
         if !attached.is_empty() {
             lines.push(format!("attached to {}", attached.join(" ")));
         }
         if *detached > 0 {
-            lines.push(format!("detached from {detached} interfaces"));
+            lines.push(format!("detached from {}", counted(*detached, "interface", "interfaces")));
         }
         if !pending.is_empty() {
-            lines.push(format!("{} endpoints are pending; `netpol status` says why", pending.len()));
+            let pending = counted(pending.len(), "endpoint is", "endpoints are");
+            lines.push(format!("{pending} pending; `netpol status` says why"));
         }
         lines.join("\n")
     }

@@ -46,6 +46,11 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
+/// `1 policy`, `2 policies`.
+pub fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 /// Names and labels come from documents: what could move a terminal's cursor is shown as text.
 pub fn escape(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()

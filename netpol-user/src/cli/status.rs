@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::{Instance, Outcome, OutputArgs, output};
 use crate::{
-    datapath::{Counter, Datapath, Hook, Position, Settings, Side},
-    enforce, format,
+    datapath::{Counter, Datapath, Hook, Position, Settings, Side, Way},
+    enforce, format, privileges,
     source::{self, Discovery},
     state::{Endpoint, Names, Pending},
 };
@@ -55,6 +55,8 @@ struct Row {
 
 impl Status {
     pub fn run(&self, instance: &Instance) -> Result<Outcome> {
+        // without it nothing is found, and "not enforced" would be a lie
+        privileges::require(&[privileges::OPEN_PINS])?;
         let report = Report::of(&instance.open())?;
         output::print(self.output.output, &report, text)?;
         Ok(if report.enforced { Outcome::Done } else { Outcome::DoesNotHold })
@@ -91,7 +93,7 @@ impl Report {
             policies: names.policies,
             endpoints: names.endpoints.len(),
             identities: names.identities.len(),
-            settings: settings(live.settings),
+            settings: settings(live.settings, names.attach),
             problems,
             unprotected: found.map(|found| unprotected(&names, &found)).unwrap_or_default(),
             stack: names.endpoints.iter().filter_map(stack).collect(),
@@ -186,14 +188,15 @@ fn stack(endpoint: &Endpoint) -> Option<Stack> {
     Some(Stack { endpoint: format!("{}/{}", endpoint.namespace, endpoint.name), reason })
 }
 
-fn settings(settings: Settings) -> Vec<&'static str> {
+fn settings(settings: Settings, attach: Way) -> Vec<&'static str> {
     let all = [
         (Settings::STACK, "forwarding stack"),
         (Settings::POLICE_HOST, "police host"),
         (Settings::ISOLATE_WAITING, "isolate waiting"),
         (Settings::UNLIMITED, "unlimited flows"),
     ];
-    all.into_iter().filter(|(setting, _)| settings.has(*setting)).map(|(_, name)| name).collect()
+    let chosen = all.into_iter().filter(|(setting, _)| settings.has(*setting)).map(|(_, name)| name);
+    chosen.chain((attach == Way::Cls).then_some("attach cls")).collect()
 }
 
 fn row(counter: &Counter) -> Row {
@@ -212,7 +215,10 @@ fn text(report: &Report) -> String {
     let Report { enforced, generation, policies, endpoints, identities, .. } = report;
     let mut text = if *enforced {
         format!(
-            "enforced: generation {generation}, {policies} policies, {endpoints} endpoints, {identities} identities\n"
+            "enforced: generation {generation}, {}, {}, {}\n",
+            output::counted(*policies, "policy", "policies"),
+            output::counted(*endpoints, "endpoint", "endpoints"),
+            output::counted(*identities, "identity", "identities"),
         )
     } else {
         "NOT ENFORCED\n".to_owned()
@@ -232,6 +238,8 @@ fn text(report: &Report) -> String {
         [c.direction.to_owned(), c.verdict.to_owned(), c.reason.to_owned(), c.packets.to_string(), c.bytes.to_string()]
     });
     let table = output::table(["DIRECTION", "VERDICT", "REASON", "PACKETS", "BYTES"], counters);
-    section("packets", table.lines().map(ToOwned::to_owned).collect());
+    if !report.counters.is_empty() {
+        section("packets", table.lines().map(ToOwned::to_owned).collect());
+    }
     text
 }

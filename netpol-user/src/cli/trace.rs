@@ -33,7 +33,7 @@ pub struct Trace {
     /// The client's port. Default: one that the system would choose.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     source_port: Option<u16>,
-    /// Policy files, and folders of them.
+    /// Policy files, and folders of them. Without any: the documents of the last load.
     path: Vec<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
@@ -50,11 +50,8 @@ struct Verdict {
 }
 
 impl Trace {
-    pub fn run(&self, _instance: &Instance) -> Result<Outcome> {
-        if self.path.is_empty() {
-            bail!("which policies? name their files or folders: this version traces from files, not from the kernel");
-        }
-        let world = question::read(&self.path)?;
+    pub fn run(&self, instance: &Instance) -> Result<Outcome> {
+        let world = if self.path.is_empty() { question::loaded(instance)? } else { question::read(&self.path)? };
         let (from, to) = (question::place(&world, &self.from)?, question::place(&world, &self.to)?);
         let ((Some(_), _) | (_, Some(_))) = (from.endpoint(), to.endpoint()) else {
             bail!("neither {} nor {} is an endpoint: nobody judges that connection", self.from, self.to);

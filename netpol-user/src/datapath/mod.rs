@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `pins` | the folder: what lies where, and whether it is of this version |
 //! | `programs` | the classifiers, loaded once |
-//! | `links` | classifiers on interfaces |
+//! | `links` | classifiers on interfaces, by TCX or clsact |
 //! | `publish` | a snapshot becomes the policy, with one write |
 //! | `records` | flows, denials and counters, read |
 
@@ -19,7 +19,7 @@ mod records;
 
 use std::{io, path::PathBuf};
 
-pub use links::{Hook, Position};
+pub use links::{Hook, Position, Way, unload};
 pub use netpol_common::{
     drops::{Drop, Pass, Side},
     flow::{FlowFlags, Generation},
@@ -32,6 +32,8 @@ pub use records::{Counter, Record};
 /// What goes wrong between userspace and the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error(transparent)]
+    Privileges(#[from] crate::privileges::Error),
     #[error("{path} is not in a BPF file system; mount one there: mount -t bpf bpf {path}")]
     NotBpffs { path: PathBuf },
     #[error("nothing is loaded here (no {path}); run `netpol load PATH`")]
@@ -44,7 +46,7 @@ pub enum Error {
     },
     /// Reusing them would read the memory of one version with the layout of another.
     #[error(
-        "{path} was made by another version of netpol: {what}; run `netpol unload` with that version, then load again"
+        "{path} was made by another version of netpol: {what}; run `netpol unload`, then load again (in between, nothing is enforced)"
     )]
     OtherVersion { path: PathBuf, what: String },
     #[error("the kernel refuses the classifiers")]
@@ -61,6 +63,14 @@ pub enum Error {
         #[source]
         error: Box<aya::pin::PinError>,
     },
+    #[error("{what}")]
+    Netlink {
+        what: String,
+        #[source]
+        error: io::Error,
+    },
+    #[error("this kernel has no TCX (Linux has it since 6.6); use --attach cls")]
+    NoTcx,
     #[error("link {path}")]
     Link {
         path: PathBuf,

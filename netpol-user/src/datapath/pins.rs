@@ -8,7 +8,6 @@ use std::{
 
 use aya::maps::{Map, MapData, MapInfo};
 use netpol_common::{
-    decide::Desk,
     drops::Count,
     flow::{FlowKey, FlowValue},
     kernel::{Bucket, FragmentKey, FragmentPorts, Live},
@@ -25,7 +24,8 @@ pub struct Pins {
 }
 
 /// Name, size of key and size of value of every map, as this version lays them out. The slots of
-/// policy tables hold maps; theirs are made anew for each publication.
+/// policy tables hold maps; theirs are made anew for each publication. (The desks are not among them: they remember
+/// nothing, so each build has its own.)
 pub(super) const MAPS: &[(&str, usize, usize)] = &[
     ("ADDRESSES4", 4, 4),
     ("ADDRESSES6", 4, 4),
@@ -44,8 +44,6 @@ pub(super) const MAPS: &[(&str, usize, usize)] = &[
     ("FRAGMENTS6", size_of::<FragmentKey<Addr6>>(), size_of::<FragmentPorts>()),
     ("RATES", 4, size_of::<Bucket>()),
     ("COUNTS", 4, size_of::<Count>()),
-    ("DESK4", 4, size_of::<Desk<Addr4>>()),
-    ("DESK6", 4, size_of::<Desk<Addr6>>()),
 ];
 
 impl Pins {

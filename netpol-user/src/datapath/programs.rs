@@ -14,6 +14,7 @@ use super::{
     Error,
     pins::{MAPS, Pins},
 };
+use crate::privileges;
 
 /// The object that the build script made.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpol"));
@@ -43,6 +44,8 @@ impl Datapath {
 
     /// Opens what is pinned.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
+        // whoever may not look into the folder would be told that nothing is loaded
+        privileges::require(&[privileges::OPEN_PINS])?;
         if !pins.exist() {
             return Err(Error::NotLoaded { path: pins.maps().join("LIVE") });
         }

@@ -38,11 +38,13 @@ impl Stage {
             self.scene(scene)?;
         }
         say::heading("What the kernel remembers");
-        say::note("Each connection with who spoke, and each drop with the rule that asked for it.");
-        self.netpol(&["flows"])?;
+        say::note("Each connection with who spoke, and each drop with the rule that asked for it; the latest first.");
+        self.netpol(&["flows"], Length::Latest)?;
+        say::then("Who is who to the policies: what none of them can tell apart shares an identity.");
+        self.netpol(&["identities"], Length::Whole)?;
         say::heading("What is enforced");
         say::note("No netpol process is running: programs and maps are in the kernel, pinned.");
-        self.netpol(&["status"])
+        self.netpol(&["status"], Length::Whole)
     }
 
     /// Fails when something was not as the policies say.
@@ -81,22 +83,29 @@ impl Stage {
         say::heading(scene.title);
         say::note(scene.about);
         say::note("Who may talk to whom, computed from the files alone:");
-        self.netpol(&[&["matrix"], scene.paths, scene.ports].concat())?;
-        say::note("Into the kernel, as one atomic write:");
-        self.netpol(&[&["load"], scene.paths].concat())?;
-        say::note("The proof: a real connection for each entry of the matrix, allowed or not.");
-        self.netpol(&["verify"])?;
+        self.netpol(&[&["matrix"], scene.paths, scene.ports].concat(), Length::Whole)?;
+        say::then("Into the kernel, as one atomic write:");
+        self.netpol(&[&["load"], scene.paths].concat(), Length::Whole)?;
+        say::then("The proof: a real connection from everybody to every port that somebody declares, allowed or not.");
+        self.netpol(&["verify"], Length::Whole)?;
         say::heading(format_args!("{}: real requests", scene.title));
         self.requests(scene.requests, Reasons::Shown)
     }
 
     /// Runs netpol on the demo's host.
-    fn netpol(&mut self, args: &[&str]) -> Result<()> {
+    fn netpol(&mut self, args: &[&str], length: Length) -> Result<()> {
         interrupt::check()?;
         say::command(format_args!("netpol {}", args.join(" ")));
         let mut command = self.instance();
         command.args(args).current_dir(shell::root());
-        let status = command.status().with_context(|| shell::Line(&command).to_string())?;
+        let status = match length {
+            Length::Whole => command.status(),
+            Length::Latest => command.stderr(Stdio::inherit()).output().map(|output| {
+                print_latest(&String::from_utf8_lossy(&output.stdout));
+                output.status
+            }),
+        };
+        let status = status.with_context(|| shell::Line(&command).to_string())?;
         interrupt::check()?;
         match status.code() {
             Some(0) => {}
@@ -164,6 +173,23 @@ impl Stage {
         println!("     nsenter --net=/run/netns/{} bash", first.netns);
         say::note("and when done:");
         println!("     cargo xtask clean-up");
+    }
+}
+
+/// How much of what netpol says is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Length {
+    Whole,
+    Latest,
+}
+
+/// Header and first rows of a listing.
+fn print_latest(listing: &str) {
+    const ROWS: usize = 10;
+    listing.lines().take(1 + ROWS).for_each(|line| println!("{line}"));
+    let rest = listing.lines().count().saturating_sub(1 + ROWS);
+    if rest > 0 {
+        println!("{}", say::faint(format_args!("... and {rest} more, most of them of the proof above")));
     }
 }
 

@@ -94,6 +94,11 @@ impl<'a> Instance<'a> {
         })
     }
 
+    /// Whether `load` has an option.
+    pub fn offers(&self, option: &str) -> Result<bool> {
+        Ok(self.run(&["load", "--help"])?.0.contains(option))
+    }
+
     pub fn unload(&self) -> Result<Duration> {
         let start = Instant::now();
         self.run(&["unload"])?;
