@@ -18,7 +18,7 @@ use crate::{
     parse::tcp,
     policy::{PolicyTables, Probe},
     tables::{AddressFlags, AddressKey, AddressValue, HookValue, Identity, IfIndex, Network, RuleId, Ruling, Subject},
-    wire::{Address, Mac, MacWords, PortBe, Protocol},
+    wire::{Address, MacWords, PortBe, Protocol},
 };
 
 /// A packet, as the slow path needs it.
@@ -95,7 +95,7 @@ pub struct Desk<A: Address> {
 impl<A: Address> Desk<A> {
     /// A desk with a packet on it.
     pub const fn new(packet: Packet<A>) -> Self {
-        let nobody = End::elsewhere(Identity::ANY, AddressFlags(0));
+        let nobody = End::elsewhere(Identity::ANY, AddressFlags(0), packet.source_mac);
         Self {
             other: packet.key,
             packet,
@@ -116,14 +116,16 @@ struct End {
     /// [`IfIndex::NONE`] unless it is an endpoint here.
     ifindex: IfIndex,
     segment: u32,
-    mac: Mac,
+    mac: MacWords,
     flags: AddressFlags,
 }
 
 impl End {
+    /// Nobody's MAC address is asked for; the one given is as good as any (and clearing six bytes would
+    /// be a call of `memset`).
     #[inline(always)]
-    const fn elsewhere(identity: Identity, flags: AddressFlags) -> Self {
-        Self { identity, ifindex: IfIndex::NONE, segment: 0, mac: [0; 6], flags }
+    const fn elsewhere(identity: Identity, flags: AddressFlags, mac: MacWords) -> Self {
+        Self { identity, ifindex: IfIndex::NONE, segment: 0, mac, flags }
     }
 
     #[inline(always)]
@@ -185,8 +187,8 @@ pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
 /// What is known of both directions; nothing answers a group as the group.
 #[inline(always)]
 fn recall<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) {
-    desk.own = Remembered::NOTHING;
-    desk.partner = Remembered::NOTHING;
+    desk.own.forget();
+    desk.partner.forget();
     if !desk.is_missing {
         desk.own = past(kernel.recall(&desk.packet.key), &desk.packet);
     } else if opens(&desk.packet) {
@@ -197,8 +199,8 @@ fn recall<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) {
         desk.partner = past(kernel.recall(&desk.other), &desk.packet);
     }
     if is_idle(desk) {
-        desk.own = Remembered::NOTHING;
-        desk.partner = Remembered::NOTHING;
+        desk.own.forget();
+        desk.partner.forget();
     }
 }
 
@@ -271,12 +273,16 @@ fn ends<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, hook: &HookVal
     match packet.key.place.side() {
         Side::From => {
             let Some(source) = find(kernel, hook.network, packet.key.source) else { return Err(Drop::Spoofed) };
-            if source.ifindex != own || MacWords::from(source.mac) != packet.source_mac {
+            if source.ifindex != own || source.mac != packet.source_mac {
                 return Err(Drop::Spoofed);
             }
             desk.destination = match find(kernel, hook.network, packet.key.destination) {
                 Some(value) => value.into(),
-                None => End::elsewhere(outside(kernel, &packet.key.destination, Identity::WORLD), AddressFlags(0)),
+                None => End::elsewhere(
+                    outside(kernel, &packet.key.destination, Identity::WORLD),
+                    AddressFlags(0),
+                    packet.source_mac,
+                ),
             };
             desk.source = source.into();
         }
@@ -306,11 +312,19 @@ fn source_of<A: Address, K: Kernel<A>>(kernel: &K, packet: &Packet<A>, hook: &Ho
             // a local process with a container's address
             Some(value) if value.ifindex != IfIndex::NONE => Err(Drop::Spoofed),
             Some(value) => Ok(value.into()),
-            None => Ok(End::elsewhere(outside(kernel, &packet.key.source, Identity::HOST), AddressFlags::HOST)),
+            None => Ok(End::elsewhere(
+                outside(kernel, &packet.key.source, Identity::HOST),
+                AddressFlags::HOST,
+                packet.source_mac,
+            )),
         };
     }
     let Some(value) = known else {
-        return Ok(End::elsewhere(outside(kernel, &packet.key.source, Identity::WORLD), AddressFlags(0)));
+        return Ok(End::elsewhere(
+            outside(kernel, &packet.key.source, Identity::WORLD),
+            AddressFlags(0),
+            packet.source_mac,
+        ));
     };
     let vouched = value.ifindex != IfIndex::NONE
         && (value.ifindex == packet.ingress || routed_from(kernel, packet, value.ifindex));
@@ -368,7 +382,7 @@ fn is_idle<A: Address>(desk: &Desk<A>) -> bool {
         (true, false) => own.seen,
         _ => partner.seen,
     };
-    packet.now.since(seen) > timeout(packet.key.protocol, own.tcp_flags | partner.tcp_flags)
+    packet.now.since(seen) > timeout(packet.key.protocol, own.totals().2 | partner.totals().2)
 }
 
 #[inline(always)]
@@ -521,9 +535,9 @@ fn delivery<A: Address>(desk: &Desk<A>, hook: &HookValue) -> FlowFlags {
     }
     let isolated = hook.flags.has(AddressFlags::PORT_ISOLATED) && to.flags.has(AddressFlags::PORT_ISOLATED);
     let routed = hook.flags.has(AddressFlags::ROUTED) && to.flags.has(AddressFlags::ROUTED);
-    if routed && packet.destination_mac == MacWords::from(hook.host_mac) {
+    if routed && packet.destination_mac == hook.host_mac {
         FlowFlags::ROUTED
-    } else if !routed && !isolated && packet.destination_mac == MacWords::from(to.mac) {
+    } else if !routed && !isolated && packet.destination_mac == to.mac {
         FlowFlags::DIRECT
     } else {
         FlowFlags::NONE
@@ -550,14 +564,15 @@ impl Judged {
             Side::To => packet.ingress,
         };
         // a new connection on the same ports starts anew
-        let tcp_flags = if opens(packet) { packet.tcp_flags } else { before.tcp_flags | packet.tcp_flags };
+        let (packets, bytes, flags) = before.totals();
+        let tcp_flags = if opens(packet) { packet.tcp_flags } else { flags | packet.tcp_flags };
         FlowValue {
             word: self.word(packet, packet.key.tag(), self.is_reply),
-            packets: before.packets + u64::from(packet.packets),
-            bytes: before.bytes + u64::from(packet.bytes),
+            packets: packets + u64::from(packet.packets),
+            bytes: bytes + u64::from(packet.bytes),
             ifindex,
             source_mac: packet.source_mac,
-            destination_mac: desk.destination.mac.into(),
+            destination_mac: desk.destination.mac,
             tcp_flags,
             ..self.entry(packet, before)
         }
@@ -568,16 +583,16 @@ impl Judged {
     fn partner<A: Address>(&self, desk: &Desk<A>, hook: &HookValue) -> FlowValue {
         let (packet, before) = (&desk.packet, &desk.partner);
         let (source_mac, ifindex) = match (packet.key.place.side(), desk.other.place.side()) {
-            (Side::From, Side::From) => (desk.destination.mac.into(), desk.source.ifindex),
-            (Side::To, Side::From) => (hook.mac.into(), IfIndex::NONE),
+            (Side::From, Side::From) => (desk.destination.mac, desk.source.ifindex),
+            (Side::To, Side::From) => (hook.mac, IfIndex::NONE),
             // the first packet tells where they really come from
-            (_, Side::To) => (MacWords::ZERO, desk.destination.ifindex),
+            (_, Side::To) => (packet.destination_mac, desk.destination.ifindex),
         };
         FlowValue {
             word: self.word(packet, desk.other.tag(), !self.is_reply),
             ifindex,
             source_mac,
-            destination_mac: desk.source.mac.into(),
+            destination_mac: desk.source.mac,
             ..self.entry(packet, before)
         }
     }
@@ -591,15 +606,20 @@ impl Judged {
     /// What both directions have in common. Counters go on from what was there.
     #[inline(always)]
     fn entry<A: Address>(&self, packet: &Packet<A>, before: &Remembered) -> FlowValue {
+        let (packets, bytes, tcp_flags) = before.totals();
         FlowValue {
-            packets: before.packets,
-            bytes: before.bytes,
+            packets,
+            bytes,
             seen: packet.now,
             judged: packet.now,
             egress_rule: PackedRule::new(self.rules.egress),
             ingress_rule: PackedRule::new(self.rules.ingress),
-            tcp_flags: before.tcp_flags,
-            ..FlowValue::EMPTY
+            tcp_flags,
+            ifindex: IfIndex::NONE,
+            word: Word(0),
+            source_mac: packet.source_mac,
+            destination_mac: packet.destination_mac,
+            reserved: 0,
         }
     }
 }
@@ -629,7 +649,7 @@ fn dhcp<A: Address>(packet: &Packet<A>, hook: &HookValue) -> Result<Action, Drop
     let asks = packet.key.source_port == DHCP_CLIENT || packet.key.source_port == DHCPV6_CLIENT;
     match packet.key.place.side() {
         Side::From if !asks => Err(Drop::DhcpServer),
-        Side::From if packet.source_mac != MacWords::from(hook.mac) => Err(Drop::Spoofed),
+        Side::From if packet.source_mac != hook.mac => Err(Drop::Spoofed),
         _ => Ok(Action::Control),
     }
 }

@@ -94,7 +94,9 @@ pod! {
         pub destination_port: PortBe,
         pub place: Place,
         pub protocol: Protocol,
-        pub reserved: [u8; 3],
+        /// Zero. (Three bytes in one array would be cleared by a call of `memset`.)
+        pub zero: u8,
+        pub zeros: u16,
     }
 
     /// What is remembered. The hot path reads and writes the first 48 bytes; people read the rules.

@@ -30,9 +30,7 @@ pub struct Passage {
 pub fn arp<K: Kernel<Addr4>>(kernel: &K, passage: Passage, message: &Arp) -> Result<Action, Drop> {
     let Some(hook) = kernel.hook(passage.place.ifindex()) else { return waiting(passage.settings) };
     let (sender_mac, sender) = (message.sender_mac, message.sender);
-    if matches!(passage.place.side(), Side::From)
-        && !(sender_mac == passage.source_mac && sender_mac == hook.mac.into())
-    {
+    if matches!(passage.place.side(), Side::From) && !(sender_mac == passage.source_mac && sender_mac == hook.mac) {
         return Err(Drop::Arp);
     }
     // a probe (RFC 5227) claims nothing
@@ -62,7 +60,7 @@ pub fn link<K: Kernel<Addr6>>(
         if matches!(class, IcmpKind::RouterAdvertisement | IcmpKind::Redirect) {
             return Err(Drop::RouterAdvertisement);
         }
-        if passage.source_mac != hook.mac.into() {
+        if passage.source_mac != hook.mac {
             return Err(Drop::NeighbourDiscovery);
         }
     }

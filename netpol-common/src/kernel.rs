@@ -68,6 +68,18 @@ impl Remembered {
     pub const fn exists(&self) -> bool {
         self.word.0 != 0
     }
+
+    /// Makes it [`Remembered::NOTHING`], by one store: what the other fields hold is not looked at.
+    #[inline(always)]
+    pub fn forget(&mut self) {
+        self.word = Word(0);
+    }
+
+    /// Packets, bytes and TCP flags so far.
+    #[inline(always)]
+    pub const fn totals(&self) -> (u64, u64, u8) {
+        if self.exists() { (self.packets, self.bytes, self.tcp_flags) } else { (0, 0, 0) }
+    }
 }
 
 pod! {
@@ -78,7 +90,8 @@ pod! {
         pub id: FragmentId,
         pub place: Place,
         pub protocol: Protocol,
-        pub reserved: [u8; 3],
+        pub zero: u8,
+        pub zeros: u16,
     }
 
     /// What the first fragment said.

@@ -369,7 +369,8 @@ pub fn key<A: Address>(ip: &Ip<A>, source_port: PortBe, destination_port: PortBe
         destination_port,
         place,
         protocol: ip.protocol,
-        reserved: [0; 3],
+        zero: 0,
+        zeros: 0,
     }
 }
 

@@ -9,7 +9,7 @@
 //! 4. The rule set's [`Range`]s in order: everything else that rules can say.
 //! 5. The pair's own [`PairValue::otherwise`].
 
-use crate::wire::{Address, Mac, Protocol};
+use crate::wire::{Address, MacWords, Protocol};
 
 /// A class of (endpoint, address) pairs that the loaded policies can't tell apart. Numbers mean
 /// something only within one generation.
@@ -132,7 +132,7 @@ pod! {
         /// would forward between them and nothing on the way would have a say.
         pub segment: u32,
         /// The endpoint's own MAC address.
-        pub mac: Mac,
+        pub mac: MacWords,
         pub flags: AddressFlags,
     }
 
@@ -145,9 +145,9 @@ pod! {
         /// As in [`AddressValue::segment`].
         pub segment: u32,
         /// MAC address of the endpoint.
-        pub mac: Mac,
+        pub mac: MacWords,
         /// MAC address of the host end: the next hop of routed endpoints.
-        pub host_mac: Mac,
+        pub host_mac: MacWords,
         pub flags: AddressFlags,
         pub reserved: u16,
         /// For packets to a group, which no exact address tells: the endpoint's identity at its

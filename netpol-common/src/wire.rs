@@ -84,6 +84,11 @@ pub struct MacWords(pub [u16; 3]);
 impl MacWords {
     pub const ZERO: Self = Self([0; 3]);
 
+    #[inline(always)]
+    pub const fn new([a, b, c, d, e, f]: Mac) -> Self {
+        Self([u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])])
+    }
+
     /// Sent to a group: broadcast or multicast (IEEE 802, the first byte's lowest bit).
     #[inline(always)]
     pub const fn is_group(self) -> bool {
@@ -93,8 +98,8 @@ impl MacWords {
 
 impl From<Mac> for MacWords {
     #[inline(always)]
-    fn from([a, b, c, d, e, f]: Mac) -> Self {
-        Self([u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])])
+    fn from(mac: Mac) -> Self {
+        Self::new(mac)
     }
 }
 

@@ -141,7 +141,8 @@ fn fragment_key<F: Maps>(frame: &Frame, ip: &Ip<F::Address>, id: FragmentId) -> 
         id,
         place: frame.place,
         protocol: ip.protocol,
-        reserved: [0; 3],
+        zero: 0,
+        zeros: 0,
     }
 }
 

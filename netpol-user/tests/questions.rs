@@ -158,7 +158,7 @@ fn questions_that_cannot_be_answered_end_with_1() {
         (&["trace", "--from", "wbe", "--to", "db", "--port", "80", "shop.yaml"], "did you mean shop/web?"),
         (&["trace", "--from", "web", "--to", "web", "--port", "80", "shop.yaml"], "the same endpoint"),
         (&["trace", "--from", "192.0.2.1", "--to", "192.0.2.2", "--port", "80", "shop.yaml"], "nobody judges"),
-        (&["trace", "--from", "web", "--to", "db", "--port", "80"], "name their files"),
+        (&["trace", "--bpffs", "nowhere", "--from", "web", "--to", "db", "--port", "80"], "nothing is loaded here"),
         (&["matrix", "shop.yaml", "--outside", "10.0.0.10"], "an address of shop/web"),
         (&["matrix", "missing.yaml"], "missing.yaml"),
         (&["matrix", "missing.yaml", "-o", "json"], "missing.yaml"),

@@ -248,7 +248,8 @@ fn report_is_the_json_that_scripts_read() {
 #[test]
 fn command_without_running_endpoints_fails_and_says_so() {
     let host = Host::new();
-    let path = host.documents("empty.yaml", "");
+    let elsewhere = "{apiVersion: netpol.dev/v1, kind: Endpoint, metadata: {name: a}, spec: {netns: npt-nowhere}}";
+    let path = host.documents("pending.yaml", elsewhere);
     let ran = host.netpol(&["verify", &path]);
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.stderr.contains("none of the endpoints is running here"), "{}", ran.stderr);

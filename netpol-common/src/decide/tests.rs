@@ -1,11 +1,11 @@
 use super::*;
 use crate::wire::Addr4;
 
-const MAC: Mac = [2, 0, 0, 0, 0, 1];
-const BROADCAST: Mac = [0xff; 6];
-const OTHER: Mac = [2, 0, 0, 0, 0, 2];
+const MAC: MacWords = MacWords::new([2, 0, 0, 0, 0, 1]);
+const BROADCAST: MacWords = MacWords::new([0xff; 6]);
+const OTHER: MacWords = MacWords::new([2, 0, 0, 0, 0, 2]);
 
-fn udp(side: Side, destination_mac: Mac, (from, to): (u16, u16)) -> Packet<Addr4> {
+fn udp(side: Side, destination_mac: MacWords, (from, to): (u16, u16)) -> Packet<Addr4> {
     Packet {
         key: FlowKey {
             source: Addr4(1),
@@ -14,10 +14,11 @@ fn udp(side: Side, destination_mac: Mac, (from, to): (u16, u16)) -> Packet<Addr4
             destination_port: PortBe::from_host(to),
             place: Place::new(IfIndex(7), side),
             protocol: Protocol::UDP,
-            reserved: [0; 3],
+            zero: 0,
+            zeros: 0,
         },
-        source_mac: MAC.into(),
-        destination_mac: destination_mac.into(),
+        source_mac: MAC,
+        destination_mac: destination_mac,
         ingress: IfIndex::NONE,
         icmp: PortBe::ZERO,
         tcp_flags: 0,
@@ -49,7 +50,7 @@ fn guarded(packet: &Packet<Addr4>) -> Option<Result<Action, Drop>> {
 #[test]
 fn workload_may_ask_the_whole_link_for_an_address() {
     assert_eq!(guarded(&udp(Side::From, BROADCAST, (68, 67))), Some(Ok(Action::Control)));
-    let forged = Packet { source_mac: OTHER.into(), ..udp(Side::From, BROADCAST, (68, 67)) };
+    let forged = Packet { source_mac: OTHER, ..udp(Side::From, BROADCAST, (68, 67)) };
     assert_eq!(guarded(&forged), Some(Err(Drop::Spoofed)));
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use netpol_common::tables::{AddressFlags, AddressKey, AddressValue, HookValue, Identity, IfIndex, Network};
+use netpol_common::wire::MacWords;
 
 use super::{CompileError, Snapshot, Workload, bits::Bits, identity::Identities};
 use crate::model::{ObjectName, World};
@@ -24,15 +25,20 @@ pub(super) fn fill(
         let identity = identities.endpoints.get(&(workload.endpoint, address)).copied().unwrap_or(Identity::WORLD);
         let Workload { ifindex, segment, mac, .. } = *workload;
         let network = networks.of(workload, address);
-        values.insert((network, address), AddressValue { identity, ifindex, segment, mac, flags });
+        values.insert((network, address), AddressValue { identity, ifindex, segment, mac: mac.into(), flags });
     }
     for &address in found.host {
         let identity = match identities.of_outside(address) {
             Identity::WORLD => Identity::HOST,
             told_apart => told_apart,
         };
-        let value =
-            AddressValue { identity, ifindex: IfIndex::NONE, segment: 0, mac: [0; 6], flags: AddressFlags::HOST };
+        let value = AddressValue {
+            identity,
+            ifindex: IfIndex::NONE,
+            segment: 0,
+            mac: MacWords::ZERO,
+            flags: AddressFlags::HOST,
+        };
         values.insert((Network::SHARED, address), value);
     }
     for ((network, address), value) in values {
@@ -52,8 +58,8 @@ pub(super) fn fill(
             network: networks.asked_from(workload),
             master,
             segment,
-            mac,
-            host_mac,
+            mac: mac.into(),
+            host_mac: host_mac.into(),
             flags: flags(workload, isolated),
             reserved: 0,
             identity4: identity(true),

@@ -16,14 +16,25 @@
 //! | `net` | links, addresses and routes inside one namespace |
 //! | `traffic` | real connections between them, and raw frames |
 //! | `netpol` | the real command, inside a host |
+//! | `policy` | documents, and what the command counts and remembers |
+//! | `scene` | endpoints, host and outside, bridged or routed |
+//! | `packet` | frames byte by byte |
+//! | `wire` | what became of a frame |
 #![allow(dead_code, unused_imports, reason = "each test uses the part that it needs")]
 
 mod net;
 mod netpol;
+pub mod packet;
+pub mod policy;
+mod scene;
 mod topology;
 mod traffic;
+pub mod wire;
 
 pub use net::Net;
 pub use netpol::Ran;
+pub use policy::{Counts, FAMILIES, Family};
+pub use scene::{HOST, LAYOUTS, Layout, Scene};
 pub use topology::{Endpoint, Host};
-pub use traffic::{RawSocket, Seen, Server};
+pub use traffic::{Attempt, RawSocket, Seen, Server, check, exchange};
+pub use wire::{Fate, Wire};

@@ -37,6 +37,16 @@ impl Net {
         link.unwrap_or_else(|| panic!("no link {name}")).header.index
     }
 
+    pub async fn mac(&self, name: &str) -> [u8; 6] {
+        let link = self.0.link().get().match_name(name.to_owned()).execute().try_next().await;
+        let link = link.ok().flatten().unwrap_or_else(|| panic!("no link {name}"));
+        let mac = link.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::Address(mac) => mac.try_into().ok(),
+            _ => None,
+        });
+        mac.unwrap_or_else(|| panic!("{name} has no MAC address"))
+    }
+
     pub async fn up(&self, name: &str) {
         let message = LinkUnspec::new_with_index(self.index(name).await).up().build();
         self.0.link().set(message).execute().await.unwrap_or_else(|error| panic!("{name} up: {error}"));

@@ -3,7 +3,7 @@
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
     mem,
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     sync::{
         Arc,
@@ -29,6 +29,34 @@ pub enum Seen {
     Refused,
     /// Nothing: dropped on the way.
     Silent,
+}
+
+/// Something to try; addresses like `10.0.0.20:80`.
+#[derive(Clone, Debug)]
+pub enum Attempt {
+    Tcp(String),
+    Udp(String),
+    Ping(IpAddr),
+}
+
+/// Tries all of these at once, and compares what is seen with what is expected.
+#[track_caller]
+pub fn check(expected: &[(&Endpoint, Attempt, Seen)]) {
+    let seen: Vec<Seen> = thread::scope(|scope| {
+        let mut running = vec![];
+        for (from, attempt, _) in expected {
+            running.push(scope.spawn(move || match attempt {
+                Attempt::Tcp(to) => from.tcp(to),
+                Attempt::Udp(to) => from.udp(to),
+                Attempt::Ping(to) => from.ping(*to),
+            }));
+        }
+        running.into_iter().map(|attempt| attempt.join().expect("an attempt")).collect()
+    });
+    let wrong = expected.iter().zip(seen).filter(|((_, _, expected), seen)| expected != seen);
+    let wrong: Vec<_> =
+        wrong.map(|((from, attempt, _), seen)| format!("{} {attempt:?}: {seen:?}", from.name)).collect();
+    assert!(wrong.is_empty(), "not as expected: {wrong:#?}");
 }
 
 /// A server on a thread, gone when dropped.
@@ -75,10 +103,15 @@ impl Endpoint {
 
     /// Echoes each datagram, on both address families.
     pub fn serve_udp(&self, port: u16) -> Server {
-        let socket = self.enter(|| UdpSocket::bind(("::", port))).unwrap_or_else(|e| panic!("udp {port}: {e}"));
+        self.serve_udp_at(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))
+    }
+
+    /// The same at one address: who has several may otherwise answer from another one.
+    pub fn serve_udp_at(&self, at: SocketAddr) -> Server {
+        let socket = self.enter(|| UdpSocket::bind(at)).unwrap_or_else(|e| panic!("udp {at}: {e}"));
         socket.set_read_timeout(Some(NAP)).expect("a timeout");
         Server::spawn(move || {
-            let mut buffer = [0; 2048];
+            let mut buffer = [0; 65_536];
             if let Ok((length, from)) = socket.recv_from(&mut buffer) {
                 _ = socket.send_to(&buffer[..length], from);
             }
@@ -154,7 +187,11 @@ impl Endpoint {
 
     /// A socket for whole frames on `eth0`.
     pub fn raw(&self) -> RawSocket {
-        self.enter(|| RawSocket::open("eth0")).expect("a packet socket needs root")
+        self.raw_on("eth0")
+    }
+
+    pub fn raw_on(&self, interface: &str) -> RawSocket {
+        self.enter(|| RawSocket::open(interface)).expect("a packet socket needs root")
     }
 }
 
@@ -193,7 +230,7 @@ impl RawSocket {
     }
 
     /// The first frame from the wire that `wanted` holds for; `None` when none comes.
-    pub fn receive(&self, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+    pub fn receive(&self, mut wanted: impl FnMut(&[u8]) -> bool) -> Option<Vec<u8>> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.checked_duration_since(Instant::now())?;

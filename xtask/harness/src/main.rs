@@ -3,9 +3,13 @@
 //! A crate beside `xtask`, not a part of it: this one needs the classifiers, hence the BPF toolchain, and `xtask` must
 //! build on a machine that has none yet in order to install it. `cargo xtask conformance` and `cargo xtask bench` do the
 //! set-up and then start this program with the arguments as they were given.
+//!
+//! Both live in a [`sandbox`] and speak in [`frame`]s.
 
 mod bench;
 mod conformance;
+mod frame;
+mod sandbox;
 
 use std::process::ExitCode;
 

@@ -62,7 +62,7 @@ fn case_that_holds_ends_with_0() {
     let (code, told) = Folder::new("holds").with("cases/one-1.json", &case(true)).run(&["--offline"]);
     assert_eq!(code, Some(0), "{told}");
     for engine in ["interpreter", "compiled"] {
-        let line = format!("one                      {engine:<12}      1        8       0");
+        let line = format!("one                      {engine:<14}      1        8       0");
         assert!(told.contains(&line), "four steps in two families: {told}");
     }
 }

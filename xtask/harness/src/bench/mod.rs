@@ -2,7 +2,6 @@
 //!
 //! | module | one idea |
 //! |---|---|
-//! | [`sandbox`] | namespaces and mounts that vanish with this process |
 //! | [`topology`] | a host, a bridge, containers |
 //! | [`variants`] | what is compared |
 //! | [`traffic`] | what is sent, and what it costs |
@@ -24,7 +23,6 @@ mod plot;
 mod progress;
 mod publications;
 mod report;
-mod sandbox;
 mod scale;
 mod stats;
 mod testrun;
@@ -46,8 +44,9 @@ use machine::Machine;
 use netpol::Binary;
 use only::Only;
 use report::{Report, Section};
-use sandbox::Sandbox;
 use traffic::{Cpu, Timing};
+
+use crate::sandbox::Sandbox;
 
 /// Measures netpol against a plain bridge, iptables and nftables, and writes docs/benchmarks.md.
 #[derive(Args)]

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::sandbox::{Netns, Sandbox};
+use crate::sandbox::{Netns, Sandbox};
 
 /// The `netpol` program.
 #[derive(Clone)]

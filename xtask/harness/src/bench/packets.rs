@@ -22,11 +22,9 @@ use super::{
     stats::{Spread, median},
     testrun::{Arrival, DROP, Program, ifindex},
     topology::{Families, Topology},
-    traffic::{
-        Cpu, PORT, PORTS,
-        frame::{Ends, Ports, TcpFlags, Transport, frame},
-    },
+    traffic::{Cpu, PORT, PORTS},
 };
+use crate::frame::{Ends, Ports, TcpFlags, Transport, frame};
 
 /// The client's port of flows that stay.
 const CLIENT_PORT: u16 = 40_000;

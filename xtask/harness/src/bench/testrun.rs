@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 
-use super::sandbox::Netns;
+use crate::sandbox::Netns;
 
 /// Commands of bpf(2) and the type of a classifier, as in the kernel's `uapi/linux/bpf.h`.
 const BPF_PROG_LOAD: libc::c_long = 5;

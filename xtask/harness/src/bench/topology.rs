@@ -4,15 +4,17 @@
 
 use std::{
     fmt::Write as _,
-    io::Write as _,
     net::{Ipv4Addr, Ipv6Addr},
     path::Path,
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use super::sandbox::Netns;
+use crate::{
+    frame::Ends,
+    sandbox::{Netns, ip},
+};
 
 const BRIDGE: &str = "br0";
 /// The far end of 10.77.0.0/16: containers count from the near one.
@@ -65,6 +67,16 @@ impl Workload {
     fn mac_text(&self) -> String {
         let [a, b, c, d, e, f] = self.mac();
         format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    }
+}
+
+impl Ends {
+    pub fn v4(from: &Workload, to: &Workload) -> Self {
+        Self { macs: [from.mac(), to.mac()], addresses: [from.v4().into(), to.v4().into()] }
+    }
+
+    pub fn v6(from: &Workload, to: &Workload) -> Self {
+        Self { macs: [from.mac(), to.mac()], addresses: [from.v6().into(), to.v6().into()] }
     }
 }
 
@@ -154,29 +166,4 @@ impl Topology {
         }
         ip(&workload.netns, &batch)
     }
-}
-
-fn ip(netns: &Netns, batch: &str) -> Result<()> {
-    feed(netns, &["ip", "-batch", "-"], batch)
-}
-
-/// Runs a program inside `netns` with `input` as its standard input.
-pub fn feed(netns: &Netns, command: &[&str], input: &str) -> Result<()> {
-    let (program, arguments) = command.split_first().context("no program")?;
-    netns.run(|| {
-        let mut child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("{program} (`cargo xtask setup` installs it)"))?;
-        // One that refuses its input closes the pipe early; what it says is the better error.
-        let fed = child.stdin.take().context("no pipe")?.write_all(input.as_bytes());
-        let done = child.wait_with_output()?;
-        if !done.status.success() {
-            bail!("{}: {}", command.join(" "), String::from_utf8_lossy(&done.stderr).trim());
-        }
-        fed.with_context(|| program.to_string())
-    })
 }

@@ -13,9 +13,9 @@ use anyhow::{Context as _, Result, bail};
 use super::{
     documents::{self, DENIED_PORT},
     netpol::{Binary, Instance},
-    sandbox::{Netns, Sandbox},
-    topology::{BridgeNetfilter, Families, Topology, feed},
+    topology::{BridgeNetfilter, Families, Topology},
 };
+use crate::sandbox::{Netns, Sandbox, feed};
 
 /// How netpol forwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,11 +3,9 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    panic::resume_unwind,
     path::{Path, PathBuf},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
 
@@ -26,34 +24,37 @@ use super::{
 /// Fields that only mean something where Kubernetes issues service accounts.
 const SERVICE_ACCOUNTS: [&str; 2] = ["serviceAccountSelector", "serviceAccounts"];
 
-/// Runs every case with its own engine per thread; adds to `report`.
-pub fn run(paths: &[PathBuf], maker: &Maker, report: &mut Report) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let whole = Mutex::new((Report::default(), Ok(())));
-    let worker = || {
-        let mut part = Report::default();
-        let mut work = || -> Result<()> {
-            let mut engine = (maker.make)()?;
-            while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
-                run_case(path, maker.name, engine.as_mut(), &mut part)?;
-            }
-            Ok(())
-        };
-        let done = work();
-        let mut whole = whole.lock().unwrap_or_else(PoisonError::into_inner);
-        whole.0.merge(part);
-        if done.is_err() {
-            whole.1 = done;
+/// Runs every case with all engines at the same time, each of them on several threads; adds to `report`.
+pub fn run(paths: &[PathBuf], makers: &[Maker<'_>], report: &mut Report) -> Result<()> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let next: Vec<_> = makers.iter().map(|_| AtomicUsize::new(0)).collect();
+    let parts = thread::scope(|scope| {
+        let mut workers = Vec::new();
+        for (maker, next) in makers.iter().zip(&next) {
+            let worker = || work(maker, || paths.get(next.fetch_add(1, Ordering::Relaxed)));
+            workers.extend((0..threads.min(paths.len())).map(|_| scope.spawn(worker)));
         }
-    };
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(worker);
-        }
+        let parts = workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        parts.collect::<Vec<_>>()
     });
-    let (part, done) = whole.into_inner().unwrap_or_else(PoisonError::into_inner);
-    report.merge(part);
-    done
+    // all of them, whatever the first says
+    let (parts, done): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+    parts.into_iter().for_each(|part| report.merge(part));
+    done.into_iter().collect()
+}
+
+/// Runs cases with an engine of its own, until there are no more.
+fn work<'a>(maker: &Maker<'_>, mut next: impl FnMut() -> Option<&'a PathBuf>) -> (Report, Result<()>) {
+    let mut report = Report::default();
+    let mut work = || -> Result<()> {
+        let mut engine = (maker.make)()?;
+        while let Some(path) = next() {
+            run_case(path, maker.name, engine.as_mut(), &mut report)?;
+        }
+        Ok(())
+    };
+    let done = work().with_context(|| format!("engine {}", maker.name));
+    (report, done)
 }
 
 fn run_case(path: &Path, engine_name: &'static str, engine: &mut dyn Engine, report: &mut Report) -> Result<()> {
@@ -69,15 +70,20 @@ fn run_case(path: &Path, engine_name: &'static str, engine: &mut dyn Engine, rep
         let mut state = State::new(&case.model);
         for (number, step) in case.steps.iter().enumerate() {
             state.take(step).with_context(|| format!("{file} step {number}"))?;
-            let failed = match compare(&state, &case, &step.expected, (family, &mut *engine)) {
-                Ok(failed) => failed,
+            let Compared { failed, unsteady } = match compare(&state, &case, &step.expected, (family, &mut *engine)) {
+                Ok(compared) => compared,
                 // A step that can't be judged fails with all its rows.
-                Err(error) => vec![format!("{error:#}"); step.expected.len().max(1)],
+                Err(error) => {
+                    Compared { failed: vec![format!("{error:#}"); step.expected.len().max(1)], unsteady: vec![] }
+                }
             };
             let name = step.name.as_deref().unwrap_or_default();
-            let failed = failed.into_iter().map(|failure| format!("{family:?} step {number} {name}: {failure}"));
+            let told = |told: Vec<String>| {
+                told.into_iter().map(|what| format!("{family:?} step {number} {name}: {what}")).collect()
+            };
             let place = Place { set: &set, case: &file, engine: engine_name };
-            report.rows(&place, step.expected.len(), failed.collect());
+            report.rows(&place, step.expected.len(), told(failed));
+            report.unsteady(&place, told(unsteady));
         }
     }
     Ok(())
@@ -101,13 +107,22 @@ pub fn mentions(value: &Value, fields: &[&str]) -> bool {
     }
 }
 
-/// What did not hold.
+/// What did not hold, and what held only when it was asked again.
+#[derive(Default)]
+struct Compared {
+    failed: Vec<String>,
+    unsteady: Vec<String>,
+}
+
+/// How many rows of a step are asked again: more of them don't tell more.
+const ASKED_AGAIN: usize = 5;
+
 fn compare(
     state: &State,
     case: &Case,
     expected: &[Row],
     (family, engine): (IpVersion, &mut dyn Engine),
-) -> Result<Vec<String>> {
+) -> Result<Compared> {
     let world = plan::load(state, case.model.calico_profile, family)?.world;
     let parties = parties(state, &world, family);
     let questions = expected.iter().map(|row| question(row, &parties, family)).collect::<Result<Vec<_>>>()?;
@@ -116,16 +131,23 @@ fn compare(
         bail!("{} verdicts for {} rows", verdicts.len(), expected.len());
     }
     let rows = expected.iter().zip(&questions).zip(verdicts);
-    Ok(rows.filter_map(|((row, question), allowed)| wrong(&world, row, question, allowed)).collect())
+    let wrong = rows.filter(|((row, _), allowed)| row.allowed != *allowed);
+    let mut compared = Compared::default();
+    for (number, ((row, question), allowed)) in wrong.enumerate() {
+        let wrong = describe(&world, row, question, allowed);
+        let again = if number < ASKED_AGAIN { engine.again(question)? } else { None };
+        match again {
+            Some(again) if again.allowed == row.allowed => compared.unsteady.push(wrong),
+            Some(again) => compared.failed.push([vec![wrong], again.seen].concat().join("\n      ")),
+            None => compared.failed.push(wrong),
+        }
+    }
+    Ok(compared)
 }
 
-fn wrong(world: &World, row: &Row, question: &Question, allowed: bool) -> Option<String> {
-    if allowed == row.allowed {
-        return None;
-    }
-    let Row { from, to, port, protocol, .. } = row;
+fn describe(world: &World, Row { from, to, port, protocol, .. }: &Row, question: &Question, allowed: bool) -> String {
     let said = if allowed { "allowed" } else { "denied" };
-    Some(format!("{from} -> {to} {port}/{protocol} was {said}; by the rules: {}", why(world, question)))
+    format!("{from} -> {to} {port}/{protocol} was {said}; by the rules: {}", why(world, question))
 }
 
 /// What the interpreter says of a connection, whoever judged it wrongly.

@@ -22,22 +22,33 @@ pub struct Question {
 pub trait Engine {
     /// Brings about `world`, and says of each connection whether it is allowed.
     fn verdicts(&mut self, world: &World, questions: &[Question]) -> Result<Vec<bool>>;
+
+    /// Asks about one connection of the same world again, alone, and looks closely. `None`: it would
+    /// be the same.
+    fn again(&mut self, _question: &Question) -> Result<Option<Again>> {
+        Ok(None)
+    }
+}
+
+/// A second answer.
+pub struct Again {
+    pub allowed: bool,
+    /// Sentences for people.
+    pub seen: Vec<String>,
 }
 
 /// How to make an engine; each thread makes its own.
-pub struct Maker {
+pub struct Maker<'a> {
     pub name: &'static str,
-    pub make: fn() -> Result<Box<dyn Engine>>,
+    pub make: Box<dyn Fn() -> Result<Box<dyn Engine + 'a>> + Sync + 'a>,
 }
 
 /// Needing neither root nor kernel.
-pub const OFFLINE: &[Maker] = &[
-    Maker { name: "interpreter", make: || Ok(Box::new(Interpreter)) },
-    Maker { name: "compiled", make: || Ok(Box::new(Compiled)) },
-];
-
-pub fn names() -> String {
-    OFFLINE.iter().map(|engine| engine.name).collect::<Vec<_>>().join(", ")
+pub fn offline() -> [Maker<'static>; 2] {
+    [
+        Maker { name: "interpreter", make: Box::new(|| Ok(Box::new(Interpreter))) },
+        Maker { name: "compiled", make: Box::new(|| Ok(Box::new(Compiled))) },
+    ]
 }
 
 /// The ordered rules, one by one: what `matrix` and `trace` answer.

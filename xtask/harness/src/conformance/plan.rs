@@ -33,6 +33,22 @@ pub fn address(address: Ipv4Addr, family: IpVersion) -> IpAddr {
     }
 }
 
+/// The reverse of [`address`].
+pub fn v4(address: IpAddr) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => {
+            let [.., a, b, c, d] = address.octets();
+            Ipv4Addr::new(a, b, c, d)
+        }
+    }
+}
+
+/// The same address in each of [`FAMILIES`].
+pub fn addresses(of: IpAddr) -> [IpAddr; 2] {
+    FAMILIES.map(|family| address(v4(of), family))
+}
+
 fn network(network: Ipv4Net, family: IpVersion) -> Result<IpNet> {
     Ok(match (family, address(network.addr(), family)) {
         (IpVersion::V6, IpAddr::V6(_)) if network.prefix_len() == 0 => Ipv6Net::default().into(),
@@ -207,6 +223,13 @@ mod tests {
         assert_eq!(written, json!({"to": [{"networks": ["10.201.3.40/32"]}]}));
         assert_eq!(rewrite(&by("plan9"), &state(), IpVersion::V4).unwrap(), json!({"to": [{"networks": []}]}));
         assert!(rewrite(&json!({"nodes": {"matchExpressions": []}}), &state(), IpVersion::V4).is_err());
+    }
+
+    #[test]
+    fn addresses_of_both_families_are_found_from_either() {
+        let both =
+            [address(Ipv4Addr::new(10, 65, 0, 1), IpVersion::V4), address(Ipv4Addr::new(10, 65, 0, 1), IpVersion::V6)];
+        assert_eq!(both.map(addresses), [both; 2]);
     }
 
     #[test]

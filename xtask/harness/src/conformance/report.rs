@@ -11,6 +11,8 @@ pub struct Report {
     pub sets: BTreeMap<(String, &'static str), Tally>,
     /// By case.
     pub failures: BTreeMap<String, Vec<String>>,
+    /// By case: what was wrong at first and right when it was asked again.
+    pub unsteady: BTreeMap<String, Vec<String>>,
     /// Name, and the reason.
     pub left_out: BTreeMap<String, String>,
 }
@@ -31,6 +33,12 @@ pub struct Place<'a> {
     pub engine: &'static str,
 }
 
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [{}]", self.case, self.engine)
+    }
+}
+
 impl Report {
     pub fn holds(&self) -> bool {
         self.sets.values().all(|tally| tally.failed == 0)
@@ -46,7 +54,13 @@ impl Report {
         tally.rows += rows;
         tally.failed += failures.len().min(rows).max(usize::from(!failures.is_empty()));
         if !failures.is_empty() {
-            self.failures.entry(format!("{} [{}]", place.case, place.engine)).or_default().extend(failures);
+            self.failures.entry(place.to_string()).or_default().extend(failures);
+        }
+    }
+
+    pub fn unsteady(&mut self, place: &Place<'_>, rows: Vec<String>) {
+        if !rows.is_empty() {
+            self.unsteady.entry(place.to_string()).or_default().extend(rows);
         }
     }
 
@@ -61,8 +75,10 @@ impl Report {
             tally.rows += rows;
             tally.failed += failed;
         }
-        for (case, failures) in other.failures {
-            self.failures.entry(case).or_default().extend(failures);
+        for (ours, theirs) in [(&mut self.failures, other.failures), (&mut self.unsteady, other.unsteady)] {
+            for (case, told) in theirs {
+                ours.entry(case).or_default().extend(told);
+            }
         }
         self.left_out.extend(other.left_out);
     }
@@ -70,13 +86,14 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (case, failures) in &self.failures {
-            writeln!(f, "FAILED {case}")?;
-            for failure in failures.iter().take(TOLD) {
-                writeln!(f, "  {failure}")?;
+        let told = self.failures.iter().map(|told| ("FAILED", told));
+        for (what, (case, rows)) in told.chain(self.unsteady.iter().map(|told| ("UNSTEADY", told))) {
+            writeln!(f, "{what} {case}")?;
+            for row in rows.iter().take(TOLD) {
+                writeln!(f, "  {row}")?;
             }
-            if failures.len() > TOLD {
-                writeln!(f, "  ... and {} more", failures.len() - TOLD)?;
+            if rows.len() > TOLD {
+                writeln!(f, "  ... and {} more", rows.len() - TOLD)?;
             }
         }
         if !self.left_out.is_empty() {
@@ -85,12 +102,12 @@ impl fmt::Display for Report {
         for (name, reason) in &self.left_out {
             writeln!(f, "  {name}: {reason}")?;
         }
-        writeln!(f, "\n{:<24} {:<12} {:>6} {:>8} {:>7}", "SET", "ENGINE", "CASES", "ROWS", "FAILED")?;
+        writeln!(f, "\n{:<24} {:<14} {:>6} {:>8} {:>7}", "SET", "ENGINE", "CASES", "ROWS", "FAILED")?;
         for ((set, engine), Tally { cases, rows, failed }) in &self.sets {
-            writeln!(f, "{set:<24} {engine:<12} {cases:>6} {rows:>8} {failed:>7}")?;
+            writeln!(f, "{set:<24} {engine:<14} {cases:>6} {rows:>8} {failed:>7}")?;
         }
         let sum = |of: fn(&Tally) -> usize| self.sets.values().map(of).sum::<usize>();
         let (cases, rows, failed) = (sum(|t| t.cases), sum(|t| t.rows), sum(|t| t.failed));
-        writeln!(f, "{:<24} {:<12} {cases:>6} {rows:>8} {failed:>7}", "all", "")
+        writeln!(f, "{:<24} {:<14} {cases:>6} {rows:>8} {failed:>7}", "all", "")
     }
 }

@@ -9,12 +9,11 @@ use std::{
 
 use anyhow::{Result, anyhow};
 
-use super::{
-    Lane, PORT, PORTS, Sample, Stopwatch, ThreadClock, counted,
+use super::{Lane, PORT, PORTS, Sample, Stopwatch, ThreadClock, counted, socket};
+use crate::{
+    bench::topology::Topology,
     frame::{Ends, Ports, Transport, frame, set_udp4_ports},
-    socket,
 };
-use crate::bench::topology::Topology;
 
 const FLOWS: u64 = 1 << 16;
 /// New flows in a millisecond of a measurement.

@@ -5,7 +5,6 @@
 //! it doesn't change when somebody else has the CPU for a while.
 
 mod flood;
-pub mod frame;
 mod socket;
 mod tcp;
 mod udp;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Place, Report, read};
 use crate::conformance::{
     connectivity::protocol,
-    engine::{Engine, Maker, OFFLINE, Question},
+    engine::{Engine, Maker, Question, offline},
     plan,
 };
 
@@ -66,7 +66,7 @@ enum Verdict {
 
 pub fn run(path: &Path, report: &mut Report) -> Result<()> {
     let table: Table = read(path)?;
-    for maker in OFFLINE {
+    for maker in &offline() {
         let mut engine = (maker.make)()?;
         for policies in &table.cases {
             report.tally(SET, maker.name).cases += 1;
@@ -77,7 +77,7 @@ pub fn run(path: &Path, report: &mut Report) -> Result<()> {
 }
 
 impl Policies {
-    fn run(&self, maker: &Maker, engine: &mut dyn Engine, report: &mut Report) {
+    fn run(&self, maker: &Maker<'_>, engine: &mut dyn Engine, report: &mut Report) {
         let place = Place { set: SET, case: &self.name, engine: maker.name };
         let failed = match self.world() {
             Ok(world) => self.packets.iter().filter_map(|packet| self.wrong(&world, packet, engine)).collect(),

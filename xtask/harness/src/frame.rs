@@ -1,8 +1,6 @@
-//! Ethernet frames, byte by byte: for floods and for packets that only a classifier sees.
+//! Ethernet frames, byte by byte: for floods, for probes, and for packets that only a classifier sees.
 
 use std::net::IpAddr;
-
-use crate::bench::topology::Workload;
 
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
@@ -17,14 +15,6 @@ pub struct Ends {
 }
 
 impl Ends {
-    pub fn v4(from: &Workload, to: &Workload) -> Self {
-        Self { macs: [from.mac(), to.mac()], addresses: [from.v4().into(), to.v4().into()] }
-    }
-
-    pub fn v6(from: &Workload, to: &Workload) -> Self {
-        Self { macs: [from.mac(), to.mac()], addresses: [from.v6().into(), to.v6().into()] }
-    }
-
     /// The way back.
     pub fn reversed(self) -> Self {
         let ([source_mac, mac], [source, destination]) = (self.macs, self.addresses);
@@ -53,8 +43,12 @@ pub type Ports = [u16; 2];
 
 /// A whole frame with 18 bytes of payload: the smallest that Ethernet pads no further.
 pub fn frame(ends: Ends, transport: Transport, ports: Ports) -> Vec<u8> {
-    let segment = segment(ends, transport, ports);
     let protocol = if transport == Transport::Udp { UDP } else { TCP };
+    datagram(ends, protocol, &segment(ends, transport, ports))
+}
+
+/// A whole frame around what follows the IP header.
+pub fn datagram(ends: Ends, protocol: u8, segment: &[u8]) -> Vec<u8> {
     let [source_mac, mac] = ends.macs;
     let ether_type: u16 = if ends.addresses[0].is_ipv4() { 0x0800 } else { 0x86dd };
     let mut frame = [&mac[..], &source_mac[..], &ether_type.to_be_bytes()[..]].concat();
@@ -106,11 +100,16 @@ fn segment(ends: Ends, transport: Transport, [source, destination]: Ports) -> Ve
         bytes.extend(payload);
     }
     let protocol = if transport == Transport::Udp { UDP } else { TCP };
-    let [a, b] = ends.addresses.map(octets);
-    let length = (bytes.len() as u32).to_be_bytes();
-    let sum = checksum(&[&a, &b, &length[..], &[0, 0, 0, protocol], &bytes].concat());
+    let sum = checksum_between(ends, protocol, &bytes);
     bytes[sum_at..sum_at + 2].copy_from_slice(&sum.to_be_bytes());
     bytes
+}
+
+/// The checksum of a segment with its pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1).
+pub fn checksum_between(ends: Ends, protocol: u8, segment: &[u8]) -> u16 {
+    let [a, b] = ends.addresses.map(octets);
+    let length = (segment.len() as u32).to_be_bytes();
+    checksum(&[&a, &b, &length[..], &[0, 0, 0, protocol], segment].concat())
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {
@@ -121,7 +120,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// The Internet checksum (RFC 1071).
-fn checksum(bytes: &[u8]) -> u16 {
+pub fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low)));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
@@ -153,9 +152,7 @@ mod tests {
                 let ends = ends(addresses);
                 let segment = segment(ends, transport, [1024, 7001]);
                 let protocol = if transport == Transport::Udp { UDP } else { TCP };
-                let [a, b] = ends.addresses.map(octets);
-                let length = (segment.len() as u32).to_be_bytes();
-                assert_eq!(checksum(&[&a, &b, &length[..], &[0, 0, 0, protocol], &segment].concat()), 0);
+                assert_eq!(checksum_between(ends, protocol, &segment), 0);
             }
         }
     }

@@ -1,13 +1,15 @@
-//! What the benchmark makes exists for its own processes alone, so it is gone however they end.
+//! What a command makes exists for its own processes alone, so it is gone however they end.
 //!
 //! Network namespaces have no name and live as long as a descriptor of ours is open; pins and files lie in a mount
 //! namespace that the last process takes with it. So Ctrl-C and `kill -9` need no cleaning up.
 
 use std::{
     fs::{self, File},
+    io::Write as _,
     os::fd::{AsFd as _, AsRawFd as _},
     path::{Path, PathBuf},
-    process, thread,
+    process::{self, Command, Stdio},
+    thread,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -31,7 +33,7 @@ impl Sandbox {
     /// To be called before any other thread exists: a mount namespace belongs to a thread and its descendants.
     pub fn enter() -> Result<Self> {
         if !Uid::effective().is_root() {
-            bail!("the benchmark needs root: it builds network namespaces and loads classifiers");
+            bail!("this needs root: it builds network namespaces and loads classifiers");
         }
         unshare(CloneFlags::CLONE_NEWNS).context("no mount namespace of our own")?;
         let none = None::<&str>;
@@ -104,4 +106,30 @@ impl Netns {
         let path = format!("/proc/sys/{variable}");
         self.run(|| fs::write(&path, value).with_context(|| path.clone()))
     }
+}
+
+/// Runs lines of `ip -batch` inside `netns`.
+pub fn ip(netns: &Netns, batch: &str) -> Result<()> {
+    feed(netns, &["ip", "-batch", "-"], batch)
+}
+
+/// Runs a program inside `netns` with `input` as its standard input.
+pub fn feed(netns: &Netns, command: &[&str], input: &str) -> Result<()> {
+    let (program, arguments) = command.split_first().context("no program")?;
+    netns.run(|| {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{program} (`cargo xtask setup` installs it)"))?;
+        // One that refuses its input closes the pipe early; what it says is the better error.
+        let fed = child.stdin.take().context("no pipe")?.write_all(input.as_bytes());
+        let done = child.wait_with_output()?;
+        if !done.status.success() {
+            bail!("{}: {}", command.join(" "), String::from_utf8_lossy(&done.stderr).trim());
+        }
+        fed.with_context(|| program.to_string())
+    })
 }
