@@ -141,7 +141,8 @@ const MEGABYTES: usize = 10;
 
 /// Sends ten megabytes that no shift or swap leaves the same.
 fn transfer(mut from: TcpStream, mut to: TcpStream) {
-    let block = |number: usize| -> Vec<u8> { (0..1 << 16).map(|byte| (byte * 7 + byte / 251 + number) as u8).collect() };
+    let block =
+        |number: usize| -> Vec<u8> { (0..1 << 16).map(|byte| (byte * 7 + byte / 251 + number) as u8).collect() };
     let blocks = MEGABYTES * 16;
     let receiver = thread::spawn(move || {
         to.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

@@ -261,7 +261,9 @@ fn protocols_without_ports_are_judged_by_their_number() {
 #[test]
 fn sctp_is_judged_by_port() {
     let scene = &Scene::bridged();
-    scene.host.load(&scene.all(), &isolated(&[egress("a", &[to("b", &["3868/SCTP"])]), ingress("b", &[from("a", &[])])]));
+    scene
+        .host
+        .load(&scene.all(), &isolated(&[egress("a", &[to("b", &["3868/SCTP"])]), ingress("b", &[from("a", &[])])]));
     let wire = Wire::of(scene);
     for family in FAMILIES {
         let init = |port: u16| {
@@ -373,7 +375,8 @@ fn closed_port_outside_is_told() {
 fn echo_with_the_same_id_in_the_other_direction_is_another_flow() {
     let scene = &Scene::bridged();
     let Scene { host, a, b, .. } = scene;
-    let rules = "{action: Allow, protocol: ICMP, icmp: {type: 8}}, {action: Allow, protocol: ICMPv6, icmp: {type: 128}}";
+    let rules =
+        "{action: Allow, protocol: ICMP, icmp: {type: 8}}, {action: Allow, protocol: ICMPv6, icmp: {type: 128}}";
     let policies = [
         calico("a", &format!("types: [Egress], egress: [{rules}]")),
         calico("b", &format!("types: [Ingress], ingress: [{rules}]")),

@@ -37,8 +37,23 @@ fn foreign_source_address_is_dropped_whether_or_not_policy_is_about_the_sender()
         let wire = Wire::of(scene);
         // a neighbour's, the bridge's, the host's, an outside one, nobody's, and what is no source at all
         let foreign = [
-            "10.0.0.30", "10.0.0.20", "10.0.0.1", "192.0.2.1", "192.0.2.9", "10.0.0.99", "127.0.0.1", "0.0.0.0",
-            "224.0.0.1", "fd00::30", "fd00::20", "fd00::1", "2001:db8::1", "2001:db8::9", "fd00::99", "::1", "ff02::1",
+            "10.0.0.30",
+            "10.0.0.20",
+            "10.0.0.1",
+            "192.0.2.1",
+            "192.0.2.9",
+            "10.0.0.99",
+            "127.0.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "fd00::30",
+            "fd00::20",
+            "fd00::1",
+            "2001:db8::1",
+            "2001:db8::9",
+            "fd00::99",
+            "::1",
+            "ff02::1",
             "fe80::1",
         ];
         for source in foreign {
@@ -136,9 +151,8 @@ fn host_process_with_a_containers_address_is_spoofed_and_with_its_own_is_the_hos
     host.load(&scene.all(), &isolated(&[]));
     let (bridge, target) = (host.mac("br0"), b.mac());
     let socket = host.itself().raw_on("br0");
-    let send = |source: IpAddr| {
-        host.counted(|| socket.send(&packet::frame(target, bridge, &to_b(scene, source)))).1.drops()
-    };
+    let send =
+        |source: IpAddr| host.counted(|| socket.send(&packet::frame(target, bridge, &to_b(scene, source)))).1.drops();
     for family in FAMILIES {
         assert_eq!(send(c.ip(family)), ["ingress spoofed"]);
     }
@@ -312,12 +326,7 @@ fn strangers(wire: &Wire<'_>, packet: &[u8]) -> Vec<Vec<u8>> {
     let snap = [&[0xaa, 0xaa, 3, 0, 0, 0, 8, 0][..], packet].concat();
     let length = u16::try_from(snap.len()).unwrap();
     let frame = |kind, payload: &[u8]| packet::ethernet(wire.target, wire.source, kind, payload);
-    vec![
-        frame(0x88b5, packet),
-        frame(0x809b, packet),
-        frame(length, &snap),
-        frame(38, &[0x42, 0x42, 3, 0, 0, 0, 0, 0]),
-    ]
+    vec![frame(0x88b5, packet), frame(0x809b, packet), frame(length, &snap), frame(38, &[0x42, 0x42, 3, 0, 0, 0, 0, 0])]
 }
 
 #[test]

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{Instance, Outcome, OutputArgs, output};
 use crate::{
-    datapath::{Counter, Datapath, Hook, Position, Settings, Side},
+    datapath::{Counter, Datapath, Hook, Position, Settings, Side, Way},
     enforce, format,
     model::{ObjectName, World},
     privileges,
@@ -100,7 +100,7 @@ impl Report {
             policies: names.policies,
             endpoints: names.endpoints.len(),
             identities: names.identities.len(),
-            settings: settings(live.settings),
+            settings: settings(live.settings, names.attach),
             problems,
             unprotected: now.map(|now| unprotected(&names, &now.found)).unwrap_or_default(),
             stack: names.endpoints.iter().filter_map(stack).collect(),
@@ -213,14 +213,15 @@ fn stack(endpoint: &Endpoint) -> Option<Stack> {
     Some(Stack { endpoint: format!("{}/{}", endpoint.namespace, endpoint.name), reason })
 }
 
-fn settings(settings: Settings) -> Vec<&'static str> {
+fn settings(settings: Settings, attach: Way) -> Vec<&'static str> {
     let all = [
         (Settings::STACK, "forwarding stack"),
         (Settings::POLICE_HOST, "police host"),
         (Settings::ISOLATE_WAITING, "isolate waiting"),
         (Settings::UNLIMITED, "unlimited flows"),
     ];
-    all.into_iter().filter(|(setting, _)| settings.has(*setting)).map(|(_, name)| name).collect()
+    let chosen = all.into_iter().filter(|(setting, _)| settings.has(*setting)).map(|(_, name)| name);
+    chosen.chain((attach == Way::Cls).then_some("attach cls")).collect()
 }
 
 fn row(counter: &Counter) -> Row {

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `pins` | the folder: what lies where, and whether it is of this version |
 //! | `programs` | the classifiers, loaded once |
-//! | `links` | classifiers on interfaces |
+//! | `links` | classifiers on interfaces, by TCX or clsact |
 //! | `publish` | a snapshot becomes the policy, with one write |
 //! | `records` | flows, denials and counters, read |
 
@@ -19,7 +19,7 @@ mod records;
 
 use std::{io, path::PathBuf};
 
-pub use links::{Hook, Position};
+pub use links::{Hook, Position, Way, unload};
 pub use netpol_common::{
     drops::{Drop, Pass, Side},
     flow::{FlowFlags, Generation},
@@ -63,6 +63,14 @@ pub enum Error {
         #[source]
         error: Box<aya::pin::PinError>,
     },
+    #[error("{what}")]
+    Netlink {
+        what: String,
+        #[source]
+        error: io::Error,
+    },
+    #[error("this kernel has no TCX (Linux has it since 6.6); use --attach cls")]
+    NoTcx,
     #[error("link {path}")]
     Link {
         path: PathBuf,

@@ -45,7 +45,10 @@ pub struct Wire<'a> {
 impl<'a> Wire<'a> {
     /// The receiver's own stack hears nothing from then on, so it answers nothing.
     pub fn new(host: &'a Host, from: &'a Endpoint, to: &'a Endpoint) -> Self {
-        to.run("nft", &["add table inet t; add chain inet t c { type filter hook prerouting priority raw; policy drop; }"]);
+        to.run(
+            "nft",
+            &["add table inet t; add chain inet t c { type filter hook prerouting priority raw; policy drop; }"],
+        );
         // it would cut off what is after a packet's end
         for name in ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"] {
             if Path::new("/proc/sys").join(name).exists() {
