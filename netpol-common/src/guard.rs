@@ -64,13 +64,14 @@ pub struct LinkMessage {
 pub fn link<K: Kernel<Addr6>>(kernel: &K, passage: Passage, message: LinkMessage) -> Result<Action, Drop> {
     let Some(hook) = kernel.hook(passage.place.ifindex()) else { return waiting(passage.settings) };
     let LinkMessage { class, source, destination, advertised, hop_limit } = message;
+    let is_from = matches!(passage.place.side(), Side::From);
+    if is_from && matches!(class, IcmpKind::RouterAdvertisement | IcmpKind::Redirect) {
+        return Err(Drop::RouterAdvertisement);
+    }
     if hop_limit != class.hop_limit() {
         return Err(Drop::NeighbourDiscovery);
     }
-    if matches!(passage.place.side(), Side::From) {
-        if matches!(class, IcmpKind::RouterAdvertisement | IcmpKind::Redirect) {
-            return Err(Drop::RouterAdvertisement);
-        }
+    if is_from {
         let stays = destination.is_link_scope() || find(kernel, hook.network, destination).is_some();
         if !stays || passage.source_mac != hook.mac {
             return Err(Drop::NeighbourDiscovery);
