@@ -469,7 +469,7 @@ fn lost_names_do_not_end_enforcement_and_load_brings_them_back() {
         host.load(&[a, b, c], &denied());
         assert!(host.enforced());
         check(&[(a, Tcp(b.at(Family::V4, 80)), Silent)]);
-        assert_eq!(host.flow("a", "b", 80)["rule"]["name"].is_string(), true);
+        assert!(host.flow("a", "b", 80)["rule"]["name"].is_string());
     }
 }
 
