@@ -18,8 +18,9 @@ use netpol_common::tables::{AddressFlags, IfIndex};
 
 use crate::{
     compile::{self, CompileError, RuleName, Snapshot},
-    datapath::{self, Datapath, Hook, Pins, Settings},
+    datapath::{self, Datapath, Hook, Pins, Settings, Way},
     format::Loaded,
+    netns::Namespace,
     privileges,
     source::{self, Delivery, Discovery, Found},
     state::{self, Names, State},
@@ -32,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Options {
     pub settings: Settings,
+    /// `None`: the best that the kernel has.
+    pub attach: Option<Way>,
     /// Endpoints that are not running are an error.
     pub strict: bool,
     /// Find out what would change, and change nothing.
@@ -119,7 +122,8 @@ impl Instance {
         let workloads: Vec<_> = found.workloads.iter().map(|found| found.workload.clone()).collect();
         let snapshot =
             timed(&mut timings.compile, || compile::compile(&loaded.world, &workloads, &found.host_addresses))?;
-        let names = names(loaded, &found, (&snapshot, options.settings));
+        let way = Way::choose(options.attach)?;
+        let names = names(loaded, &found, (&snapshot, options.settings, way));
         if options.strict && !names.pending.is_empty() {
             return Err(Error::Pending(names.pending));
         }
@@ -137,13 +141,17 @@ impl Instance {
         let version = present.as_ref().map(|present| present.version);
         let mut datapath = timed(&mut timings.open, || Datapath::open_or_load(&self.pins, version))?;
         let names = Names { generation: datapath.next()?.0, ..names };
-        let before: HashSet<IfIndex> = datapath.attached()?.into_iter().collect();
+        let before: HashSet<IfIndex> = datapath.attached(way)?.into_iter().collect();
+        // they go on until the new ones are there and their policy is published
+        let otherwise = datapath.attached(way.other())?;
+        let wanted: HashSet<IfIndex> = hooks.iter().map(|hook| hook.ifindex).collect();
+        let gone: Vec<_> = before.difference(&wanted).copied().collect();
         let mut attached = Vec::new();
-        let result = timed(&mut timings.attach, || attach(&mut datapath, &hooks, &mut attached, progress));
+        let result = timed(&mut timings.attach, || attach(&mut datapath, (&hooks, way), &mut attached, progress));
         let undo = |datapath: &Datapath| {
             for hook in hooks.iter().filter(|hook| !before.contains(&hook.ifindex)) {
                 // the first error is the one to report
-                let _ = datapath.detach(hook.ifindex);
+                let _ = datapath.detach(hook.ifindex, way);
             }
         };
         if let Err(error) = result {
@@ -157,12 +165,12 @@ impl Instance {
             identities: snapshot.identities.len(),
             policies: names.policies,
             changed: true,
-            detached: 0,
+            detached: gone.iter().chain(&otherwise).filter(|it| !wanted.contains(it)).collect::<HashSet<_>>().len(),
             pending: names.pending.clone(),
             attached,
             timings,
         };
-        if same && report.attached.is_empty() {
+        if same && report.attached.is_empty() && gone.is_empty() && otherwise.is_empty() {
             return Ok(Report { generation: datapath.live()?.generation.0, changed: false, ..report });
         }
         self.state.write(&names)?;
@@ -174,24 +182,28 @@ impl Instance {
                 return Err(error.into());
             }
         };
-        let wanted: HashSet<IfIndex> = hooks.iter().map(|hook| hook.ifindex).collect();
-        let gone: Vec<_> = before.difference(&wanted).copied().collect();
-        for ifindex in &gone {
-            datapath.detach(*ifindex)?;
+        for (ifindexes, way) in [(&gone, way), (&otherwise, way.other())] {
+            for ifindex in ifindexes {
+                datapath.detach(*ifindex, way)?;
+            }
         }
         self.state.keep_only(generation.0);
-        Ok(Report { detached: gone.len(), timings, ..report })
+        Ok(Report { timings, ..report })
     }
 
-    /// Removes everything that was pinned, and the names.
+    /// Takes everything off that was attached, removes what was pinned, and the names. `false`: there
+    /// was nothing.
     pub fn unload(&self) -> Result<bool, Error> {
         privileges::require(&[privileges::ATTACH])?;
-        let existed = self.pins.root().exists();
-        if existed {
-            self.state.create()?;
+        self.state.create()?;
+        let existed = {
             let _lock = self.state.lock(PATIENCE)?;
-            self.pins.remove()?;
-        }
+            // a pin can be removed from everywhere, a filter only where its interface is
+            if self.present()?.is_some_and(|present| present.attach == Way::Cls && !is_here(present.namespace)) {
+                return Err(Error::OtherNamespace);
+            }
+            datapath::unload(&self.pins)?
+        };
         self.state.remove();
         Ok(existed)
     }
@@ -232,14 +244,19 @@ fn timed<T>(spent: &mut Duration, work: impl FnOnce() -> T) -> T {
     result
 }
 
+fn is_here(namespace: (u64, u64)) -> bool {
+    let here = Namespace::current().and_then(|here| here.id());
+    here.is_ok_and(|here| (here.device, here.inode) == namespace)
+}
+
 fn attach(
     datapath: &mut Datapath,
-    hooks: &[Hook],
+    (hooks, way): (&[Hook], Way),
     attached: &mut Vec<String>,
     progress: &dyn Fn(usize, usize),
 ) -> Result<(), datapath::Error> {
     for (done, hook) in hooks.iter().enumerate() {
-        if datapath.attach(hook)? {
+        if datapath.attach(hook, way)? {
             attached.push(hook.interface.clone());
         }
         progress(done + 1, hooks.len());
@@ -253,7 +270,7 @@ fn hooks(found: &Discovery) -> Vec<Hook> {
 }
 
 /// What the numbers of a snapshot stand for.
-fn names(loaded: &Loaded, found: &Discovery, (snapshot, settings): (&Snapshot, Settings)) -> Names {
+fn names(loaded: &Loaded, found: &Discovery, (snapshot, settings, way): (&Snapshot, Settings, Way)) -> Names {
     let world = &loaded.world;
     let isolated: HashMap<IfIndex, AddressFlags> =
         snapshot.hooks.iter().map(|(ifindex, hook)| (*ifindex, hook.flags)).collect();
@@ -301,6 +318,7 @@ fn names(loaded: &Loaded, found: &Discovery, (snapshot, settings): (&Snapshot, S
         version: Datapath::version(),
         fingerprint: 0,
         namespace: (found.namespace.device, found.namespace.inode),
+        attach: way,
         endpoints: found.workloads.iter().map(endpoint).collect(),
         pending: found.pending.iter().map(pending).collect(),
         identities: snapshot.identities.iter().map(identity).collect(),

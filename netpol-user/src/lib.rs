@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`format`] | documents: YAML to [`model`], with the position of everything that is wrong |
 //! | [`source`] | who is running here: endpoints found over netlink |
+//! | `netlink` | asking the kernel about its network, without a runtime |
 //! | [`netns`] | entering other network namespaces |
 //! | [`privileges`] | which capability is missing, and what for |
 //! | [`model`] | endpoints, tiers of policies of rules, and what they mean |
@@ -28,6 +29,7 @@ pub mod datapath;
 pub mod enforce;
 pub mod format;
 pub mod model;
+mod netlink;
 pub mod netns;
 pub mod observe;
 pub mod privileges;

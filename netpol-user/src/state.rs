@@ -12,6 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    datapath::Way,
     format::Source,
     model::{Direction, Labels},
 };
@@ -50,6 +51,9 @@ pub struct Names {
     pub fingerprint: u64,
     /// Device and inode of the network namespace that the interfaces are in.
     pub namespace: (u64, u64),
+    /// How the classifiers are attached.
+    #[serde(default)]
+    pub attach: Way,
     pub endpoints: Vec<Endpoint>,
     pub pending: Vec<Pending>,
     /// By identity number; the first is [`netpol_common::tables::Identity::FIRST`].

@@ -14,7 +14,7 @@ use super::{
     question,
 };
 use crate::{
-    datapath::Settings,
+    datapath::{Settings, Way},
     enforce::{Options, Report, Timings},
     state::Pending,
 };
@@ -37,6 +37,9 @@ pub struct Load {
     /// How packets between two endpoints travel.
     #[arg(long, value_enum, default_value_t = Forwarding::Direct)]
     forwarding: Forwarding,
+    /// How the classifiers are put on interfaces.
+    #[arg(long, value_enum, default_value_t = Attach::Auto)]
+    attach: Attach,
     /// Police what the host itself sends to containers, too. By default a host reaches its own.
     #[arg(long)]
     police_host: bool,
@@ -53,6 +56,16 @@ enum Forwarding {
     Direct,
     /// Always through the host's bridge or routing.
     Stack,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Attach {
+    /// By TCX where the kernel has it, else by cls.
+    Auto,
+    /// Linux 6.6 and later: the cheaper one for each packet.
+    Tcx,
+    /// A clsact qdisc and its filters, as on older kernels.
+    Cls,
 }
 
 #[derive(Serialize)]
@@ -102,7 +115,12 @@ impl Load {
             (self.unlimited_flows, Settings::UNLIMITED),
         ];
         let settings = chosen.into_iter().filter(|(on, _)| *on).fold(Settings::default(), |all, (_, s)| all.with(s));
-        Options { settings, strict: self.strict, dry_run: self.dry_run }
+        let attach = match self.attach {
+            Attach::Auto => None,
+            Attach::Tcx => Some(Way::Tcx),
+            Attach::Cls => Some(Way::Cls),
+        };
+        Options { settings, attach, strict: self.strict, dry_run: self.dry_run }
     }
 
     fn json<'a>(&self, report: &'a Report, read: Duration) -> Json<'a> {

@@ -7,7 +7,8 @@
 //! |---|---|
 //! | `pins` | the folder: what lies where, and whether it is of this version |
 //! | `programs` | the classifiers, loaded once |
-//! | `links` | classifiers on interfaces |
+//! | `links` | classifiers on interfaces, by TCX or clsact |
+//! | `slots` | the tables that a publication fills |
 //! | `publish` | a snapshot becomes the policy, with one write |
 //! | `records` | flows, denials and counters, read |
 
@@ -16,10 +17,11 @@ mod pins;
 mod programs;
 mod publish;
 mod records;
+mod slots;
 
 use std::{io, path::PathBuf};
 
-pub use links::{Hook, Position};
+pub use links::{Hook, Position, Way, unload};
 pub use netpol_common::{
     drops::{Drop, Pass, Side},
     flow::{FlowFlags, Generation},
@@ -63,6 +65,14 @@ pub enum Error {
         #[source]
         error: Box<aya::pin::PinError>,
     },
+    #[error("{what}")]
+    Netlink {
+        what: String,
+        #[source]
+        error: io::Error,
+    },
+    #[error("this kernel has no TCX (Linux has it since 6.6); use --attach cls")]
+    NoTcx,
     #[error("link {path}")]
     Link {
         path: PathBuf,
@@ -74,6 +84,12 @@ pub enum Error {
         map: String,
         #[source]
         error: Box<aya::maps::MapError>,
+    },
+    #[error("the kernel refuses map {map}")]
+    Slots {
+        map: &'static str,
+        #[source]
+        error: io::Error,
     },
     #[error("the kernel cannot wait for its readers (membarrier)")]
     Barrier(#[source] io::Error),

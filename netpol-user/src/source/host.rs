@@ -11,10 +11,10 @@ use super::{
     is_link_local,
     links::{self, Link},
     netfilter::Netfilter,
-    netlink::{Family, Socket},
 };
 use crate::{
     compile::Workload,
+    netlink::{Family, Socket},
     netns::{Namespace, NamespaceId},
 };
 

@@ -7,10 +7,10 @@ use netpol_common::wire::Mac;
 use super::{
     Error,
     links::{self, Link},
-    netlink::{Family, Socket},
 };
 use crate::{
     model::{Attachment, Endpoint},
+    netlink::{Family, Socket},
     netns::{Namespace, NamespaceId},
 };
 

@@ -8,7 +8,7 @@ use std::{
 
 use netpol_common::wire::Mac;
 
-use super::netlink::{Socket, attribute, attributes, push, text, word};
+use crate::netlink::{Socket, attribute, attributes, push, text, word};
 
 /// An interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

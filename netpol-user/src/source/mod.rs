@@ -11,14 +11,13 @@
 //! | `host` | this namespace: interfaces, bridges, addresses, settings |
 //! | `delivery` | whether the kernel would take a packet straight from one endpoint to another |
 //! | `netfilter` | which rules would see that packet |
-//! | `links`, `netlink` | what the kernel tells, and how it is asked |
+//! | `links` | what the kernel tells of interfaces, addresses and routes |
 
 mod delivery;
 mod host;
 mod inside;
 mod links;
 mod netfilter;
-mod netlink;
 
 use std::{
     collections::{HashMap, hash_map::Entry},

@@ -10,7 +10,7 @@
 
 use std::{fs, io};
 
-use super::netlink::{Family, Socket, attribute, attributes, push, text};
+use crate::netlink::{Family, Socket, attribute, attributes, push, text};
 
 /// Where in the kernel a chain is hung in (`NFPROTO_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

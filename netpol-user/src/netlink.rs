@@ -54,6 +54,12 @@ impl Socket {
         messages.pop().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
 
+    /// Makes a change: `flags` are those of the netlink header beside the request for an answer.
+    pub fn change(&mut self, kind: u16, flags: i32, body: &[u8]) -> io::Result<()> {
+        self.send(kind, libc::NLM_F_ACK | flags, body)?;
+        self.receive().map(drop)
+    }
+
     /// Asks for all objects, as they were at one moment.
     pub fn dump(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Body>> {
         for _ in 0..ATTEMPTS {
