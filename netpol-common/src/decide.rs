@@ -168,7 +168,7 @@ pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
     ends(kernel, desk, hook)?;
     desk.other = desk.packet.key.reversed(other_place(desk));
     recall(kernel, desk);
-    let orientation = orientation(desk);
+    let orientation = orientation(kernel, desk);
     let rules = match judge(kernel, desk, orientation) {
         Ok(rules) => rules,
         Err(denial) => {
@@ -386,8 +386,8 @@ fn is_idle<A: Address>(desk: &Desk<A>) -> bool {
 }
 
 #[inline(always)]
-fn orientation<A: Address>(desk: &Desk<A>) -> Orientation {
-    let Desk { packet, own, partner, .. } = desk;
+fn orientation<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> Orientation {
+    let Desk { packet, source, own, partner, .. } = desk;
     let is_tcp = packet.key.protocol == Protocol::TCP;
     if opens(packet) {
         return Orientation::Forward;
@@ -397,6 +397,14 @@ fn orientation<A: Address>(desk: &Desk<A>) -> Orientation {
     }
     if partner.exists() {
         return if partner.word.flags().has(FlowFlags::REPLY) { Orientation::Forward } else { Orientation::Reply };
+    }
+    // the other direction may have been believed here, and not written down: the sender's hook, which this
+    // packet has just passed, knows who opened
+    if matches!(packet.key.place.side(), Side::To) && source.is_local() {
+        let sent = kernel.recall(&packet.key.at(Place::new(source.ifindex, Side::From)));
+        if sent.word.generation() == packet.generation && sent.word.flags().has(FlowFlags::REPLY) {
+            return Orientation::Reply;
+        }
     }
     if !is_tcp {
         return Orientation::Forward;

@@ -313,9 +313,23 @@ fn containers_are_no_dhcp_servers() {
         for packet in [offer, relayed, reply] {
             assert_eq!(wire.packet(&packet), dropped("egress dhcp-server"));
         }
-        // asking is what a container may
+        // asking the link is what a container may; its neighbours' policies judge what they hear of it
+        let open = policies.is_empty();
         let discover = packet::udp(socket("0.0.0.0", 68), socket("255.255.255.255", 67), &[1; 240]);
-        assert_eq!(wire.send(&packet::frame(BROADCAST, wire.source, &discover)), Fate::Arrived);
+        let host = scene.host.itself().raw_on("br0");
+        let fate = wire.send(&packet::frame(BROADCAST, wire.source, &discover));
+        assert_eq!(fate, if open { Fate::Arrived } else { dropped("ingress policy-ingress") });
+        assert!(host.receive(|frame| frame.windows(240).any(|window| window == [1; 240])).is_some());
+        // and it hears a server that is no container
+        let answer = packet::udp(socket("10.0.0.1", 67), scene.a.socket(Family::V4, 68), &[2; 240]);
+        let from = scene.host.mac("br0");
+        let ((), counts) = scene.host.counted(|| host.send(&packet::frame(wire.source, from, &answer)));
+        assert!(counts.of("ingress passed control") > 0, "{counts:?}");
+        assert!(!counts.drops().iter().any(|drop| drop.starts_with("ingress")), "{counts:?}");
+        // a renewal goes to one server: an ordinary flow, as is whatever else uses these ports
+        let renewal = packet::udp(scene.a.socket(Family::V4, 68), scene.b.socket(Family::V4, 67), &[1; 240]);
+        let fate = wire.packet(&renewal);
+        assert_eq!(fate, if open { Fate::Arrived } else { dropped("egress policy-egress") });
         let forged = packet::frame(BROADCAST, scene.c.mac(), &discover);
         assert_eq!(wire.send(&forged), dropped("egress spoofed"), "in another's name");
     }
