@@ -5,7 +5,9 @@ use serde::Serialize;
 use super::{Instance, Outcome, OutputArgs, output};
 use crate::{
     datapath::{Counter, Datapath, Hook, Position, Settings, Side, Way},
-    enforce, format, privileges,
+    enforce, format,
+    model::{ObjectName, World},
+    privileges,
     source::{self, Discovery},
     state::{Endpoint, Names, Pending},
 };
@@ -80,12 +82,17 @@ impl Report {
                 live.generation.0
             ));
         }
-        let found = found(&names)?;
-        for endpoint in &names.endpoints {
+        let now = now(&names);
+        let pending = now.as_ref().map_or_else(|| names.pending.clone(), Now::pending);
+        // who is not there any more has nothing to be attached to
+        let stopped = |endpoint: &Endpoint| {
+            pending.iter().any(|p| (&p.namespace, &p.name) == (&endpoint.namespace, &endpoint.name))
+        };
+        for endpoint in names.endpoints.iter().filter(|endpoint| !stopped(endpoint)) {
             problems.extend(problem(&datapath, endpoint)?);
         }
-        if let Some(found) = &found {
-            problems.extend(moved(&names, found));
+        if let Some(now) = &now {
+            problems.extend(moved(&names, now));
         }
         Ok(Self {
             enforced: problems.is_empty(),
@@ -95,10 +102,10 @@ impl Report {
             identities: names.identities.len(),
             settings: settings(live.settings, names.attach),
             problems,
-            unprotected: found.map(|found| unprotected(&names, &found)).unwrap_or_default(),
+            unprotected: now.map(|now| unprotected(&names, &now.found)).unwrap_or_default(),
             stack: names.endpoints.iter().filter_map(stack).collect(),
             counters: datapath.counters()?.iter().map(row).collect(),
-            pending: names.pending,
+            pending,
         })
     }
 
@@ -119,10 +126,27 @@ impl Report {
     }
 }
 
-/// What the documents' endpoints look like now; `None` where that cannot be found out.
-fn found(names: &Names) -> Result<Option<Discovery>> {
-    let Ok(loaded) = format::parse(names.sources.iter().map(Into::into).collect()) else { return Ok(None) };
-    Ok(source::discover(&loaded.world).ok())
+/// What the documents' endpoints look like now.
+struct Now {
+    world: World,
+    found: Discovery,
+}
+
+/// `None` where that cannot be found out.
+fn now(names: &Names) -> Option<Now> {
+    let world = format::parse(names.sources.iter().map(Into::into).collect()).ok()?.world;
+    let found = source::discover(&world).ok()?;
+    Some(Now { world, found })
+}
+
+impl Now {
+    fn pending(&self) -> Vec<Pending> {
+        let named = |pending: &source::Pending| {
+            let ObjectName { namespace, name } = self.world.endpoints[pending.endpoint].name.clone();
+            Pending { namespace, name, reason: pending.reason.clone() }
+        };
+        self.found.pending.iter().map(named).collect()
+    }
 }
 
 fn problem(datapath: &Datapath, endpoint: &Endpoint) -> Result<Option<String>> {
@@ -143,12 +167,13 @@ fn problem(datapath: &Datapath, endpoint: &Endpoint) -> Result<Option<String>> {
 }
 
 /// Endpoints that are somewhere else than they were at load: restarted, renumbered.
-fn moved(names: &Names, found: &Discovery) -> Vec<String> {
+fn moved(names: &Names, Now { world, found }: &Now) -> Vec<String> {
     let loaded: std::collections::HashSet<u32> = names.endpoints.iter().map(|endpoint| endpoint.ifindex).collect();
     let new = found.workloads.iter().filter(|found| !loaded.contains(&found.workload.ifindex.0));
     let mut moved: Vec<String> = new
         .map(|found| {
-            format!("an endpoint is now behind {}, which is not attached; run `netpol load` again", found.interface)
+            let name = &world.endpoints[found.workload.endpoint].name;
+            format!("{name} is now behind {}, where nothing is attached; run `netpol load` again", found.interface)
         })
         .collect();
     for endpoint in &names.endpoints {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{Map, MapData, MapInfo};
+use aya::maps::{Map, MapData, MapInfo, MapType};
 use netpol_common::{
     drops::Count,
     flow::{FlowKey, FlowValue},
@@ -23,27 +23,27 @@ pub struct Pins {
     root: PathBuf,
 }
 
-/// Name, size of key and size of value of every map, as this version lays them out. The slots of
+/// Name, type, size of key and size of value of every map, as this version lays them out. The slots of
 /// policy tables hold maps; theirs are made anew for each publication. (The desks are not among them: they remember
 /// nothing, so each build has its own.)
-pub(super) const MAPS: &[(&str, usize, usize)] = &[
-    ("ADDRESSES4", 4, 4),
-    ("ADDRESSES6", 4, 4),
-    ("NETWORKS4", 4, 4),
-    ("NETWORKS6", 4, 4),
-    ("HOOKS", 4, 4),
-    ("PAIRS", 4, 4),
-    ("PORTS", 4, 4),
-    ("RANGES", 4, 4),
-    ("LIVE", 4, size_of::<Live>()),
-    ("FLOWS4", size_of::<FlowKey<Addr4>>(), size_of::<FlowValue>()),
-    ("FLOWS6", size_of::<FlowKey<Addr6>>(), size_of::<FlowValue>()),
-    ("DENIALS4", size_of::<FlowKey<Addr4>>(), size_of::<FlowValue>()),
-    ("DENIALS6", size_of::<FlowKey<Addr6>>(), size_of::<FlowValue>()),
-    ("FRAGMENTS4", size_of::<FragmentKey<Addr4>>(), size_of::<FragmentPorts>()),
-    ("FRAGMENTS6", size_of::<FragmentKey<Addr6>>(), size_of::<FragmentPorts>()),
-    ("RATES", 4, size_of::<Bucket>()),
-    ("COUNTS", 4, size_of::<Count>()),
+pub(super) const MAPS: &[(&str, MapType, usize, usize)] = &[
+    ("ADDRESSES4", MapType::ArrayOfMaps, 4, 4),
+    ("ADDRESSES6", MapType::ArrayOfMaps, 4, 4),
+    ("NETWORKS4", MapType::ArrayOfMaps, 4, 4),
+    ("NETWORKS6", MapType::ArrayOfMaps, 4, 4),
+    ("HOOKS", MapType::ArrayOfMaps, 4, 4),
+    ("PAIRS", MapType::ArrayOfMaps, 4, 4),
+    ("PORTS", MapType::ArrayOfMaps, 4, 4),
+    ("RANGES", MapType::ArrayOfMaps, 4, 4),
+    ("LIVE", MapType::Array, 4, size_of::<Live>()),
+    ("FLOWS4", MapType::LruHash, size_of::<FlowKey<Addr4>>(), size_of::<FlowValue>()),
+    ("FLOWS6", MapType::LruHash, size_of::<FlowKey<Addr6>>(), size_of::<FlowValue>()),
+    ("DENIALS4", MapType::LruHash, size_of::<FlowKey<Addr4>>(), size_of::<FlowValue>()),
+    ("DENIALS6", MapType::LruHash, size_of::<FlowKey<Addr6>>(), size_of::<FlowValue>()),
+    ("FRAGMENTS4", MapType::LruHash, size_of::<FragmentKey<Addr4>>(), size_of::<FragmentPorts>()),
+    ("FRAGMENTS6", MapType::LruHash, size_of::<FragmentKey<Addr6>>(), size_of::<FragmentPorts>()),
+    ("RATES", MapType::Array, 4, size_of::<Bucket>()),
+    ("COUNTS", MapType::PerCpuArray, 4, size_of::<Count>()),
 ];
 
 impl Pins {
@@ -101,11 +101,15 @@ impl Pins {
     /// aya reuses a pinned map without looking at its shape.
     pub(super) fn check(&self, name: &str) -> Result<(), Error> {
         let path = self.maps().join(name);
-        let Some(&(_, key, value)) = MAPS.iter().find(|(known, ..)| *known == name) else {
+        let Some(&(_, kind, key, value)) = MAPS.iter().find(|(known, ..)| *known == name) else {
             return Err(Error::OtherVersion { path, what: "this version has no such map".into() });
         };
         let info = MapInfo::from_pin(&path).map_err(Error::map(name))?;
         let (has_key, has_value) = (info.key_size() as usize, info.value_size() as usize);
+        let has_kind = info.map_type().map_err(Error::map(name))?;
+        if has_kind != kind {
+            return Err(Error::OtherVersion { path, what: format!("it is of type {has_kind:?}, not {kind:?}") });
+        }
         if (has_key, has_value) == (key, value) {
             return Ok(());
         }
