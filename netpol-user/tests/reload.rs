@@ -12,6 +12,11 @@ use std::{
     time::Duration,
 };
 
+use netpol_user::{
+    datapath::Settings,
+    enforce::{Instance, Options},
+    format::{self, Source},
+};
 use support::{
     Attempt::{Tcp, Udp},
     Endpoint, FAMILIES, Family, Host, LAYOUTS, Layout, Scene,
@@ -287,6 +292,24 @@ fn endpoint_that_went_away_is_pending_and_detached() {
     assert_eq!(report["pending"][0]["name"], "c");
     assert!(host.enforced());
     check(&[(&a, Tcp(b.at(Family::V4, 80)), Silent)]);
+}
+
+#[test]
+fn endpoint_that_comes_back_at_once_is_attached_again() {
+    let Scene { host, a, b, c, .. } = &Scene::bridged();
+    let instance = Instance::new(host.bpffs(), &host.folder().join("state"));
+    let options = Options { settings: Settings::default(), attach: None, strict: true, dry_run: false };
+    // by the library: a new process would give the kernel the time that it needs
+    let load = |endpoints: &[&Endpoint]| {
+        let text = documents(endpoints, &[]).into_bytes();
+        let loaded = format::parse(vec![Source { name: "endpoints".to_owned(), text }]).unwrap();
+        host.namespace.enter(|| instance.load(&loaded, &options, &|_, _| {})).unwrap().unwrap()
+    };
+    load(&[a, b, c]);
+    for _ in 0..10 {
+        assert_eq!(load(&[a, b]).detached, 1);
+        assert_eq!(load(&[a, b, c]).attached, [c.host_interface.as_str()]);
+    }
 }
 
 /// A `netpol load` on its way.

@@ -1,6 +1,11 @@
 //! TCX: each classifier is held by a link, and each link by a pin.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier, TcAttachType,
@@ -29,8 +34,7 @@ pub(super) fn attach(datapath: &mut Datapath, hook: &Hook, side: Side) -> Result
     let what = format!("{} on {}", name(side), hook.interface);
     let program = datapath.program(side);
     let ours = program_id(program, &what)?;
-    let chain = chain(hook, side)?;
-    if chain.iter().any(|met| met.program == Some(ours)) && path.exists() {
+    if has(hook, side, ours)? && path.exists() {
         return Ok(false);
     }
     let refused = |error| Error::Program { what: what.clone(), error: Box::new(error) };
@@ -46,12 +50,28 @@ pub(super) fn attach(datapath: &mut Datapath, hook: &Hook, side: Side) -> Result
         // ENOLINK: the interface that it was on is gone, and another has its number
         fs::remove_file(&path).map_err(|error| Error::Folder { path: path.clone(), error })?;
     }
+    await_release(hook, side, ours)?;
     let first = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program.attach_with_options(&hook.interface, direction(side), first).map_err(refused)?;
     let link = program.take_link(id).map_err(refused)?;
     let link = FdLink::try_from(link).map_err(|error| Error::Link { path: path.clone(), error: Box::new(error) })?;
     link.pin(&path).map_err(|error| Error::Pin { path, error: Box::new(error) })?;
     Ok(true)
+}
+
+/// Waits for the end of a link whose pin is gone: the kernel ends it some time after (`bpf_link_put`
+/// leaves it to a worker), and until then a program can't be attached there again.
+fn await_release(hook: &Hook, side: Side, program: u32) -> Result<(), Error> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let begin = Instant::now();
+    while has(hook, side, program)? && begin.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+fn has(hook: &Hook, side: Side, program: u32) -> Result<bool, Error> {
+    Ok(chain(hook, side)?.iter().any(|met| met.program == Some(program)))
 }
 
 pub(super) fn detach(pins: &Pins, ifindex: IfIndex) -> Result<(), Error> {
