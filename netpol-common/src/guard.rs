@@ -41,26 +41,38 @@ pub fn arp<K: Kernel<Addr4>>(kernel: &K, passage: Passage, message: &Arp) -> Res
     }
 }
 
-/// Neighbour discovery, router discovery and multicast listener messages (RFC 4861, RFC 3810), by their
-/// source and the address that they advertise (unspecified: none).
+/// A message of IPv6's link control.
+#[derive(Clone, Copy)]
+pub struct LinkMessage {
+    pub class: IcmpKind,
+    pub source: Addr6,
+    pub destination: Addr6,
+    /// The address that it advertises; unspecified: none.
+    pub advertised: Addr6,
+    pub hop_limit: u8,
+}
+
+/// Neighbour and router discovery, and multicast listener messages. They pass without policy because a
+/// link needs them, so they must be of this link: nothing that a router has forwarded, and nothing that
+/// a router would take elsewhere.
 ///
 /// # Errors
 ///
-/// [`Drop::NeighbourDiscovery`] for a claim on another's address, [`Drop::RouterAdvertisement`] for
-/// a workload that plays the router.
+/// [`Drop::NeighbourDiscovery`] for a claim on another's address or a message from or to elsewhere,
+/// [`Drop::RouterAdvertisement`] for a workload that plays the router.
 #[inline(always)]
-pub fn link<K: Kernel<Addr6>>(
-    kernel: &K,
-    passage: Passage,
-    class: IcmpKind,
-    (source, advertised): (Addr6, Addr6),
-) -> Result<Action, Drop> {
+pub fn link<K: Kernel<Addr6>>(kernel: &K, passage: Passage, message: LinkMessage) -> Result<Action, Drop> {
     let Some(hook) = kernel.hook(passage.place.ifindex()) else { return waiting(passage.settings) };
+    let LinkMessage { class, source, destination, advertised, hop_limit } = message;
+    if hop_limit != class.hop_limit() {
+        return Err(Drop::NeighbourDiscovery);
+    }
     if matches!(passage.place.side(), Side::From) {
         if matches!(class, IcmpKind::RouterAdvertisement | IcmpKind::Redirect) {
             return Err(Drop::RouterAdvertisement);
         }
-        if passage.source_mac != hook.mac {
+        let stays = destination.is_link_scope() || find(kernel, hook.network, destination).is_some();
+        if !stays || passage.source_mac != hook.mac {
             return Err(Drop::NeighbourDiscovery);
         }
     }
@@ -70,16 +82,25 @@ pub fn link<K: Kernel<Addr6>>(
     if speaks_as && claims { Ok(Action::Control) } else { Err(Drop::NeighbourDiscovery) }
 }
 
-/// An IPv4 redirect: a workload may not tell others where to send.
+impl IcmpKind {
+    /// With what hop limit messages of link control are sent, and are valid: 255 for discovery, which
+    /// no router leaves as it is (RFC 4861 sections 6.1 and 7.1), 1 for listeners (RFC 3810 section 5).
+    #[inline(always)]
+    const fn hop_limit(self) -> u8 {
+        if matches!(self, Self::Listener) { 1 } else { 255 }
+    }
+}
+
+/// An IPv4 redirect: only the host may tell a workload where to send.
 ///
 /// # Errors
 ///
-/// [`Drop::RouterAdvertisement`] for one from a workload.
+/// [`Drop::RouterAdvertisement`] for one from anybody else.
 #[inline(always)]
-pub fn redirect(side: Side) -> Result<Action, Drop> {
-    match side {
-        Side::From => Err(Drop::RouterAdvertisement),
-        Side::To => Ok(Action::Control),
+pub fn redirect(passage: Passage) -> Result<Action, Drop> {
+    match passage.place.side() {
+        Side::To if passage.ingress == IfIndex::NONE => Ok(Action::Control),
+        _ => Err(Drop::RouterAdvertisement),
     }
 }
 

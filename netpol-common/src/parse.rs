@@ -93,8 +93,10 @@ pub enum IcmpKind {
     RouterAdvertisement,
     /// Neighbour solicitation or advertisement: claims or asks for an address.
     Neighbour,
-    /// Router solicitation, multicast listener messages: what every IPv6 link carries.
-    Link,
+    /// Router solicitation.
+    Solicitation,
+    /// Multicast listener messages.
+    Listener,
     /// Judged by type and code, never answered.
     Other,
 }
@@ -199,7 +201,8 @@ impl Family for V6 {
             137 => IcmpKind::Redirect,
             134 => IcmpKind::RouterAdvertisement,
             135 | 136 => IcmpKind::Neighbour,
-            130..=133 | 143 => IcmpKind::Link,
+            133 => IcmpKind::Solicitation,
+            130..=132 | 143 => IcmpKind::Listener,
             _ => IcmpKind::Other,
         }
     }

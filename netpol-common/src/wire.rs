@@ -116,6 +116,14 @@ pub struct Addr6(pub [u32; 4]);
 impl Addr6 {
     /// `::`
     pub const UNSPECIFIED: Self = Self([0; 4]);
+
+    /// Link-local, or a group: no router takes it elsewhere (RFC 4291 sections 2.5.6 and 2.7; groups of
+    /// larger scopes need a multicast router).
+    #[inline(always)]
+    pub const fn is_link_scope(self) -> bool {
+        let [first, second, ..] = self.0[0].to_ne_bytes();
+        first == 0xff || (first == 0xfe && second & 0xc0 == 0x80)
+    }
 }
 
 impl From<Ipv4Addr> for Addr4 {

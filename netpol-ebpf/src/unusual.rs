@@ -8,8 +8,8 @@ use netpol_common::{
     decide::Action,
     drops::Drop,
     flow::{Place, seconds},
-    guard::{self, Passage},
-    headers::{Arp, Ethernet, Icmp, Neighbour, View as _},
+    guard::{self, LinkMessage, Passage},
+    headers::{Arp, Ethernet, Icmp, Ipv6, Neighbour, View as _},
     kernel::{FragmentKey, FragmentPorts, Kernel as _},
     parse::{self, Family, Fragment, FragmentId, IcmpKind, Ip, NETWORK, Transport, V4, V6, tcp},
     wire::Addr6,
@@ -105,7 +105,7 @@ fn icmp<F: Maps>(frame: &Frame, ip: &Ip<F::Address>, class: IcmpKind) -> Result<
             unsafe { (*desk).other = parse::key(&inner, source, destination, frame.place) };
             Ok(Action::Related)
         }
-        IcmpKind::Redirect if F::ICMP == V4::ICMP => guard::redirect(frame.place.side()),
+        IcmpKind::Redirect if F::ICMP == V4::ICMP => guard::redirect(passage(frame)),
         _ => Ok(Action::Link),
     }
 }
@@ -114,20 +114,25 @@ fn icmp<F: Maps>(frame: &Frame, ip: &Ip<F::Address>, class: IcmpKind) -> Result<
 #[inline(always)]
 pub fn link(skb: *mut __sk_buff, place: u32) -> Result<Action, Drop> {
     let frame = whole(skb, place)?;
+    let header: Ipv6 = frame.linear.read(NETWORK)?;
     let ip = V6::follow(&frame.linear, V6::network(&frame.linear, NETWORK)?)?;
-    if ip.transport > parse::FARTHEST {
+    // RFC 6980: discovery is never fragmented
+    if ip.transport > parse::FARTHEST || ip.fragment != Fragment::Whole {
         return Err(Drop::ExtensionHeaders);
     }
-    let header: Icmp = frame.linear.read(ip.transport)?;
-    let class = V6::icmp(header.kind);
-    let target = match class {
-        // only an advertisement claims its target
-        IcmpKind::Neighbour if header.kind == NEIGHBOUR_ADVERTISEMENT => {
-            frame.linear.read::<Neighbour>(ip.transport)?.target
-        }
+    let icmp: Icmp = frame.linear.read(ip.transport)?;
+    let advertised = match icmp.kind {
+        NEIGHBOUR_ADVERTISEMENT => frame.linear.read::<Neighbour>(ip.transport)?.target,
         _ => Addr6::UNSPECIFIED,
     };
-    guard::link(&Tables::<V6>::of(frame.live.generation), passage(&frame), class, (ip.source, target))
+    let message = LinkMessage {
+        class: V6::icmp(icmp.kind),
+        source: ip.source,
+        destination: ip.destination,
+        advertised,
+        hop_limit: header.hop_limit,
+    };
+    guard::link(&Tables::<V6>::of(frame.live.generation), passage(&frame), message)
 }
 
 /// RFC 4861 section 4.4.

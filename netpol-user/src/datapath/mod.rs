@@ -8,6 +8,7 @@
 //! | `pins` | the folder: what lies where, and whether it is of this version |
 //! | `programs` | the classifiers, loaded once |
 //! | `links` | classifiers on interfaces, by TCX or clsact |
+//! | `slots` | the tables that a publication fills |
 //! | `publish` | a snapshot becomes the policy, with one write |
 //! | `records` | flows, denials and counters, read |
 
@@ -16,6 +17,7 @@ mod pins;
 mod programs;
 mod publish;
 mod records;
+mod slots;
 
 use std::{io, path::PathBuf};
 
@@ -82,6 +84,12 @@ pub enum Error {
         map: String,
         #[source]
         error: Box<aya::maps::MapError>,
+    },
+    #[error("the kernel refuses map {map}")]
+    Slots {
+        map: &'static str,
+        #[source]
+        error: io::Error,
     },
     #[error("the kernel cannot wait for its readers (membarrier)")]
     Barrier(#[source] io::Error),

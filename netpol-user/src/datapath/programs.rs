@@ -13,6 +13,7 @@ use netpol_common::drops::Side;
 use super::{
     Error,
     pins::{MAPS, Pins},
+    slots,
 };
 use crate::privileges;
 
@@ -81,6 +82,7 @@ impl Datapath {
 
 /// Loads the object, with the maps that are pinned already, and pins all of it.
 fn load(pins: &Pins) -> Result<(), Error> {
+    slots::create(pins)?;
     let mut loader = EbpfLoader::new();
     let paths: Vec<_> = MAPS.iter().map(|(name, ..)| (*name, pins.maps().join(name))).collect();
     for (name, path) in &paths {

@@ -13,13 +13,11 @@ use netpol_common::{
     wire::{Addr4, Addr6},
 };
 
-use super::{Datapath, Error, Pins};
+use super::{
+    Datapath, Error, Pins,
+    slots::{INNER_MAP, NO_PREALLOC},
+};
 use crate::compile::Snapshot;
-
-/// `BPF_F_NO_PREALLOC`, which the kernel wants of every LPM trie.
-const NO_PREALLOC: u32 = 1;
-/// `BPF_F_INNER_MAP`: the array may have another size than its template.
-const INNER_MAP: u32 = 1 << 12;
 
 impl Datapath {
     /// The published generation and its settings.

@@ -1,6 +1,8 @@
 //! What happens, with names: the kernel's records of flows and denials, made readable.
 
-use std::{collections::HashMap, net::IpAddr};
+mod clock;
+
+use std::{collections::HashMap, net::IpAddr, time::SystemTime};
 
 use netpol_common::wire::Protocol;
 use serde::Serialize;
@@ -14,6 +16,8 @@ use crate::{
 /// A flow, as scripts see it: one direction of a connection at one place, or a denial.
 #[derive(Clone, Debug, Serialize)]
 pub struct Flow {
+    /// Of the last packet, in RFC 3339's form.
+    pub time: String,
     pub verdict: &'static str,
     pub drop_reason: Option<&'static str>,
     pub source: Peer,
@@ -64,6 +68,7 @@ impl Peer {
 /// Turns records into flows.
 pub struct Reader<'a> {
     names: &'a Names,
+    now: SystemTime,
     /// By address: an address that several endpoints have is told apart by the interface.
     endpoints: HashMap<IpAddr, Vec<usize>>,
     identities: HashMap<&'a str, u32>,
@@ -80,7 +85,7 @@ impl<'a> Reader<'a> {
         let first = netpol_common::tables::Identity::FIRST.0;
         let numbered = (first..).zip(&names.identities);
         let identities = numbered.flat_map(|(id, i)| i.endpoints.iter().map(move |name| (name.as_str(), id))).collect();
-        Self { names, endpoints, identities }
+        Self { names, now: SystemTime::now(), endpoints, identities }
     }
 
     pub fn flow(&self, record: &Record) -> Flow {
@@ -94,6 +99,7 @@ impl<'a> Reader<'a> {
         };
         let is_reply = record.denied.is_none() && record.flags.has(FlowFlags::REPLY);
         Flow {
+            time: clock::rfc3339(self.now.checked_sub(record.idle).unwrap_or(SystemTime::UNIX_EPOCH)),
             verdict: if record.denied.is_some() { "denied" } else { "allowed" },
             drop_reason: record.denied.map(Drop::name),
             source: self.peer(record, record.source, record.source_port, Side::From),

@@ -9,6 +9,7 @@
 mod bench;
 mod conformance;
 mod frame;
+mod progress;
 mod sandbox;
 
 use std::process::ExitCode;

@@ -67,11 +67,96 @@ fn case_that_holds_ends_with_0() {
     }
 }
 
+const LIVE: [&str; 5] = ["bridged", "bridged-stack", "routed", "routed-stack", "mixed"];
+
+#[test]
+fn case_that_holds_holds_live() {
+    let (code, told) = Folder::new("live").with("cases/one-1.json", &case(true)).run(&[]);
+    assert_eq!(code, Some(0), "{told}");
+    for engine in LIVE {
+        let line = format!("one                      {engine:<14}      1        8       0");
+        assert!(told.contains(&line), "four steps in two families: {told}");
+    }
+    assert!(!told.contains("UNSTEADY"), "{told}");
+}
+
+#[test]
+fn packets_tell_of_a_case_that_does_not_hold() {
+    let (code, told) = Folder::new("live-fails").with("cases/one-1.json", &case(false)).run(&["--keep-going"]);
+    assert_eq!(code, Some(1), "{told}");
+    for engine in LIVE {
+        assert!(told.contains(&format!("FAILED one-1 [{engine}]")), "{told}");
+    }
+    assert!(told.contains("allowed x/a:50000 -> x/b:80 at egress of") && told.contains("counted:"), "{told}");
+}
+
+#[test]
+fn every_protocol_is_judged_by_its_packets() {
+    for protocol in ["TCP", "UDP", "SCTP", "253"] {
+        let mut case = case(true);
+        for step in case["steps"].as_array_mut().unwrap() {
+            step["expected"][0]["protocol"] = json!(protocol);
+        }
+        let folder = Folder::new(&format!("protocol-{protocol}")).with("cases/one-1.json", &case);
+        let (code, told) = folder.run(&[]);
+        assert_eq!(code, Some(0), "{protocol}: {told}");
+    }
+}
+
+#[test]
+fn icmp_is_judged_by_type_and_code() {
+    let row = |(kind, code, allowed): (u8, u8, bool)| json!({"from": "x/a", "to": "x/b", "protocol": "ICMP", "icmp_type": kind, "icmp_code": code, "allowed": allowed});
+    // numbers that are no errors in either family
+    let messages = [(128, 0, true), (128, 1, false), (139, 0, false)].map(row);
+    let mut case = case(true);
+    case["steps"] = json!([{
+        "apply": [{
+            "apiVersion": "projectcalico.org/v3", "kind": "NetworkPolicy", "metadata": {"name": "p", "namespace": "x"},
+            "spec": {"selector": "all()", "types": ["Ingress"], "ingress": [{
+                "action": "Allow", "protocol": "ICMP", "icmp": {"type": 128, "code": 0},
+            }, {
+                "action": "Allow", "protocol": "ICMPv6", "icmp": {"type": 128, "code": 0},
+            }]},
+        }],
+        "expected": messages,
+    }]);
+    let (code, told) = Folder::new("icmp").with("cases/one-1.json", &case).run(&[]);
+    assert_eq!(code, Some(0), "{told}");
+}
+
+#[test]
+fn outside_addresses_speak_through_the_uplink() {
+    let mut case = case(true);
+    case["model"]["externals"] = json!([{"name": "world", "ip": "192.0.2.1", "kind": "external"}]);
+    let rows = |allowed| {
+        let row = |from: &str, to: &str, allowed| json!({"from": from, "to": to, "port": 80, "protocol": "TCP", "allowed": allowed});
+        json!([row("@world", "x/b", allowed), row("x/b", "@world", true)])
+    };
+    for (step, allowed) in [true, false, false, true].into_iter().enumerate() {
+        case["steps"][step]["expected"] = rows(allowed);
+    }
+    let (code, told) = Folder::new("outside").with("cases/one-1.json", &case).run(&[]);
+    assert_eq!(code, Some(0), "{told}");
+}
+
+#[test]
+fn sample_is_named_and_leaves_out_the_rest() {
+    let folder = ["cyclonus-1", "cyclonus-2", "e2e-1"]
+        .into_iter()
+        .fold(Folder::new("sample"), |folder, name| folder.with(&format!("cases/{name}.json"), &case(true)));
+    let (code, told) = folder.run(&["--sample", "1", "--seed", "x"]);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("2 of 3 cases (--sample 1 --seed \"x\")"), "{told}");
+    let row = |set: &str| format!("{set:<24} bridged             1        8       0");
+    assert!(told.contains(&row("cyclonus")) && told.contains(&row("e2e")), "{told}");
+}
+
 #[test]
 fn case_that_does_not_hold_is_named_with_its_row() {
     let (code, told) = Folder::new("fails").with("cases/one-1.json", &case(false)).run(&[]);
     assert_eq!(code, Some(1), "{told}");
     assert!(told.contains("FAILED one-1 [interpreter]") && told.contains("FAILED one-1 [compiled]"), "{told}");
+    assert!(told.contains("No packets were sent"), "{told}");
     assert!(told.contains("step 3") && told.contains("x/a -> x/b 80/TCP was allowed"), "{told}");
 }
 

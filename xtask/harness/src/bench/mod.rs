@@ -20,7 +20,6 @@ mod only;
 mod packets;
 mod paths;
 mod plot;
-mod progress;
 mod publications;
 mod report;
 mod scale;
@@ -46,7 +45,7 @@ use only::Only;
 use report::{Report, Section};
 use traffic::{Cpu, Timing};
 
-use crate::sandbox::Sandbox;
+use crate::{progress, sandbox::Sandbox};
 
 /// Measures netpol against a plain bridge, iptables and nftables, and writes docs/benchmarks.md.
 #[derive(Args)]

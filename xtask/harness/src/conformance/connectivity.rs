@@ -20,36 +20,45 @@ use super::{
     report::{Place, Report},
     state::State,
 };
+use crate::progress::Progress;
 
 /// Fields that only mean something where Kubernetes issues service accounts.
 const SERVICE_ACCOUNTS: [&str; 2] = ["serviceAccountSelector", "serviceAccounts"];
 
 /// Runs every case with all engines at the same time, each of them on several threads; adds to `report`.
-pub fn run(paths: &[PathBuf], makers: &[Maker<'_>], report: &mut Report) -> Result<()> {
+pub fn run(what: &str, paths: &[PathBuf], makers: &[Maker<'_>], report: &mut Report) -> Result<()> {
+    let progress = Progress::start(what, paths.len() * makers.len());
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let next: Vec<_> = makers.iter().map(|_| AtomicUsize::new(0)).collect();
     let parts = thread::scope(|scope| {
         let mut workers = Vec::new();
         for (maker, next) in makers.iter().zip(&next) {
-            let worker = || work(maker, || paths.get(next.fetch_add(1, Ordering::Relaxed)));
+            let next = || paths.get(next.fetch_add(1, Ordering::Relaxed));
+            let progress = &progress;
+            let worker = move || work(maker, next, progress);
             workers.extend((0..threads.min(paths.len())).map(|_| scope.spawn(worker)));
         }
         let parts = workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
         parts.collect::<Vec<_>>()
     });
-    // all of them, whatever the first says
+    progress.done();
     let (parts, done): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
     parts.into_iter().for_each(|part| report.merge(part));
     done.into_iter().collect()
 }
 
 /// Runs cases with an engine of its own, until there are no more.
-fn work<'a>(maker: &Maker<'_>, mut next: impl FnMut() -> Option<&'a PathBuf>) -> (Report, Result<()>) {
+fn work<'a>(
+    maker: &Maker<'_>,
+    mut next: impl FnMut() -> Option<&'a PathBuf>,
+    progress: &Progress,
+) -> (Report, Result<()>) {
     let mut report = Report::default();
     let mut work = || -> Result<()> {
         let mut engine = (maker.make)()?;
         while let Some(path) = next() {
             run_case(path, maker.name, engine.as_mut(), &mut report)?;
+            progress.step(maker.name);
         }
         Ok(())
     };
@@ -59,7 +68,7 @@ fn work<'a>(maker: &Maker<'_>, mut next: impl FnMut() -> Option<&'a PathBuf>) ->
 
 fn run_case(path: &Path, engine_name: &'static str, engine: &mut dyn Engine, report: &mut Report) -> Result<()> {
     let file = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let set = file.split('-').next().unwrap_or_default().to_owned();
+    let set = set(path);
     let case = Case::read(path)?;
     if let Some(reason) = meaningless(&case) {
         report.leave_out(&file, reason);
@@ -87,6 +96,12 @@ fn run_case(path: &Path, engine_name: &'static str, engine: &mut dyn Engine, rep
         }
     }
     Ok(())
+}
+
+/// The suite of a case.
+pub fn set(path: &Path) -> String {
+    let file = path.file_stem().unwrap_or_default().to_string_lossy();
+    file.split('-').next().unwrap_or_default().to_owned()
 }
 
 /// Why a case cannot have a meaning without Kubernetes.

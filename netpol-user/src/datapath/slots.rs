@@ -1,0 +1,94 @@
+//! The outer maps of policy tables, each with two slots.
+//!
+//! aya would make them with the object's BTF, and the maps of a publication have none. Before Linux 6.2
+//! that is a difference to the kernel: `bpf_map_meta_equal` compares the offset of a timer that neither
+//! has, which reads -ENOENT where a structure was searched and -EINVAL where there is no BTF. So
+//! they are made here, without BTF, and the object finds them pinned.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+};
+
+use aya::maps::{MapData, lpm_trie::Key};
+use netpol_common::tables::{
+    AddressKey, AddressValue, HookValue, Identity, PairKey, PairValue, PortKey, Range, Ruling,
+};
+use netpol_common::wire::{Addr4, Addr6};
+
+use super::{Error, Pins};
+
+/// `BPF_F_NO_PREALLOC`, which the kernel wants of every LPM trie.
+pub(super) const NO_PREALLOC: u32 = 1;
+/// `BPF_F_INNER_MAP`: the array may have another size than its template.
+pub(super) const INNER_MAP: u32 = 1 << 12;
+
+/// `enum bpf_map_type` of linux/bpf.h
+#[derive(Clone, Copy)]
+#[repr(u32)]
+enum Kind {
+    Hash = 1,
+    Array = 2,
+    LpmTrie = 11,
+    ArrayOfMaps = 12,
+}
+
+/// The beginning of `union bpf_attr` for `BPF_MAP_CREATE`; the kernel takes the rest for zero.
+#[repr(C)]
+struct Create {
+    kind: u32,
+    key: u32,
+    value: u32,
+    entries: u32,
+    flags: u32,
+    inner: i32,
+}
+
+/// Every table in slots, and what its inner maps are like.
+const SLOTS: [(&str, Kind, usize, usize); 8] = [
+    ("ADDRESSES4", Kind::Hash, size_of::<AddressKey<Addr4>>(), size_of::<AddressValue>()),
+    ("ADDRESSES6", Kind::Hash, size_of::<AddressKey<Addr6>>(), size_of::<AddressValue>()),
+    ("NETWORKS4", Kind::LpmTrie, size_of::<Key<Addr4>>(), size_of::<Identity>()),
+    ("NETWORKS6", Kind::LpmTrie, size_of::<Key<Addr6>>(), size_of::<Identity>()),
+    ("HOOKS", Kind::Hash, size_of::<u32>(), size_of::<HookValue>()),
+    ("PAIRS", Kind::Hash, size_of::<PairKey>(), size_of::<PairValue>()),
+    ("PORTS", Kind::Hash, size_of::<PortKey>(), size_of::<Ruling>()),
+    ("RANGES", Kind::Array, size_of::<u32>(), size_of::<Range>()),
+];
+
+/// Makes and pins those that are not there.
+pub(super) fn create(pins: &Pins) -> Result<(), Error> {
+    for (name, kind, key, value) in SLOTS {
+        let path = pins.maps().join(name);
+        if path.exists() {
+            continue;
+        }
+        let flags = match kind {
+            Kind::LpmTrie => NO_PREALLOC,
+            Kind::Array => INNER_MAP,
+            Kind::Hash | Kind::ArrayOfMaps => 0,
+        };
+        let inner = Create { kind: kind as u32, key: key as u32, value: value as u32, entries: 1, flags, inner: 0 };
+        let made = make(&inner).and_then(|template| {
+            let inner = template.as_raw_fd();
+            make(&Create { kind: Kind::ArrayOfMaps as u32, key: 4, value: 4, entries: 2, flags: 0, inner })
+        });
+        let made = made.map_err(|error| Error::Slots { map: name, error })?;
+        let map = MapData::from_fd(made).map_err(Error::map(name))?;
+        map.pin(&path).map_err(|error| Error::Pin { path, error: Box::new(error) })?;
+    }
+    Ok(())
+}
+
+fn make(attributes: &Create) -> io::Result<OwnedFd> {
+    const BPF_MAP_CREATE: libc::c_int = 0;
+    // SAFETY: the pointer and the size are those of a structure that outlives the call.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, &raw const *attributes, size_of::<Create>() as libc::c_uint)
+    };
+    match i32::try_from(fd) {
+        // SAFETY: the descriptor is open and nobody else's.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,299 @@
+//! Classifiers on interfaces, by TCX and by clsact: the same policy holds, nothing of others is
+//! touched, and changing from one way to the other leaves no packet unjudged.
+
+mod support;
+
+use std::{
+    net::UdpSocket,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
+
+use support::{Endpoint, Host, Ran, Seen};
+
+/// `b` answers `a` on port 80, and nobody else.
+const ONLY_A: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: b, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: b}}
+  policyTypes: [Ingress]
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: a}}}]
+    ports: [{port: 80, protocol: TCP}, {port: 53, protocol: UDP}]
+";
+/// `b` answers nobody.
+const NOBODY: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: b, namespace: shop}
+spec: {podSelector: {matchLabels: {app: b}}, policyTypes: [Ingress]}
+";
+/// A program of somebody else that passes every packet on: it returns -1.
+const PASSES_ON: &str = "1,6 0 0 4294967295";
+
+struct Shop {
+    host: Host,
+    a: Endpoint,
+    b: Endpoint,
+    c: Endpoint,
+}
+
+impl Shop {
+    fn new() -> Self {
+        let host = Host::new();
+        host.bridge("br0", &["10.0.0.1/16", "fd00::1/64"]);
+        let endpoint = |name, number: u8| {
+            host.endpoint("br0", name, &[&format!("10.0.0.{number}/16"), &format!("fd00::{number}/64")])
+        };
+        let (a, b, c) = (endpoint("a", 10), endpoint("b", 20), endpoint("c", 30));
+        Self { host, a, b, c }
+    }
+
+    /// A file with the three endpoints and `policy`.
+    fn documents(&self, policy: &str) -> String {
+        let mut text = String::new();
+        for endpoint in [&self.a, &self.b, &self.c] {
+            let (name, netns) = (&endpoint.name, endpoint.netns().display());
+            text.push_str(&format!(
+                "apiVersion: netpol.dev/v1\nkind: Endpoint\nmetadata: {{name: {name}, namespace: shop, labels: {{app: {name}}}}}\nspec: {{netns: \"{netns}\"}}\n---\n"
+            ));
+        }
+        self.host.documents("shop.yaml", &(text + policy))
+    }
+
+    fn load(&self, policy: &str, flags: &[&str]) -> serde_json::Value {
+        let documents = self.documents(policy);
+        let ran = self.host.netpol(&[&["load", &documents, "-o", "json"], flags].concat());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        ran.json()
+    }
+
+    /// What `tc` shows of one side of an interface.
+    fn filters(&self, interface: &str, side: &str) -> String {
+        self.host.run("tc", &["filter", "show", "dev", interface, side])
+    }
+
+    fn status(&self) -> serde_json::Value {
+        self.host.netpol(&["status", "-o", "json"]).json()
+    }
+
+    #[track_caller]
+    fn assert_only_a_is_answered(&self) {
+        let _servers = (self.b.serve_tcp(80), self.b.serve_udp(53));
+        for (client, expected) in [(&self.a, Seen::Answered), (&self.c, Seen::Silent)] {
+            for to in ["10.0.0.20", "[fd00::20]"] {
+                assert_eq!(client.tcp(&format!("{to}:80")), expected, "{} to {to}", client.name);
+            }
+            assert_eq!(client.udp("10.0.0.20:53"), expected, "{}", client.name);
+        }
+        assert_eq!(self.a.ping(self.b.ipv4()), Seen::Silent);
+        assert_eq!(self.b.ping(self.c.ipv4()), Seen::Answered);
+    }
+}
+
+fn allows_and_denies(way: &str) {
+    let shop = Shop::new();
+    for forwarding in ["direct", "stack"] {
+        shop.load(ONLY_A, &["--attach", way, "--forwarding", forwarding]);
+        shop.assert_only_a_is_answered();
+    }
+    let status = shop.status();
+    assert_eq!(status["enforced"], true, "{status}");
+    let says_cls = status["settings"].as_array().unwrap().iter().any(|setting| setting == "attach cls");
+    assert_eq!(says_cls, way == "cls");
+}
+
+fn reload_attaches_nothing_anew_and_changes_the_policy(way: &str) {
+    let shop = Shop::new();
+    let first = shop.load(ONLY_A, &["--attach", way]);
+    assert_eq!(first["attached"].as_array().unwrap().len(), 3);
+    let again = shop.load(ONLY_A, &["--attach", way]);
+    assert_eq!((&again["changed"], &again["attached"]), (&false.into(), &serde_json::json!([])));
+    let _server = shop.b.serve_tcp(80);
+    assert_eq!(shop.a.tcp("10.0.0.20:80"), Seen::Answered);
+    let other = shop.load(NOBODY, &["--attach", way]);
+    assert_eq!((&other["changed"], &other["attached"]), (&true.into(), &serde_json::json!([])));
+    assert_eq!(shop.a.tcp("10.0.0.20:80"), Seen::Silent);
+}
+
+fn endpoint_that_is_no_longer_wanted_is_left(way: &str) {
+    let shop = Shop::new();
+    shop.load(ONLY_A, &["--attach", way]);
+    let _server = shop.b.serve_tcp(80);
+    assert_eq!(shop.c.tcp("10.0.0.20:80"), Seen::Silent);
+    let nothing = shop.host.documents("shop.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n");
+    let report = shop.host.netpol(&["load", &nothing, "--attach", way, "-o", "json"]).json();
+    assert_eq!(report["detached"], 3, "{report}");
+    assert_eq!(shop.c.tcp("10.0.0.20:80"), Seen::Answered);
+}
+
+fn unload_leaves_filters_of_others(way: &str) {
+    let shop = Shop::new();
+    shop.host.run("tc", &["qdisc", "add", "dev", "v-b", "clsact"]);
+    let foreign = ["filter", "add", "dev", "v-b", "egress", "prio", "7", "bpf", "da", "bytecode", PASSES_ON];
+    shop.host.run("tc", &foreign);
+    let before = shop.filters("v-b", "egress");
+    shop.load(ONLY_A, &["--attach", way]);
+    assert_eq!(shop.status()["enforced"], true);
+    shop.host.netpol(&["unload"]).ok();
+    assert_eq!(shop.filters("v-b", "egress"), before);
+    for interface in ["v-a", "v-c"] {
+        assert_eq!(shop.filters(interface, "ingress") + &shop.filters(interface, "egress"), "");
+        assert!(!shop.host.run("tc", &["qdisc", "show", "dev", interface]).contains("clsact"));
+    }
+    assert!(!shop.host.bpffs().exists());
+    let _server = shop.b.serve_tcp(80);
+    assert_eq!(shop.c.tcp("10.0.0.20:80"), Seen::Answered);
+}
+
+macro_rules! both_ways {
+    ($($test:ident),* $(,)?) => {
+        mod tcx {
+            $(#[test] fn $test() { super::$test("tcx") })*
+        }
+        mod cls {
+            $(#[test] fn $test() { super::$test("cls") })*
+        }
+    };
+}
+
+both_ways!(
+    allows_and_denies,
+    reload_attaches_nothing_anew_and_changes_the_policy,
+    endpoint_that_is_no_longer_wanted_is_left,
+    unload_leaves_filters_of_others,
+);
+
+#[test]
+fn newest_of_two_instances_is_in_front_and_each_removes_its_own() {
+    let shop = Shop::new();
+    let second = shop
+        .host
+        .bpffs()
+        .with_file_name(format!("{}-second", shop.host.bpffs().file_name().unwrap().to_string_lossy()));
+    let state = shop.host.folder().join("second");
+    let other = |arguments: &[&str]| {
+        let instance = ["--bpffs", second.to_str().unwrap(), "--state", state.to_str().unwrap()];
+        shop.host.run(env!("CARGO_BIN_EXE_netpol"), &[&instance[..], arguments].concat())
+    };
+    shop.load(ONLY_A, &["--attach", "cls"]);
+    other(&["load", &shop.documents(ONLY_A), "--attach", "cls"]);
+    let status = shop.status();
+    assert_eq!(status["enforced"], false);
+    let problem = status["problems"][0].as_str().unwrap();
+    assert!(problem.contains("is in front of netpol"), "{problem}");
+    shop.assert_only_a_is_answered();
+    other(&["unload"]);
+    assert_eq!(shop.status()["enforced"], true);
+    shop.assert_only_a_is_answered();
+}
+
+#[test]
+fn filter_of_another_kind_in_front_is_reported() {
+    let shop = Shop::new();
+    shop.host.run("tc", &["qdisc", "add", "dev", "v-c", "clsact"]);
+    let foreign = ["filter", "add", "dev", "v-c", "ingress", "prio", "1", "u32", "match", "u32", "0", "0"];
+    shop.host.run("tc", &[&foreign[..], &["classid", "1:1"]].concat());
+    shop.load(ONLY_A, &["--attach", "cls"]);
+    let status = shop.status();
+    assert_eq!(status["enforced"], false);
+    let problems = status["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].as_str().unwrap().contains("(a filter of kind u32) on v-c is in front"), "{problems:?}");
+    shop.host.run("tc", &["filter", "del", "dev", "v-c", "ingress", "prio", "1"]);
+    assert_eq!(shop.status()["enforced"], true);
+}
+
+#[test]
+fn program_that_came_later_at_the_same_priority_is_in_front() {
+    let shop = Shop::new();
+    shop.load(ONLY_A, &["--attach", "cls"]);
+    shop.host.run("tc", &["filter", "add", "dev", "v-c", "ingress", "prio", "1", "bpf", "da", "bytecode", PASSES_ON]);
+    assert_eq!(shop.status()["enforced"], false);
+}
+
+#[test]
+fn filter_that_somebody_removed_is_missed_and_comes_back() {
+    let shop = Shop::new();
+    shop.load(ONLY_A, &["--attach", "cls"]);
+    shop.host.run("tc", &["qdisc", "del", "dev", "v-b", "clsact"]);
+    let status = shop.status();
+    assert_eq!(status["enforced"], false);
+    assert!(status["problems"][0].as_str().unwrap().contains("nothing is attached to v-b"), "{status}");
+    assert_eq!(shop.load(ONLY_A, &["--attach", "cls"])["attached"], serde_json::json!(["v-b"]));
+    shop.assert_only_a_is_answered();
+}
+
+#[test]
+fn unload_elsewhere_is_refused_because_filters_would_stay() {
+    let shop = Shop::new();
+    shop.load(ONLY_A, &["--attach", "cls"]);
+    let state = shop.host.folder().join("state");
+    let instance = ["--bpffs", shop.host.bpffs().to_str().unwrap(), "--state", state.to_str().unwrap(), "unload"];
+    let elsewhere = shop.c.enter(|| std::process::Command::new(env!("CARGO_BIN_EXE_netpol")).args(instance).output());
+    let elsewhere = elsewhere.unwrap();
+    assert_eq!(elsewhere.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&elsewhere.stderr).contains("another network namespace"));
+    shop.assert_only_a_is_answered();
+}
+
+/// `c` floods `b` while the way changes: not one packet gets through, and not one of `a` is lost.
+#[test]
+fn changing_the_way_under_a_flood_leaks_nothing() {
+    let shop = Shop::new();
+    shop.load(ONLY_A, &["--attach", "tcx"]);
+    let receiver = shop.b.enter(|| UdpSocket::bind("0.0.0.0:53")).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let sender = |endpoint: &Endpoint| {
+        let socket = endpoint.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+        socket.connect("10.0.0.20:53").unwrap();
+        socket
+    };
+    let (denied, allowed) = (sender(&shop.c), sender(&shop.a));
+    let (stop, sent, asked) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let (mut leaked, mut heard) = (0u64, 0u64);
+    let (documents, mut reports) = (shop.documents(ONLY_A), Vec::new());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                // what the network does with it is not the sender's to know
+                sent.fetch_add(u64::from(denied.send(b"denied").is_ok()), Ordering::Relaxed);
+            }
+        });
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                asked.fetch_add(u64::from(allowed.send(b"allowed").is_ok()), Ordering::Relaxed);
+                thread::sleep(Duration::from_micros(200));
+            }
+        });
+        scope.spawn(|| {
+            let mut buffer = [0; 64];
+            loop {
+                match receiver.recv(&mut buffer) {
+                    Ok(length) if &buffer[..length] == b"allowed" => heard += 1,
+                    Ok(_) => leaked += 1,
+                    Err(_) if stop.load(Ordering::Relaxed) => break,
+                    Err(_) => {}
+                }
+            }
+        });
+        for way in ["cls", "tcx", "cls", "tcx"] {
+            reports.push(shop.host.netpol(&["load", &documents, "-o", "json", "--attach", way]));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let (sent, asked) = (sent.into_inner(), asked.into_inner());
+    for report in reports.iter().map(Ran::json) {
+        assert_eq!(
+            (report["attached"].as_array().map(Vec::len), &report["detached"]),
+            (Some(3), &0.into()),
+            "{report}"
+        );
+    }
+    assert!(sent > 1000 && asked > 0, "{sent} denied and {asked} allowed packets were sent");
+    assert_eq!((leaked, heard), (0, asked), "of {sent} denied packets and {asked} allowed ones");
+    assert_eq!(shop.filters("v-b", "ingress") + &shop.filters("v-b", "egress"), "");
+}
