@@ -337,7 +337,9 @@ fn source_of<A: Address, K: Kernel<A>>(kernel: &K, packet: &Packet<A>, hook: &Ho
 fn routed_from<A: Address, K: Kernel<A>>(kernel: &K, packet: &Packet<A>, sender: IfIndex) -> bool {
     let over_its_bridge = kernel.hook(sender).is_some_and(|hook| hook.master == packet.ingress);
     let seen = kernel.recall(&packet.key.at(Place::new(sender, Side::From)));
-    over_its_bridge && seen.word.generation() == packet.generation
+    // its own hook may have read the generation just before a publication
+    let now = seen.word.generation().0 + 1 >= packet.generation.0 && packet.now.since(seen.seen) <= seconds(1);
+    over_its_bridge && seen.exists() && now
 }
 
 /// Where the packets of the other direction pass: at the other end's interface if that is here, on
@@ -404,6 +406,15 @@ fn orientation<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> Orientat
         let sent = kernel.recall(&packet.key.at(Place::new(source.ifindex, Side::From)));
         if sent.word.generation() == packet.generation && sent.word.flags().has(FlowFlags::REPLY) {
             return Orientation::Reply;
+        }
+    }
+    // the hook where it was sent knows, even if earlier packets of the connection did not come by here
+    if let Side::To = packet.key.place.side()
+        && desk.source.is_local()
+    {
+        let sent = kernel.recall(&packet.key.at(Place::new(desk.source.ifindex, Side::From)));
+        if sent.word.generation() == packet.generation {
+            return if sent.word.flags().has(FlowFlags::REPLY) { Orientation::Reply } else { Orientation::Forward };
         }
     }
     if !is_tcp {
