@@ -225,6 +225,7 @@ fn text(report: &Report) -> String {
         }
     };
     section("problems", report.problems.clone());
+    section("settings", report.settings.iter().map(ToString::to_string).collect());
     let pending = report.pending.iter().map(|p| format!("{}/{}: {}", p.namespace, p.name, p.reason));
     section("pending endpoints", pending.collect());
     section("unprotected interfaces", report.unprotected.clone());
