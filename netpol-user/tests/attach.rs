@@ -4,12 +4,15 @@
 mod support;
 
 use std::{
+    collections::BTreeMap,
+    fs,
     net::UdpSocket,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::Duration,
 };
 
+use aya::programs::links::{FdLink, PinnedLink};
 use support::{Endpoint, Host, Ran, Seen};
 
 /// `b` answers `a` on port 80, and nobody else.
@@ -74,6 +77,16 @@ impl Shop {
     /// What `tc` shows of one side of an interface.
     fn filters(&self, interface: &str, side: &str) -> String {
         self.host.run("tc", &["filter", "show", "dev", interface, side])
+    }
+
+    /// The numbers of the TCX links that are pinned.
+    fn links(&self) -> BTreeMap<String, u32> {
+        let entries = fs::read_dir(self.host.bpffs().join("links")).unwrap().map(Result::unwrap);
+        let id = |entry: fs::DirEntry| {
+            let link = PinnedLink::from_pin(entry.path()).unwrap();
+            (entry.file_name().into_string().unwrap(), FdLink::from(link).info().unwrap().id())
+        };
+        entries.map(id).collect()
     }
 
     fn status(&self) -> serde_json::Value {
@@ -149,6 +162,30 @@ fn unload_leaves_filters_of_others(way: &str) {
     assert_eq!(shop.c.tcp("10.0.0.20:80"), Seen::Answered);
 }
 
+/// Classifiers of another build look like those of a state that names another version.
+fn upgrade_replaces_in_place(way: &str) {
+    let shop = Shop::new();
+    shop.load(ONLY_A, &["--attach", way]);
+    let (links, filters) = (shop.links(), shop.filters("v-b", "egress"));
+    let names = shop.host.folder().join("state/names-1.json");
+    let mut state: serde_json::Value = serde_json::from_slice(&fs::read(&names).unwrap()).unwrap();
+    state["version"] = 0.into();
+    fs::write(&names, state.to_string()).unwrap();
+    let report = shop.load(ONLY_A, &["--attach", way]);
+    assert_eq!(report["attached"].as_array().unwrap().len(), 3, "{report}");
+    assert_eq!(shop.links(), links);
+    let handle = |filters: &str| -> Vec<String> {
+        let words = filters.split_whitespace().skip_while(|word| *word != "handle");
+        words.take(3).map(ToOwned::to_owned).collect()
+    };
+    let replaced = shop.filters("v-b", "egress");
+    assert_eq!(replaced.lines().count(), filters.lines().count(), "{replaced}");
+    assert_eq!(handle(&replaced), handle(&filters));
+    assert_eq!(replaced != filters, way == "cls", "another program under the same handle: {replaced}");
+    assert_eq!(shop.status()["enforced"], true);
+    shop.assert_only_a_is_answered();
+}
+
 macro_rules! both_ways {
     ($($test:ident),* $(,)?) => {
         mod tcx {
@@ -165,6 +202,7 @@ both_ways!(
     reload_attaches_nothing_anew_and_changes_the_policy,
     endpoint_that_is_no_longer_wanted_is_left,
     unload_leaves_filters_of_others,
+    upgrade_replaces_in_place,
 );
 
 #[test]
@@ -180,15 +218,18 @@ fn newest_of_two_instances_is_in_front_and_each_removes_its_own() {
         shop.host.run(env!("CARGO_BIN_EXE_netpol"), &[&instance[..], arguments].concat())
     };
     shop.load(ONLY_A, &["--attach", "cls"]);
-    other(&["load", &shop.documents(ONLY_A), "--attach", "cls"]);
-    let status = shop.status();
-    assert_eq!(status["enforced"], false);
-    let problem = status["problems"][0].as_str().unwrap();
-    assert!(problem.contains("is in front of netpol"), "{problem}");
-    shop.assert_only_a_is_answered();
-    other(&["unload"]);
-    assert_eq!(shop.status()["enforced"], true);
-    shop.assert_only_a_is_answered();
+    // packets meet TCX before clsact
+    for way in ["cls", "tcx"] {
+        other(&["load", &shop.documents(ONLY_A), "--attach", way]);
+        let status = shop.status();
+        assert_eq!(status["enforced"], false);
+        let problem = status["problems"][0].as_str().unwrap();
+        assert!(problem.contains("is in front of netpol"), "{problem}");
+        shop.assert_only_a_is_answered();
+        other(&["unload"]);
+        assert_eq!(shop.status()["enforced"], true);
+        shop.assert_only_a_is_answered();
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The kernel's side, as userspace sees it: the only module that speaks aya.
 //!
 //! Everything is pinned in one folder of a bpffs and needs no process to go on. What is pinned is the
-//! truth: each command opens it anew.
+//! truth: each command opens it anew. Only filters of clsact are not: their interfaces keep them.
 //!
 //! | file | one idea |
 //! |---|---|
