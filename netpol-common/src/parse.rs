@@ -285,7 +285,7 @@ pub fn plain<F: Family, V: View + ?Sized>(view: &V) -> Option<(Ip<F::Address>, T
         return None;
     }
     let transport = transport::<F, V>(view, ip.protocol, ip.transport).ok()?;
-    if transport.icmp.is_some_and(|message| !message.class.is_flow()) { None } else { Some((ip, transport)) }
+    if transport.icmp.is_some_and(|class| !class.is_flow()) { None } else { Some((ip, transport)) }
 }
 
 /// What the transport header says.
@@ -296,14 +296,7 @@ pub struct Transport {
     /// 0 for protocols other than TCP.
     pub tcp_flags: u8,
     /// `None` for protocols other than the family's ICMP.
-    pub icmp: Option<IcmpMessage>,
-}
-
-#[derive(Clone, Copy)]
-pub struct IcmpMessage {
-    pub class: IcmpKind,
-    /// Type and code as policy sees them, in place of a port.
-    pub port: PortBe,
+    pub icmp: Option<IcmpKind>,
 }
 
 /// Reads the transport header at `offset`.
@@ -352,11 +345,31 @@ fn icmp<F: Family, V: View + ?Sized>(view: &V, offset: usize) -> Result<Transpor
     let port = |kind: u8| PortBe::from_host(u16::from(kind) << 8 | u16::from(header.code));
     let own = port(header.kind);
     let (source, destination) = match class {
-        IcmpKind::Request => (PortBe(header.id), own),
-        IcmpKind::Reply(request) => (port(request), PortBe(header.id)),
+        IcmpKind::Request => (identifier(header.id), own),
+        IcmpKind::Reply(request) => (port(request), identifier(header.id)),
         _ => (PortBe::ZERO, own),
     };
-    Ok(Transport { source, destination, tcp_flags: 0, icmp: Some(IcmpMessage { class, port: own }) })
+    Ok(Transport { source, destination, tcp_flags: 0, icmp: Some(class) })
+}
+
+/// Types of requests, of both families.
+#[inline(always)]
+const fn is_request(kind: u16) -> bool {
+    matches!(kind, 8 | 13 | 128)
+}
+
+/// An identifier that looks like a request's type and code would make a request's key that of a reply
+/// in the other direction: it is told apart by a bit that no type of a request has.
+#[inline(always)]
+const fn identifier(id: u16) -> PortBe {
+    let id = u16::from_be(id);
+    PortBe::from_host(if is_request(id >> 8) { id ^ 0x4000 } else { id })
+}
+
+/// Whether the key of an ICMP flow is that of replies.
+#[inline(always)]
+pub const fn is_answer<A: Address>(key: &FlowKey<A>) -> bool {
+    is_request(key.source_port.to_host() >> 8)
 }
 
 /// The key of a packet's flow at a place.

@@ -89,7 +89,7 @@ pub fn read<F: Maps>(skb: *mut __sk_buff, place: u32) -> Result<Action, Drop> {
     }
     put_on_desk::<F>(&frame, parse::key(&ip, transport.source, transport.destination, frame.place), &transport)?;
     match transport.icmp {
-        Some(message) if !message.class.is_flow() => icmp::<F>(&frame, &ip, message.class),
+        Some(class) if !class.is_flow() => icmp::<F>(&frame, &ip, class),
         _ => Ok(Action::Remembered),
     }
 }

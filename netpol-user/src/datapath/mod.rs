@@ -10,12 +10,14 @@
 //! | `links` | classifiers on interfaces |
 //! | `publish` | a snapshot becomes the policy, with one write |
 //! | `records` | flows, denials and counters, read |
+//! | `testrun` | frames of ours, without an interface |
 
 mod links;
 mod pins;
 mod programs;
 mod publish;
 mod records;
+mod testrun;
 
 use std::{io, path::PathBuf};
 
@@ -28,6 +30,7 @@ pub use netpol_common::{
 pub use pins::Pins;
 pub use programs::Datapath;
 pub use records::{Counter, Record};
+pub use testrun::{Action, Arrival};
 
 /// What goes wrong between userspace and the kernel.
 #[derive(Debug, thiserror::Error)]
