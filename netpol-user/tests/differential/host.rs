@@ -113,7 +113,7 @@ impl Kernel for Nobody {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Promise 3: an entry only repeats a verdict that the present policy gives to the connection's
     /// original direction; and nothing that it allows is dropped.
