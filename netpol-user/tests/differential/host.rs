@@ -27,7 +27,7 @@ pub fn snapshots(script: &Script, interfaces: &[u32]) -> Result<[Snapshot; 2], T
     Ok([compiled(0)?, compiled(1)?])
 }
 
-pub fn publish(memory: &mut Memory, snapshot: &Snapshot) {
+pub fn publish(memory: &mut Memory, snapshot: &Snapshot, settings: Settings) {
     memory.v4.addresses = snapshot.addresses4.iter().copied().collect();
     memory.v6.addresses = snapshot.addresses6.iter().copied().collect();
     let networks4 = snapshot.networks4.iter();
@@ -39,7 +39,7 @@ pub fn publish(memory: &mut Memory, snapshot: &Snapshot) {
     memory.ports = snapshot.ports.iter().copied().collect();
     memory.ranges = snapshot.ranges.clone();
     let generation = Generation(memory.live.generation.0 + 1);
-    memory.live = Live { settings: Settings::UNLIMITED, generation };
+    memory.live = Live { settings, generation };
 }
 
 /// Plays a script on hash maps. `also` sees each publication and each frame with its verdict.
@@ -50,15 +50,15 @@ pub fn play(script: &Script, interfaces: &[u32], also: &mut dyn Kernel) -> Resul
     let mut memory = Memory::default();
     let mut oracle = Oracle::default();
     let mut world = 0;
-    publish(&mut memory, &snapshots[0]);
-    also.publish(&snapshots[0])?;
+    publish(&mut memory, &snapshots[0], script.settings);
+    also.publish(&snapshots[0], script.settings)?;
     for (number, step) in script.steps.iter().enumerate() {
         let say = match step {
             Step::Publish => {
                 world = 1 - world;
-                publish(&mut memory, &snapshots[world]);
+                publish(&mut memory, &snapshots[world], script.settings);
                 oracle.publish();
-                also.publish(&snapshots[world])?;
+                also.publish(&snapshots[world], script.settings)?;
                 continue;
             }
             Step::Say(say) => say,
@@ -96,14 +96,14 @@ pub fn play(script: &Script, interfaces: &[u32], also: &mut dyn Kernel) -> Resul
 
 /// Who else plays along.
 pub trait Kernel {
-    fn publish(&mut self, snapshot: &Snapshot) -> Result<(), TestCaseError>;
+    fn publish(&mut self, snapshot: &Snapshot, settings: Settings) -> Result<(), TestCaseError>;
     fn frame(&mut self, scene: Scene, verdict: Verdict) -> Result<(), TestCaseError>;
 }
 
 struct Nobody;
 
 impl Kernel for Nobody {
-    fn publish(&mut self, _: &Snapshot) -> Result<(), TestCaseError> {
+    fn publish(&mut self, _: &Snapshot, _: Settings) -> Result<(), TestCaseError> {
         Ok(())
     }
 

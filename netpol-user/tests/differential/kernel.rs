@@ -49,8 +49,8 @@ impl Loaded {
 }
 
 impl host::Kernel for Loaded {
-    fn publish(&mut self, snapshot: &Snapshot) -> Result<(), TestCaseError> {
-        let published = self.datapath.publish(snapshot, Settings::UNLIMITED);
+    fn publish(&mut self, snapshot: &Snapshot, settings: Settings) -> Result<(), TestCaseError> {
+        let published = self.datapath.publish(snapshot, settings);
         published.map(|_| ()).map_err(|error| TestCaseError::fail(error.to_string()))
     }
 
@@ -90,11 +90,12 @@ fn the_classifiers_do_what_the_logic_does_on_the_host() {
     let play_all = || {
         let config = ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() };
         let loaded = std::cell::RefCell::new(&mut loaded);
-        TestRunner::new(config).run(&script(false), |script| {
+        let played = TestRunner::new(config).run(&script(false), |script| {
             let mut loaded = loaded.borrow_mut();
             loaded.datapath.forget().map_err(|error| TestCaseError::fail(error.to_string()))?;
             play(&script, &numbers, &mut **loaded)
-        })
+        });
+        played.map_err(|error| error.to_string())
     };
     let result = host.namespace.enter(play_all).expect("entering a network namespace needs root");
     result.unwrap_or_else(|error| panic!("{error}"));

@@ -3,8 +3,10 @@
 use proptest::{
     collection::vec,
     prelude::*,
-    sample::{Index, select},
+    sample::{Index, select, subsequence},
 };
+
+use netpol_common::kernel::Settings;
 
 use crate::{
     datapath::frame::{ACK, FIN, RST, SYN},
@@ -71,6 +73,10 @@ pub enum Tampering {
     Unreachable,
     /// Behind an IPv6 destination option.
     Extension,
+    /// It claims somebody's address: ARP, or an IPv6 neighbour advertisement.
+    Claim(Index),
+    /// A message to a DHCP server, or from one.
+    Dhcp(bool),
     /// A byte changed.
     Byte(Index, u8),
 }
@@ -87,6 +93,7 @@ pub struct Script {
     pub worlds: [World; 2],
     pub talks: Vec<Talk>,
     pub steps: Vec<Step>,
+    pub settings: Settings,
 }
 
 fn about() -> impl Strategy<Value = About> {
@@ -114,6 +121,8 @@ fn tampering() -> impl Strategy<Value = Tampering> {
         3 => Just(Tampering::LaterFragment),
         3 => Just(Tampering::Unreachable),
         2 => Just(Tampering::Extension),
+        3 => any::<Index>().prop_map(Tampering::Claim),
+        2 => any::<bool>().prop_map(Tampering::Dhcp),
         2 => (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Tampering::Byte(at, byte)),
     ]
 }
@@ -126,15 +135,23 @@ fn step(honest: bool) -> impl Strategy<Value = Step> {
     prop_oneof![16 => say, 1 => Just(Step::Publish)]
 }
 
+/// None of them limits how many flows open.
+fn settings(honest: bool) -> impl Strategy<Value = Settings> {
+    let others = [Settings::STACK, Settings::POLICE_HOST, Settings::ISOLATE_WAITING];
+    let count = if honest { 1 } else { others.len() };
+    let some = subsequence(others[..count].to_vec(), 0..=count);
+    some.prop_map(|some| some.into_iter().fold(Settings::UNLIMITED, Settings::with))
+}
+
 /// `honest`: nobody tampers with packets.
 pub fn script(honest: bool) -> impl Strategy<Value = Script> {
     let talk = (any::<Index>(), any::<Index>(), any::<bool>(), about());
     let talk = talk.prop_map(|(client, server, six, about)| Talk { client, server, six, about });
-    (worlds::world(), worlds::world(), vec(talk, 1..4), vec(step(honest), 1..40)).prop_map(
-        |(world, other, talks, steps)| {
+    (worlds::world(), worlds::world(), vec(talk, 1..4), vec(step(honest), 1..40), settings(honest)).prop_map(
+        |(world, other, talks, steps, settings)| {
             let other = World { endpoints: world.endpoints.clone(), ..other };
             let other = World { namespaces: world.namespaces.clone(), ..other };
-            Script { worlds: [world, other], talks, steps }
+            Script { worlds: [world, other], talks, steps, settings }
         },
     )
 }

@@ -145,7 +145,13 @@ pub fn scene(talk: &Talk, say: &Say, (mut from, mut to): (Actor, Actor), (side, 
         let others: Vec<_> = all.iter().filter(|actor| actor.address.is_ipv6() == talk.six).collect();
         source = index.get(&others).address;
     }
-    let (kind, packet) = match say.tampering {
+    let (kind, packet) = match &say.tampering {
+        Tampering::Claim(index) => claim(&from, &to, index.get(all)),
+        Tampering::Dhcp(asks) => {
+            let (client, server) = if talk.six { (546, 547) } else { (68, 67) };
+            let (a, b) = if *asks { (client, server) } else { (server, client) };
+            frame::ip(source, to.address, Protocol::UDP, &frame::udp(a, b, &[0; 16]))
+        }
         Tampering::FirstFragment => {
             frame::fragment(source, to.address, protocol, frame::Piece { id: 7, offset: 0, more: true }, &bytes)
         }
@@ -192,6 +198,23 @@ pub fn scene(talk: &Talk, say: &Say, (mut from, mut to): (Actor, Actor), (side, 
     }
     let interface = if side == Side::From { from.interface } else { to.interface };
     Scene { arrival: Arrival { side, interface, ingress }, frame }
+}
+
+/// `from` says that it has the address of another, if that is of the same family, or else its own.
+fn claim(from: &Actor, to: &Actor, of: &Actor) -> (u16, Vec<u8>) {
+    const ADVERTISEMENT: u8 = 136;
+    match (from.address, to.address, of.address) {
+        (IpAddr::V4(own), IpAddr::V4(to_whom), of) => {
+            let claimed = if let IpAddr::V4(of) = of { of } else { own };
+            (ethertype::ARP, frame::arp(2, (from.mac, claimed), (to.mac, to_whom)))
+        }
+        (IpAddr::V6(own), _, of) => {
+            let claimed = if let IpAddr::V6(of) = of { of } else { own };
+            let message = [&[ADVERTISEMENT, 0, 0, 0, 0, 0, 0, 0], &claimed.octets()[..]].concat();
+            frame::ip(from.address, to.address, Protocol::ICMPV6, &message)
+        }
+        _ => panic!("two families in one talk"),
+    }
 }
 
 /// Sender and receiver of a packet, as hooks see them.
