@@ -1,8 +1,9 @@
 //! The classifiers in the kernel, beside the logic on hash maps.
 
 use netpol_common::{
-    drops::{Pass, Verdict},
+    drops::{Drop, Pass, Side, Verdict},
     kernel::Settings,
+    tables::IfIndex,
 };
 use netpol_user::{
     compile::Snapshot,
@@ -35,7 +36,7 @@ impl Loaded {
     }
 
     /// The verdict that was counted since the last time.
-    fn counted(&mut self) -> Vec<(netpol_common::drops::Side, Verdict, u64)> {
+    fn counted(&mut self) -> Vec<(Side, Verdict, u64)> {
         let now = self.datapath.counters().expect("counters");
         let before = |counter: &Counter| {
             let same = |old: &&Counter| old.side == counter.side && old.verdict == counter.verdict;
@@ -99,4 +100,29 @@ fn the_classifiers_do_what_the_logic_does_on_the_host() {
     };
     let result = host.namespace.enter(play_all).expect("entering a network namespace needs root");
     result.unwrap_or_else(|error| panic!("{error}"));
+    let seen: Vec<_> = loaded.counters.iter().map(|counter| (counter.side, counter.verdict)).collect();
+    for verdict in [(Side::From, Ok(Pass::Direct))].into_iter().chain(COMMON.map(|verdict| (Side::To, verdict))) {
+        assert!(seen.contains(&verdict), "nothing ended as {verdict:?}, among {seen:?}");
+    }
+}
+
+/// What a run that tests something cannot miss where packets arrive.
+const COMMON: [Verdict; 8] = [
+    Ok(Pass::Stack),
+    Ok(Pass::Control),
+    Err(Drop::PolicyEgress),
+    Err(Drop::PolicyIngress),
+    Err(Drop::Spoofed),
+    Err(Drop::Vlan),
+    Err(Drop::Fragment),
+    Err(Drop::IcmpUnrelated),
+];
+
+#[test]
+fn a_frame_for_no_interface_is_refused() {
+    let host = Host::new();
+    let loaded = Loaded::new(&host);
+    let nowhere = Arrival { interface: IfIndex(12345), ingress: IfIndex::NONE };
+    let run = || loaded.datapath.test_run(Side::From, &[0; 60], nowhere).is_err();
+    assert!(host.namespace.enter(run).expect("entering a network namespace needs root"));
 }
