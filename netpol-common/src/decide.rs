@@ -15,7 +15,7 @@ use crate::{
     flow::{FlowFlags, FlowKey, FlowValue, Generation, PackedRule, Place, REFRESH, Ticks, Word, seconds},
     guard,
     kernel::{Kernel, Remembered, Settings},
-    parse::tcp,
+    parse::{self, tcp},
     policy::{PolicyTables, Probe},
     tables::{AddressFlags, AddressKey, AddressValue, HookValue, Identity, IfIndex, Network, RuleId, Ruling, Subject},
     wire::{Address, MacWords, PortBe, Protocol},
@@ -29,8 +29,6 @@ pub struct Packet<A: Address> {
     pub destination_mac: MacWords,
     /// Where the kernel says that it came from; [`IfIndex::NONE`] for the host's own.
     pub ingress: IfIndex,
-    /// Type and code of an ICMP message, as policy sees them.
-    pub icmp: PortBe,
     pub tcp_flags: u8,
     /// Of the frame, GSO segments counted.
     pub packets: u32,
@@ -82,12 +80,14 @@ pub struct Desk<A: Address> {
     pub is_missing: bool,
     source: End,
     destination: End,
-    /// The key of the packets in the other direction; of an ICMP error, that of the packet inside, at
-    /// any place.
+    /// The key of the packets in the other direction; of an ICMP error, that of the packet inside, at any
+    /// place.
     pub other: FlowKey<A>,
     /// What is known of the packet's direction, and of the other.
     own: Remembered,
     partner: Remembered,
+    /// Where neither is known: what a local sender's own hook has just found out about the packet.
+    sent: Remembered,
     /// The entry that is being written; in the end, that of the packet's direction.
     pub value: FlowValue,
 }
@@ -104,6 +104,7 @@ impl<A: Address> Desk<A> {
             destination: nobody,
             own: Remembered::NOTHING,
             partner: Remembered::NOTHING,
+            sent: Remembered::NOTHING,
             value: FlowValue::EMPTY,
         }
     }
@@ -162,25 +163,31 @@ enum Orientation {
 pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
     let packet = &desk.packet;
     let Some(hook) = kernel.hook(packet.key.place.ifindex()) else { return guard::waiting(packet.settings) };
-    if is_dhcp(packet) {
-        return dhcp(packet, hook);
+    if let Some(result) = dhcp(kernel, packet, hook) {
+        return result;
     }
+    desk.other = desk.packet.key.reversed(desk.packet.key.place);
     ends(kernel, desk, hook)?;
-    desk.other = desk.packet.key.reversed(other_place(desk));
+    desk.other.place = other_place(desk);
     recall(kernel, desk);
-    let orientation = orientation(kernel, desk);
+    let orientation = orientation(desk);
     let rules = match judge(kernel, desk, orientation) {
         Ok(rules) => rules,
         Err(denial) => {
-            desk.value = denial.entry(&desk.packet, orientation);
-            kernel.remember_denial(&desk.packet.key, &desk.value);
+            // what the tables should have known and did not is no verdict to repeat
+            if !matches!(denial.reason, Drop::NoPolicy) {
+                desk.value = denial.entry(&desk.packet, orientation);
+                kernel.remember_denial(&desk.packet.key, &mut desk.value);
+            }
             return Err(denial.reason);
         }
     };
     if !desk.own.exists() && !desk.partner.exists() && !may_open(kernel, &desk.packet) {
         return Err(Drop::Rate);
     }
-    let judged = Judged { rules, is_reply: orientation == Orientation::Reply, flags: delivery(desk, hook) };
+    let flags = delivery(desk, hook);
+    let flags = if orientation == Orientation::Unclear { flags.with(FlowFlags::UNCLEAR) } else { flags };
+    let judged = Judged { rules, is_reply: orientation == Orientation::Reply, flags };
     remember(kernel, desk, hook, judged)
 }
 
@@ -189,9 +196,10 @@ pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
 fn recall<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) {
     desk.own.forget();
     desk.partner.forget();
+    desk.sent.forget();
     if !desk.is_missing {
         desk.own = past(kernel.recall(&desk.packet.key), &desk.packet);
-    } else if opens(&desk.packet) {
+    } else if desk.packet.key.protocol == Protocol::TCP && opens(desk.packet.tcp_flags) {
         // whoever sends a SYN opens: what the other direction was does not matter
         return;
     }
@@ -202,12 +210,15 @@ fn recall<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) {
         desk.own.forget();
         desk.partner.forget();
     }
-}
-
-/// Only a plain SYN opens a TCP connection.
-#[inline(always)]
-fn opens<A: Address>(packet: &Packet<A>) -> bool {
-    packet.key.protocol == Protocol::TCP && packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    let place = desk.packet.key.place;
+    if matches!(place.side(), Side::To) && desk.source.is_local() && !desk.own.exists() && !desk.partner.exists() {
+        desk.packet.key.place = Place::new(desk.source.ifindex, Side::From);
+        desk.sent = kernel.recall(&desk.packet.key);
+        desk.packet.key.place = place;
+        if desk.sent.word.generation() != desk.packet.generation {
+            desk.sent.forget();
+        }
+    }
 }
 
 /// Writes down both directions, where they do not say it already.
@@ -219,8 +230,13 @@ fn remember<A: Address, K: Kernel<A>>(
     judged: Judged,
 ) -> Result<Action, Drop> {
     let generation = desk.packet.generation;
+    let renews = desk.packet.tcp_flags & tcp::SYN != 0;
     let says = |entry: &Remembered, reply: bool| {
-        entry.word.generation() == generation && entry.word.flags().has(FlowFlags::REPLY) == reply
+        let flags = entry.word.flags();
+        entry.word.generation() == generation
+            && flags.has(FlowFlags::REPLY) == reply
+            && flags.has(FlowFlags::UNCLEAR) == judged.flags.has(FlowFlags::UNCLEAR)
+            && !renews
     };
     if !desk.packet.destination_mac.is_group() && !says(&desk.partner, !judged.is_reply) {
         desk.value = judged.partner(desk, hook);
@@ -287,16 +303,16 @@ fn ends<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, hook: &HookVal
             desk.source = source.into();
         }
         Side::To => {
-            desk.destination = if packet.destination_mac.is_group() {
-                let identity = if A::BITS == 32 { hook.identity4 } else { hook.identity6 };
-                End { identity, ifindex: own, segment: hook.segment, mac: hook.mac, flags: hook.flags }
-            } else {
-                match find(kernel, hook.network, packet.key.destination) {
-                    Some(value) if value.ifindex == own => value.into(),
-                    _ => return Err(Drop::NotForEndpoint),
+            desk.destination = match find(kernel, hook.network, packet.key.destination) {
+                Some(value) if value.ifindex == own => value.into(),
+                // an endpoint's address stands for that endpoint, also in a frame to everybody
+                None if packet.destination_mac.is_group() => {
+                    let identity = if A::BITS == 32 { hook.identity4 } else { hook.identity6 };
+                    End { identity, ifindex: own, segment: hook.segment, mac: hook.mac, flags: hook.flags }
                 }
+                _ => return Err(Drop::NotForEndpoint),
             };
-            desk.source = source_of(kernel, packet, hook)?;
+            desk.source = source_of(kernel, desk, hook)?;
         }
     }
     Ok(())
@@ -305,7 +321,8 @@ fn ends<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, hook: &HookVal
 /// Who sent a packet that reaches a workload: the kernel knows where it came from, the address alone
 /// proves nothing.
 #[inline(always)]
-fn source_of<A: Address, K: Kernel<A>>(kernel: &K, packet: &Packet<A>, hook: &HookValue) -> Result<End, Drop> {
+fn source_of<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>, hook: &HookValue) -> Result<End, Drop> {
+    let packet = &desk.packet;
     let known = find(kernel, hook.network, packet.key.source);
     if packet.ingress == IfIndex::NONE {
         return match known {
@@ -326,19 +343,21 @@ fn source_of<A: Address, K: Kernel<A>>(kernel: &K, packet: &Packet<A>, hook: &Ho
             packet.source_mac,
         ));
     };
-    let vouched = value.ifindex != IfIndex::NONE
-        && (value.ifindex == packet.ingress || routed_from(kernel, packet, value.ifindex));
+    let vouched =
+        value.ifindex != IfIndex::NONE && (value.ifindex == packet.ingress || routed_from(kernel, desk, value.ifindex));
     if vouched { Ok(value.into()) } else { Err(Drop::Spoofed) }
 }
 
 /// A packet of a local workload that the host has routed: the kernel names the bridge that it came
-/// over, and the workload's own hook has seen and remembered it just before.
+/// over, and the workload's own hook has seen and remembered it just before. An ICMP error makes no flow:
+/// the answers to the packet inside stand for it.
 #[inline(always)]
-fn routed_from<A: Address, K: Kernel<A>>(kernel: &K, packet: &Packet<A>, sender: IfIndex) -> bool {
-    let over_its_bridge = kernel.hook(sender).is_some_and(|hook| hook.master == packet.ingress);
-    let seen = kernel.recall(&packet.key.at(Place::new(sender, Side::From)));
+fn routed_from<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>, sender: IfIndex) -> bool {
+    let over_its_bridge = kernel.hook(sender).is_some_and(|hook| hook.master == desk.packet.ingress);
+    let seen = kernel.recall(&desk.other.reversed(Place::new(sender, Side::From)));
     // its own hook may have read the generation just before a publication
-    let now = seen.word.generation().0 + 1 >= packet.generation.0 && packet.now.since(seen.seen) <= seconds(1);
+    let now =
+        seen.word.generation().0 + 1 >= desk.packet.generation.0 && desk.packet.now.since(seen.seen) <= seconds(1);
     over_its_bridge && seen.exists() && now
 }
 
@@ -355,14 +374,12 @@ fn other_place<A: Address>(desk: &Desk<A>) -> Place {
     }
 }
 
-/// How long a silent connection is remembered.
+/// How long a silent connection is remembered. TCP's only a SYN ends: who opened must not be forgotten
+/// because somebody forged a RST and fell silent.
 #[inline(always)]
-const fn timeout(protocol: Protocol, tcp_flags: u8) -> u32 {
+const fn timeout(protocol: Protocol) -> u32 {
     match protocol {
-        Protocol::TCP if tcp_flags & tcp::RST != 0 => seconds(10),
-        Protocol::TCP if tcp_flags & tcp::FIN != 0 => seconds(120),
-        Protocol::TCP if tcp_flags & tcp::ACK != 0 => seconds(6 * 3600),
-        Protocol::TCP => seconds(60),
+        Protocol::TCP => u32::MAX,
         Protocol::ICMP | Protocol::ICMPV6 => seconds(30),
         Protocol::UDP => seconds(180),
         _ => seconds(600),
@@ -384,38 +401,35 @@ fn is_idle<A: Address>(desk: &Desk<A>) -> bool {
         (true, false) => own.seen,
         _ => partner.seen,
     };
-    packet.now.since(seen) > timeout(packet.key.protocol, own.totals().2 | partner.totals().2)
+    packet.now.since(seen) > timeout(packet.key.protocol)
+}
+
+/// A plain SYN.
+#[inline(always)]
+const fn opens(tcp_flags: u8) -> bool {
+    tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
 }
 
 #[inline(always)]
-fn orientation<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> Orientation {
-    let Desk { packet, source, own, partner, .. } = desk;
+fn orientation<A: Address>(desk: &Desk<A>) -> Orientation {
+    let Desk { packet, own, partner, sent, .. } = desk;
     let is_tcp = packet.key.protocol == Protocol::TCP;
-    if opens(packet) {
+    // only a plain SYN opens, and whoever sends it opens
+    if is_tcp && opens(packet.tcp_flags) {
         return Orientation::Forward;
     }
+    // only a request asks, whatever passed before
+    if packet.key.protocol.is_icmp() {
+        return if parse::is_answer(&packet.key) { Orientation::Reply } else { Orientation::Forward };
+    }
     if own.exists() {
-        return if own.word.flags().has(FlowFlags::REPLY) { Orientation::Reply } else { Orientation::Forward };
+        return of_entry(own.word.flags(), true);
     }
     if partner.exists() {
-        return if partner.word.flags().has(FlowFlags::REPLY) { Orientation::Forward } else { Orientation::Reply };
+        return of_entry(partner.word.flags(), false);
     }
-    // the other direction may have been believed here, and not written down: the sender's hook, which this
-    // packet has just passed, knows who opened
-    if matches!(packet.key.place.side(), Side::To) && source.is_local() {
-        let sent = kernel.recall(&packet.key.at(Place::new(source.ifindex, Side::From)));
-        if sent.word.generation() == packet.generation && sent.word.flags().has(FlowFlags::REPLY) {
-            return Orientation::Reply;
-        }
-    }
-    // the hook where it was sent knows, even if earlier packets of the connection did not come by here
-    if let Side::To = packet.key.place.side()
-        && desk.source.is_local()
-    {
-        let sent = kernel.recall(&packet.key.at(Place::new(desk.source.ifindex, Side::From)));
-        if sent.word.generation() == packet.generation {
-            return if sent.word.flags().has(FlowFlags::REPLY) { Orientation::Reply } else { Orientation::Forward };
-        }
+    if sent.exists() {
+        return of_entry(sent.word.flags(), true);
     }
     if !is_tcp {
         return Orientation::Forward;
@@ -428,6 +442,18 @@ fn orientation<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> Orientat
         (true, false) => Orientation::Forward,
         (false, true) => Orientation::Reply,
         _ => Orientation::Unclear,
+    }
+}
+
+/// What an entry knows, of the packet's own direction or of the other.
+#[inline(always)]
+const fn of_entry(flags: FlowFlags, same_direction: bool) -> Orientation {
+    if flags.has(FlowFlags::UNCLEAR) {
+        Orientation::Unclear
+    } else if flags.has(FlowFlags::REPLY) == same_direction {
+        Orientation::Reply
+    } else {
+        Orientation::Forward
     }
 }
 
@@ -478,8 +504,8 @@ impl Denial {
 #[inline(always)]
 fn judge<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>, orientation: Orientation) -> Result<Rules, Denial> {
     let Desk { packet, source, destination, .. } = desk;
-    let forward = probe(packet, packet.key.source_port, packet.key.destination_port, packet.icmp);
-    let reply = probe(packet, packet.key.destination_port, packet.key.source_port, packet.key.source_port);
+    let forward = probe(packet.key.protocol, packet.key.source_port, packet.key.destination_port);
+    let reply = probe(packet.key.protocol, packet.key.destination_port, packet.key.source_port);
     // one call site for both, so the verifier walks the rules once
     let (mut from, mut to, mut asked, mut again) = match orientation {
         Orientation::Forward => (source, destination, forward, false),
@@ -495,14 +521,14 @@ fn judge<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>, orientation: Orie
     }
 }
 
-/// What rules look at. ICMP has its type and code where others have a destination port.
+/// What rules look at, by the ports of a flow's key in the direction that is judged. ICMP has its type and
+/// code where others have a destination port.
 #[inline(always)]
-fn probe<A: Address>(packet: &Packet<A>, source: PortBe, destination: PortBe, icmp: PortBe) -> Probe {
-    let protocol = packet.key.protocol;
+fn probe(protocol: Protocol, source: PortBe, destination: PortBe) -> Probe {
     let (source, destination) = if protocol.has_ports() {
         (source.to_host(), destination.to_host())
     } else if protocol.is_icmp() {
-        (0, icmp.to_host())
+        (0, destination.to_host())
     } else {
         (0, 0)
     };
@@ -584,7 +610,7 @@ impl Judged {
         };
         // a new connection on the same ports starts anew
         let (packets, bytes, flags) = before.totals();
-        let tcp_flags = if opens(packet) { packet.tcp_flags } else { flags | packet.tcp_flags };
+        let tcp_flags = if packet.tcp_flags & tcp::SYN != 0 { packet.tcp_flags } else { flags | packet.tcp_flags };
         FlowValue {
             word: self.word(packet, packet.key.tag(), self.is_reply),
             packets: packets + u64::from(packet.packets),
@@ -612,6 +638,7 @@ impl Judged {
             ifindex,
             source_mac,
             destination_mac: desk.source.mac,
+            tcp_flags: if opens(packet.tcp_flags) { 0 } else { before.totals().2 },
             ..self.entry(packet, before)
         }
     }
@@ -627,17 +654,17 @@ impl Judged {
     fn entry<A: Address>(&self, packet: &Packet<A>, before: &Remembered) -> FlowValue {
         let (packets, bytes, tcp_flags) = before.totals();
         FlowValue {
+            word: Word(0),
             packets,
             bytes,
             seen: packet.now,
             judged: packet.now,
+            ifindex: IfIndex::NONE,
+            source_mac: packet.source_mac,
+            destination_mac: packet.destination_mac,
             egress_rule: PackedRule::new(self.rules.egress),
             ingress_rule: PackedRule::new(self.rules.ingress),
             tcp_flags,
-            ifindex: IfIndex::NONE,
-            word: Word(0),
-            source_mac: packet.source_mac,
-            destination_mac: packet.destination_mac,
             reserved: 0,
         }
     }
@@ -648,29 +675,39 @@ const DHCP_CLIENT: PortBe = PortBe::from_host(68);
 const DHCPV6_CLIENT: PortBe = PortBe::from_host(546);
 const DHCPV6_SERVER: PortBe = PortBe::from_host(547);
 
-/// RFC 2131 and RFC 8415, as far as a link needs them: what a workload would say as a server, what it
-/// asks the whole link, and a server's answer to a client. All else (a renewal, which goes to one
-/// server) is an ordinary flow: nothing to or from one address passes by its port numbers alone.
+/// RFC 2131 and RFC 8415: a workload may ask a DHCP server, and hear one that is no workload; it may not be
+/// one. `None`: the policy decides, also about questions that are not for the link or the host.
 #[inline(always)]
-fn is_dhcp<A: Address>(packet: &Packet<A>) -> bool {
+fn dhcp<A: Address, K: Kernel<A>>(kernel: &K, packet: &Packet<A>, hook: &HookValue) -> Option<Result<Action, Drop>> {
     let (server, client) = if A::BITS == 32 { (DHCP_SERVER, DHCP_CLIENT) } else { (DHCPV6_SERVER, DHCPV6_CLIENT) };
     let (from, to) = (packet.key.source_port, packet.key.destination_port);
-    let is_ours = match packet.key.place.side() {
-        Side::From => from == server || (from == client && to == server && packet.destination_mac.is_group()),
-        Side::To => from == server && to == client,
-    };
-    packet.key.protocol == Protocol::UDP && is_ours
+    if packet.key.protocol != Protocol::UDP {
+        return None;
+    }
+    match packet.key.place.side() {
+        // clients listen to whoever writes to their port
+        Side::From if from == server || to == client => Some(Err(Drop::DhcpServer)),
+        Side::From if from == client && to == server => asks_dhcp(kernel, packet, hook),
+        Side::To if from == server && to == client => Some(Ok(Action::Control)),
+        _ => None,
+    }
 }
 
-/// A workload may ask a DHCP server, and hear one that is no workload; it may not be one.
+/// A question as a workload may ask it: from nowhere or its own address, to everybody on the link.
 #[inline(always)]
-fn dhcp<A: Address>(packet: &Packet<A>, hook: &HookValue) -> Result<Action, Drop> {
-    let asks = packet.key.source_port == DHCP_CLIENT || packet.key.source_port == DHCPV6_CLIENT;
-    match packet.key.place.side() {
-        Side::From if !asks => Err(Drop::DhcpServer),
-        Side::From if packet.source_mac != hook.mac => Err(Drop::Spoofed),
-        _ => Ok(Action::Control),
+fn asks_dhcp<A: Address, K: Kernel<A>>(
+    kernel: &K,
+    packet: &Packet<A>,
+    hook: &HookValue,
+) -> Option<Result<Action, Drop>> {
+    let own = packet.key.place.ifindex();
+    let from_itself = packet.key.source.is_unspecified()
+        || find(kernel, hook.network, packet.key.source).is_some_and(|value| value.ifindex == own);
+    if !from_itself || packet.source_mac != hook.mac {
+        return Some(Err(Drop::Spoofed));
     }
+    let to_all = packet.destination_mac.is_group() && packet.key.destination.is_group();
+    if to_all { Some(Ok(Action::Control)) } else { None }
 }
 
 /// Whether an ICMP error is about a packet that its receiver really sent, and still may.
@@ -706,11 +743,20 @@ pub fn decide_icmp_error<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A
 
 /// Whether the slow path must look at a packet that an entry speaks for.
 #[inline(always)]
-pub fn is_due(word: Word, judged: Ticks, now: Ticks, tcp_flags: u8) -> bool {
-    // a plain SYN from the replying side opens a new connection
-    let reopens = tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN && word.flags().has(FlowFlags::REPLY);
-    reopens || now.since(judged) > REFRESH
+pub fn is_due(entry: &FlowValue, now: Ticks, tcp_flags: u8) -> bool {
+    // a plain SYN from the replying side opens a new connection, and tells who opened where that was unclear
+    let flags = entry.word.flags();
+    let reopens = opens(tcp_flags) && (flags.has(FlowFlags::REPLY) || flags.has(FlowFlags::UNCLEAR));
+    // the ports of a connection that has ended are used again
+    let renews = tcp_flags & tcp::SYN != 0 && entry.tcp_flags & (tcp::FIN | tcp::RST) != 0;
+    reopens || renews || now.since(entry.judged) > REFRESH
 }
 
-#[cfg(test)]
-mod tests;
+/// Whether a denial that was remembered in this generation still speaks for a packet of its key.
+#[inline(always)]
+pub fn is_denial_valid(entry: &FlowValue, now: Ticks, tcp_flags: u8) -> bool {
+    // it was about the middle of a connection, and this packet opens one; or what made it a reply may be
+    // forgotten by now
+    let opens_anew = opens(tcp_flags) && entry.word.flags().has(FlowFlags::REPLY);
+    !opens_anew && now.since(entry.judged) <= REFRESH
+}

@@ -86,7 +86,8 @@ pod! {
     ///
     /// Ports of ICMP queries: the identifier on the asker's side, the request's type and code on the
     /// other, so that a reply's key is the reverse of its request's and a request in the other
-    /// direction with the same identifier is another flow. Other ICMP: 0, and type and code.
+    /// direction with the same identifier is another flow. An identifier that looks like a request's
+    /// type and code stands changed, so the two sides can't be confused. Other ICMP: 0, and type and code.
     pub struct FlowKey<A: Address> {
         pub source: A,
         pub destination: A,
@@ -240,6 +241,8 @@ impl FlowFlags {
     pub const DIRECT: Self = Self(1 << 1);
     /// Route packets directly into the destination's namespace.
     pub const ROUTED: Self = Self(1 << 2);
+    /// Who opened the connection was not to be seen: its packets pass while both may have.
+    pub const UNCLEAR: Self = Self(1 << 4);
     /// A remembered denial: the source's egress said no (else the destination's ingress).
     pub const EGRESS_DENIED: Self = Self(1 << 3);
 

@@ -8,7 +8,7 @@ use crate::{
     headers::Arp,
     kernel::{Kernel, Settings},
     parse::IcmpKind,
-    tables::{HookValue, IfIndex},
+    tables::{AddressFlags, HookValue, IfIndex},
     wire::{Addr4, Addr6, Address, MacWords},
 };
 
@@ -72,7 +72,10 @@ pub fn link<K: Kernel<Addr6>>(kernel: &K, passage: Passage, message: LinkMessage
         return Err(Drop::NeighbourDiscovery);
     }
     if is_from {
-        let stays = destination.is_link_scope() || find(kernel, hook.network, destination).is_some();
+        // what is on the link and not ours cannot be told from what is elsewhere
+        let stays = destination.is_link_scope()
+            || !hook.flags.has(AddressFlags::ISOLATED_EGRESS)
+            || find(kernel, hook.network, destination).is_some();
         if !stays || passage.source_mac != hook.mac {
             return Err(Drop::NeighbourDiscovery);
         }

@@ -32,8 +32,8 @@ pub trait Kernel<A: Address>: PolicyTables {
     /// [`Drop::FlowTable`]: there is no room.
     fn remember(&self, key: &FlowKey<A>, value: &FlowValue) -> Result<(), Drop>;
 
-    /// Keeps a denial, for as long as there is room.
-    fn remember_denial(&self, key: &FlowKey<A>, value: &FlowValue);
+    /// Keeps a denial, for as long as there is room; its counters go on from what was there.
+    fn remember_denial(&self, key: &FlowKey<A>, value: &mut FlowValue);
 
     /// The entry was looked at, and its packets come from `ingress`.
     fn refresh(&self, key: &FlowKey<A>, now: Ticks, ingress: IfIndex);
@@ -161,14 +161,16 @@ impl Bucket {
     /// Takes one, after adding what the time since the last fill is worth.
     #[inline(always)]
     pub fn take(self, now: Ticks) -> Option<Self> {
+        // never 0, which is the mark of the untouched; a tick more is no matter
+        let filled = Ticks(now.0 | 1);
         if self.filled.0 == Self::UNTOUCHED.filled.0 {
-            return Some(Self { tokens: NEW_FLOWS - 1, filled: now });
+            return Some(Self { tokens: NEW_FLOWS - 1, filled });
         }
         let elapsed = now.since(self.filled);
         // a tick is 2^20 ns: NEW_FLOWS * 1.048576 / 1000 new flows, 52.4
         let earned = if elapsed > 1024 { NEW_FLOWS } else { elapsed * (NEW_FLOWS / 954) };
         let tokens = if self.tokens + earned > NEW_FLOWS { NEW_FLOWS } else { self.tokens + earned };
-        let filled = if earned > 0 { now } else { self.filled };
+        let filled = if earned > 0 { filled } else { self.filled };
         if tokens == 0 { None } else { Some(Self { tokens: tokens - 1, filled }) }
     }
 }

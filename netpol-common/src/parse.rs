@@ -40,6 +40,9 @@ pub struct Ip<A> {
     pub protocol: Protocol,
     /// Offset of the transport header in the frame.
     pub transport: usize,
+    /// Where the packet ends by its own word: what lies behind in the frame is not the receiver's to see,
+    /// so nothing of it is read.
+    pub end: usize,
     pub fragment: Fragment,
 }
 
@@ -135,6 +138,7 @@ impl Family for V4 {
             destination: header.destination,
             protocol,
             transport: offset + length,
+            end: offset + usize::from(u16::from_be(header.total_length)),
             fragment: fragment(protocol, position, more, id)?,
         })
     }
@@ -177,6 +181,7 @@ impl Family for V6 {
             destination: header.destination,
             protocol: Protocol(header.next_header),
             transport: offset + size_of::<Ipv6>(),
+            end: offset + size_of::<Ipv6>() + usize::from(u16::from_be(header.payload_length)),
             fragment: Fragment::Whole,
         })
     }
@@ -188,8 +193,8 @@ impl Family for V6 {
 
     #[inline(always)]
     fn follow<V: View + ?Sized>(view: &V, ip: Ip<Addr6>) -> Result<Ip<Addr6>, Drop> {
-        let (end, fragment) = walk(view, Chain { protocol: ip.protocol, offset: ip.transport })?;
-        Ok(Ip { protocol: end.protocol, transport: end.offset, fragment, ..ip })
+        let (last, fragment) = walk(view, Chain { protocol: ip.protocol, offset: ip.transport }, ip.end)?;
+        Ok(Ip { protocol: last.protocol, transport: last.offset, fragment, ..ip })
     }
 
     #[inline(always)]
@@ -233,7 +238,7 @@ fn is_extension(protocol: Protocol) -> bool {
 /// Follows extension headers to the transport header. ESP and unknown headers end the chain: the
 /// policy judges them by their number.
 #[inline(always)]
-fn walk<V: View + ?Sized>(view: &V, mut at: Chain) -> Result<(Chain, Fragment), Drop> {
+fn walk<V: View + ?Sized>(view: &V, mut at: Chain, end: usize) -> Result<(Chain, Fragment), Drop> {
     let mut found = Fragment::Whole;
     for _ in 0..MOST_EXTENSIONS {
         if !is_extension(at.protocol) {
@@ -263,6 +268,10 @@ fn walk<V: View + ?Sized>(view: &V, mut at: Chain) -> Result<(Chain, Fragment), 
             (Protocol(header.next_header), bytes)
         };
         at = Chain { protocol: next, offset: at.offset + length };
+        // RFC 7112: the first fragment has the whole chain
+        if at.offset > end {
+            return Err(Drop::Malformed);
+        }
     }
     if is_extension(at.protocol) { Err(Drop::ExtensionHeaders) } else { Ok((at, found)) }
 }
@@ -287,8 +296,8 @@ pub fn plain<F: Family, V: View + ?Sized>(view: &V) -> Option<(Ip<F::Address>, T
     if F::has_extensions(&ip) || ip.fragment != Fragment::Whole {
         return None;
     }
-    let transport = transport::<F, V>(view, ip.protocol, ip.transport).ok()?;
-    if transport.icmp.is_some_and(|message| !message.class.is_flow()) { None } else { Some((ip, transport)) }
+    let transport = transport::<F, V>(view, &ip).ok()?;
+    if transport.icmp.is_some_and(|class| !class.is_flow()) { None } else { Some((ip, transport)) }
 }
 
 /// What the transport header says.
@@ -299,21 +308,18 @@ pub struct Transport {
     /// 0 for protocols other than TCP.
     pub tcp_flags: u8,
     /// `None` for protocols other than the family's ICMP.
-    pub icmp: Option<IcmpMessage>,
+    pub icmp: Option<IcmpKind>,
 }
 
-#[derive(Clone, Copy)]
-pub struct IcmpMessage {
-    pub class: IcmpKind,
-    /// Type and code as policy sees them, in place of a port.
-    pub port: PortBe,
-}
-
-/// Reads the transport header at `offset`.
+/// Reads the transport header, which must lie in the packet as a whole.
 #[inline(always)]
-pub fn transport<F: Family, V: View + ?Sized>(view: &V, protocol: Protocol, offset: usize) -> Result<Transport, Drop> {
+pub fn transport<F: Family, V: View + ?Sized>(view: &V, ip: &Ip<F::Address>) -> Result<Transport, Drop> {
+    let (protocol, offset) = (ip.protocol, ip.transport);
     if offset > FARTHEST {
         return Err(Drop::ExtensionHeaders);
+    }
+    if offset + least(protocol) > ip.end {
+        return Err(Drop::Malformed);
     }
     if protocol == Protocol::TCP {
         let header: Tcp = view.read(offset)?;
@@ -340,6 +346,17 @@ pub fn transport<F: Family, V: View + ?Sized>(view: &V, protocol: Protocol, offs
     Ok(Transport { source, destination, tcp_flags: 0, icmp: None })
 }
 
+/// Bytes of the shortest header of a protocol.
+#[inline(always)]
+const fn least(protocol: Protocol) -> usize {
+    match protocol {
+        Protocol::TCP => size_of::<Tcp>(),
+        // RFC 768, RFC 3828, RFC 9260 (more), RFC 792, RFC 4443
+        Protocol::UDP | Protocol::UDPLITE | Protocol::SCTP | Protocol::ICMP | Protocol::ICMPV6 => 8,
+        _ => 0,
+    }
+}
+
 /// Connections have a SYN, an ACK or a RST, and never open and end at once.
 #[inline(always)]
 fn plausible(flags: u8) -> bool {
@@ -355,11 +372,31 @@ fn icmp<F: Family, V: View + ?Sized>(view: &V, offset: usize) -> Result<Transpor
     let port = |kind: u8| PortBe::from_host(u16::from(kind) << 8 | u16::from(header.code));
     let own = port(header.kind);
     let (source, destination) = match class {
-        IcmpKind::Request => (PortBe(header.id), own),
-        IcmpKind::Reply(request) => (port(request), PortBe(header.id)),
+        IcmpKind::Request => (identifier(header.id), own),
+        IcmpKind::Reply(request) => (port(request), identifier(header.id)),
         _ => (PortBe::ZERO, own),
     };
-    Ok(Transport { source, destination, tcp_flags: 0, icmp: Some(IcmpMessage { class, port: own }) })
+    Ok(Transport { source, destination, tcp_flags: 0, icmp: Some(class) })
+}
+
+/// Types of requests, of both families.
+#[inline(always)]
+const fn is_request(kind: u16) -> bool {
+    matches!(kind, 8 | 13 | 128)
+}
+
+/// An identifier that looks like a request's type and code would make a request's key that of a reply
+/// in the other direction: it is told apart by a bit that no type of a request has.
+#[inline(always)]
+const fn identifier(id: u16) -> PortBe {
+    let id = u16::from_be(id);
+    PortBe::from_host(if is_request(id >> 8) { id ^ 0x4000 } else { id })
+}
+
+/// Whether the key of an ICMP flow is that of replies.
+#[inline(always)]
+pub const fn is_answer<A: Address>(key: &FlowKey<A>) -> bool {
+    is_request(key.source_port.to_host() >> 8)
 }
 
 /// The key of a packet's flow at a place.

@@ -178,6 +178,9 @@ pub trait Address: Copy + Eq + fmt::Debug + core::hash::Hash + Into<IpAddr> + 's
 
     /// No address yet: `0.0.0.0` or `::`.
     fn is_unspecified(&self) -> bool;
+
+    /// Multicast, or IPv4's `255.255.255.255`.
+    fn is_group(&self) -> bool;
 }
 
 impl Address for Addr4 {
@@ -191,6 +194,11 @@ impl Address for Addr4 {
     #[inline(always)]
     fn is_unspecified(&self) -> bool {
         self.0 == 0
+    }
+
+    #[inline(always)]
+    fn is_group(&self) -> bool {
+        self.0 == u32::MAX || self.0.to_ne_bytes()[0] & 0xf0 == 0xe0
     }
 }
 
@@ -207,6 +215,11 @@ impl Address for Addr6 {
     fn is_unspecified(&self) -> bool {
         let [a, b, c, d] = self.0;
         a | b | c | d == 0
+    }
+
+    #[inline(always)]
+    fn is_group(&self) -> bool {
+        self.0[0].to_ne_bytes()[0] == 0xff
     }
 }
 

@@ -24,6 +24,13 @@ pub struct Fate(u64);
 impl Fate {
     /// Nothing is decided yet.
     pub const UNDECIDED: Self = Self(u64::MAX);
+    /// The same, and there is a valid entry, at which the slow path must look.
+    pub const DUE: Self = Self(u64::MAX - 1);
+
+    #[inline(always)]
+    pub const fn is_open(self) -> bool {
+        self.0 >= Self::DUE.0
+    }
 
     #[inline(always)]
     const fn new(action: i32, verdict: Verdict) -> Self {

@@ -17,7 +17,6 @@ use netpol_common::{
     headers::{Ethernet, View as _},
     parse::{self, Transport, V4, V6, ethertype},
     tables::AddressFlags,
-    wire::PortBe,
 };
 
 use crate::{
@@ -69,6 +68,8 @@ fn unknown(frame: &Frame) -> Fate {
         return undisputed(encode(guard::waiting(frame.live.settings)));
     };
     let isolated = match frame.place.side() {
+        // bridges learn from any frame: another's MAC address would draw the other's traffic here
+        Side::From if frame.ethernet.source != hook.mac => return Fate::dropped(Drop::Spoofed),
         Side::From => AddressFlags::ISOLATED_EGRESS,
         Side::To => AddressFlags::ISOLATED_INGRESS,
     };
@@ -92,16 +93,17 @@ fn ip<F: Maps>(frame: &Frame) -> Fate {
     let Some((ip, transport)) = parse::plain::<F, _>(&frame.linear) else { return unusual::<F>(frame) };
     let key = parse::key(&ip, transport.source, transport.destination, frame.place);
     let entry = F::FLOWS.find(&key);
+    let mut said = Fate::UNDECIDED;
     if let Some(entry) = entry {
-        let fate = established(frame, &key, entry, transport.tcp_flags);
-        if fate != Fate::UNDECIDED {
-            return fate;
+        said = established(frame, &key, entry, transport.tcp_flags);
+        if !said.is_open() {
+            return said;
         }
     }
     if put_on_desk::<F>(frame, key, &transport).is_err() {
         return Fate::dropped(Drop::NoPolicy);
     }
-    judged::<F>(frame, &key, (transport.tcp_flags, entry.is_none()))
+    judged::<F>(frame, &key, transport.tcp_flags, (said, entry.is_none()))
 }
 
 /// A packet that takes a longer way to its flow, or has none.
@@ -122,21 +124,25 @@ fn unusual<F: Maps>(frame: &Frame) -> Fate {
     let packet = unsafe { &(*desk).packet };
     let (key, tcp_flags) = (packet.key, packet.tcp_flags);
     let entry = F::FLOWS.find(&key);
+    let mut said = Fate::UNDECIDED;
     if let Some(entry) = entry {
-        let fate = established(frame, &key, entry, tcp_flags);
-        if fate != Fate::UNDECIDED {
-            return fate;
+        said = established(frame, &key, entry, tcp_flags);
+        if !said.is_open() {
+            return said;
         }
     }
-    judged::<F>(frame, &key, (tcp_flags, entry.is_none()))
+    judged::<F>(frame, &key, tcp_flags, (said, entry.is_none()))
 }
 
-/// No valid entry speaks for the packet on the desk: a denial may, else the policy decides.
+/// No entry has decided about the packet on the desk: a denial may, else the policy does. `said` is what
+/// the flow's entry made of it: a denial is older than an entry that is valid.
 #[inline(always)]
-fn judged<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, (tcp_flags, is_missing): (u8, bool)) -> Fate {
-    if let Some(entry) = F::DENIALS.find(key) {
+fn judged<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, tcp_flags: u8, (said, is_missing): (Fate, bool)) -> Fate {
+    if said == Fate::UNDECIDED
+        && let Some(entry) = F::DENIALS.find(key)
+    {
         let fate = denied(frame, key, entry, tcp_flags);
-        if fate != Fate::UNDECIDED {
+        if !fate.is_open() {
             return fate;
         }
     }
@@ -163,7 +169,6 @@ pub fn put_on_desk<F: Maps>(frame: &Frame, key: FlowKey<F::Address>, transport: 
         source_mac: frame.ethernet.source,
         destination_mac: frame.ethernet.destination,
         ingress: frame.skb.ingress(),
-        icmp: transport.icmp.map_or(PortBe::ZERO, |message| message.port),
         tcp_flags: transport.tcp_flags,
         packets: frame.skb.packets(),
         bytes: frame.skb.bytes(),

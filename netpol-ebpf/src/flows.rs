@@ -4,7 +4,6 @@ use netpol_common::{
     decide,
     drops::{Drop, Pass, Side},
     flow::{FlowFlags, FlowKey, FlowValue, Ticks},
-    parse::tcp,
     tables::IfIndex,
     wire::{Address, MacWords},
 };
@@ -24,7 +23,7 @@ fn speaks_for<A: Address>(frame: &Frame, key: &FlowKey<A>, entry: *mut FlowValue
     word.generation() == frame.live.generation && word.tag() == key.tag()
 }
 
-/// The hot path: a valid entry speaks for the packet. [`Fate::UNDECIDED`]: the slow path must look.
+/// The hot path: a valid entry speaks for the packet. An open fate: the slow path must look.
 #[inline(always)]
 pub(crate) fn established<A: Address>(frame: &Frame, key: &FlowKey<A>, entry: *mut FlowValue, tcp_flags: u8) -> Fate {
     if !speaks_for(frame, key, entry) {
@@ -37,8 +36,8 @@ pub(crate) fn established<A: Address>(frame: &Frame, key: &FlowKey<A>, entry: *m
         Side::To => value.ifindex != frame.skb.ingress(),
     };
     let now = now();
-    if came_from_elsewhere || decide::is_due(value.word, value.judged, now, tcp_flags) {
-        return Fate::UNDECIDED;
+    if came_from_elsewhere || decide::is_due(value, now, tcp_flags) {
+        return Fate::DUE;
     }
     let (flags, interface, mac) = (value.word.flags(), value.ifindex, value.destination_mac);
     // the element may have become another flow's while this read it
@@ -120,12 +119,9 @@ unsafe fn add(counter: *mut u64, n: u64) {
 #[inline(always)]
 pub(crate) fn denied<A: Address>(frame: &Frame, key: &FlowKey<A>, entry: *mut FlowValue, tcp_flags: u8) -> Fate {
     // SAFETY: elements of a preallocated map stay mapped.
-    let flags = unsafe { (*entry).word }.flags();
-    if !speaks_for(frame, key, entry) {
-        return Fate::UNDECIDED;
-    }
-    // it was about the middle of a connection; this packet opens one
-    if flags.has(FlowFlags::REPLY) && tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
+    let value = unsafe { &*entry };
+    let flags = value.word.flags();
+    if !speaks_for(frame, key, entry) || !decide::is_denial_valid(value, now(), tcp_flags) {
         return Fate::UNDECIDED;
     }
     // SAFETY: as above; atomically.

@@ -249,7 +249,15 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
     }
 
     #[inline(always)]
-    fn remember_denial(&self, key: &FlowKey<F::Address>, value: &FlowValue) {
+    fn remember_denial(&self, key: &FlowKey<F::Address>, value: &mut FlowValue) {
+        if let Some(before) = F::DENIALS.find(key) {
+            // SAFETY: as in `recall`.
+            let before = unsafe { &*before };
+            if before.word.tag() == key.tag() {
+                value.packets += before.packets;
+                value.bytes += before.bytes;
+            }
+        }
         // Without room the next packet is judged again: slower, and as safe.
         let _ = F::DENIALS.put(key, value);
     }

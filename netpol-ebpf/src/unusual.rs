@@ -81,7 +81,7 @@ pub fn read<F: Maps>(skb: *mut __sk_buff, place: u32) -> Result<Action, Drop> {
     let ip = F::follow(&frame.linear, ip)?;
     let transport = match ip.fragment {
         Fragment::Later(id) => later_fragment::<F>(&frame, &ip, id)?,
-        _ => parse::transport::<F, _>(&frame.linear, ip.protocol, ip.transport)?,
+        _ => parse::transport::<F, _>(&frame.linear, &ip)?,
     };
     if let Fragment::First(id) = ip.fragment {
         let ports = FragmentPorts { source: transport.source, destination: transport.destination, seen: now() };
@@ -89,7 +89,7 @@ pub fn read<F: Maps>(skb: *mut __sk_buff, place: u32) -> Result<Action, Drop> {
     }
     put_on_desk::<F>(&frame, parse::key(&ip, transport.source, transport.destination, frame.place), &transport)?;
     match transport.icmp {
-        Some(message) if !message.class.is_flow() => icmp::<F>(&frame, &ip, message.class),
+        Some(class) if !class.is_flow() => icmp::<F>(&frame, &ip, class),
         _ => Ok(Action::Remembered),
     }
 }
@@ -119,6 +119,9 @@ pub fn link(skb: *mut __sk_buff, place: u32) -> Result<Action, Drop> {
     // RFC 6980: discovery is never fragmented
     if ip.transport > parse::FARTHEST || ip.fragment != Fragment::Whole {
         return Err(Drop::ExtensionHeaders);
+    }
+    if ip.transport + size_of::<Icmp>() > ip.end {
+        return Err(Drop::Malformed);
     }
     let icmp: Icmp = frame.linear.read(ip.transport)?;
     let advertised = match icmp.kind {

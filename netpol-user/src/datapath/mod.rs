@@ -11,6 +11,7 @@
 //! | `slots` | the tables that a publication fills |
 //! | `publish` | a snapshot becomes the policy, with one write |
 //! | `records` | flows, denials and counters, read |
+//! | `testrun` | frames of ours, without an interface |
 
 mod links;
 mod pins;
@@ -18,6 +19,7 @@ mod programs;
 mod publish;
 mod records;
 mod slots;
+mod testrun;
 
 use std::{io, path::PathBuf};
 
@@ -30,6 +32,7 @@ pub use netpol_common::{
 pub use pins::Pins;
 pub use programs::Datapath;
 pub use records::{Counter, Record};
+pub use testrun::{Action, Arrival};
 
 /// What goes wrong between userspace and the kernel.
 #[derive(Debug, thiserror::Error)]

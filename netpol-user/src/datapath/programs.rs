@@ -18,7 +18,7 @@ use super::{
 use crate::privileges;
 
 /// The object that the build script made.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpol"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpol"));
 
 /// The name of a side's classifier.
 pub(super) const fn name(side: Side) -> &'static str {

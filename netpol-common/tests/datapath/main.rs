@@ -1,0 +1,18 @@
+//! What the datapath decides, told packet by packet.
+//!
+//! | file | what |
+//! |---|---|
+//! | `lab` | three workloads on a bridge, and what they say to each other |
+//! | `ends` | who may speak, and who may be spoken to |
+//! | `opening` | who opened a connection |
+//! | `memory` | what is remembered, and for how long |
+//! | `links` | DHCP, ARP, neighbour discovery, what has no flow |
+//! | `parsing` | frames, whole and broken |
+
+mod ends;
+mod lab;
+mod links;
+mod memory;
+mod opening;
+mod parsing;
+mod support;

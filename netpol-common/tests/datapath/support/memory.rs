@@ -1,0 +1,211 @@
+//! The kernel's maps as hash maps.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::IpAddr,
+};
+
+use netpol_common::{
+    drops::{Drop, Side},
+    flow::{FlowKey, FlowValue, Generation, Ticks},
+    kernel::{Bucket, FragmentKey, FragmentPorts, Kernel, Live, Remembered, Settings},
+    policy::PolicyTables,
+    tables::{AddressKey, AddressValue, HookValue, Identity, IfIndex, PairKey, PairValue, PortKey, Range, Ruling},
+    wire::{Addr4, Addr6, Address},
+};
+
+/// One family's tables and flows.
+#[derive(Debug)]
+pub struct Store<A: Address> {
+    pub addresses: HashMap<AddressKey<A>, AddressValue>,
+    /// Address, length of the prefix, identity.
+    pub networks: Vec<(A, u32, Identity)>,
+    pub flows: RefCell<HashMap<FlowKey<A>, FlowValue>>,
+    pub denials: RefCell<HashMap<FlowKey<A>, FlowValue>>,
+    fragments: HashMap<FragmentKey<A>, FragmentPorts>,
+    /// Of the packet at hand; they join the others when it is done.
+    new_fragments: RefCell<Vec<(FragmentKey<A>, FragmentPorts)>>,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub struct Memory {
+    pub v4: Store<Addr4>,
+    pub v6: Store<Addr6>,
+    pub hooks: HashMap<IfIndex, HookValue>,
+    pub pairs: HashMap<PairKey, PairValue>,
+    pub ports: HashMap<PortKey, Ruling>,
+    pub ranges: Vec<Range>,
+    pub buckets: RefCell<HashMap<IfIndex, Bucket>>,
+    pub live: Live,
+    pub now: Ticks,
+    /// No flow finds room.
+    pub full: Cell<bool>,
+}
+
+impl<A: Address> Default for Store<A> {
+    fn default() -> Self {
+        Self {
+            addresses: HashMap::new(),
+            networks: Vec::new(),
+            flows: RefCell::default(),
+            denials: RefCell::default(),
+            fragments: HashMap::new(),
+            new_fragments: RefCell::default(),
+        }
+    }
+}
+
+impl<A: Address> Store<A> {
+    /// What a packet leaves behind for the next one to read.
+    fn settle(&mut self) {
+        self.fragments.extend(self.new_fragments.get_mut().drain(..));
+    }
+
+    /// Forgets what packets have left behind.
+    pub fn forget(&mut self) {
+        self.flows.get_mut().clear();
+        self.denials.get_mut().clear();
+        self.fragments.clear();
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            v4: Store::default(),
+            v6: Store::default(),
+            hooks: HashMap::new(),
+            pairs: HashMap::new(),
+            ports: HashMap::new(),
+            ranges: Vec::new(),
+            buckets: RefCell::default(),
+            live: Live { settings: Settings::default(), generation: Generation(1) },
+            // close to where the clock wraps
+            now: Ticks(u32::MAX - 1000),
+            full: Cell::new(false),
+        }
+    }
+}
+
+impl Memory {
+    pub fn settle(&mut self) {
+        self.v4.settle();
+        self.v6.settle();
+    }
+
+    /// Lets time pass.
+    pub fn wait(&mut self, ticks: u32) {
+        self.now = Ticks(self.now.0.wrapping_add(ticks));
+    }
+}
+
+/// An address family of which [`Memory`] has a store.
+pub trait Stored: Address {
+    fn store(memory: &Memory) -> &Store<Self>;
+}
+
+impl Stored for Addr4 {
+    fn store(memory: &Memory) -> &Store<Self> {
+        &memory.v4
+    }
+}
+
+impl Stored for Addr6 {
+    fn store(memory: &Memory) -> &Store<Self> {
+        &memory.v6
+    }
+}
+
+impl PolicyTables for Memory {
+    fn pair(&self, key: &PairKey) -> Option<&PairValue> {
+        self.pairs.get(key)
+    }
+
+    fn port(&self, key: &PortKey) -> Option<&Ruling> {
+        self.ports.get(key)
+    }
+
+    fn range(&self, index: u32) -> Option<&Range> {
+        self.ranges.get(index as usize)
+    }
+}
+
+/// The address as a number of 128 bits, its own at the top.
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+impl<A: Stored> Kernel<A> for Memory {
+    fn hook(&self, interface: IfIndex) -> Option<&HookValue> {
+        self.hooks.get(&interface)
+    }
+
+    fn address(&self, key: &AddressKey<A>) -> Option<&AddressValue> {
+        A::store(self).addresses.get(key)
+    }
+
+    fn network(&self, address: &A) -> Option<&Identity> {
+        let holds = |network: A, length: u32| {
+            let different = bits(network.into()) ^ bits((*address).into());
+            different.leading_zeros() >= length
+        };
+        let networks = A::store(self).networks.iter().filter(|(network, length, _)| holds(*network, *length));
+        networks.max_by_key(|(_, length, _)| *length).map(|(_, _, identity)| identity)
+    }
+
+    fn recall(&self, key: &FlowKey<A>) -> Remembered {
+        let flows = A::store(self).flows.borrow();
+        let Some(value) = flows.get(key).filter(|value| value.word.tag() == key.tag()) else {
+            return Remembered::NOTHING;
+        };
+        let FlowValue { word, packets, bytes, seen, judged, tcp_flags, .. } = *value;
+        Remembered { word, packets, bytes, seen, judged, tcp_flags }
+    }
+
+    fn remember(&self, key: &FlowKey<A>, value: &FlowValue) -> Result<(), Drop> {
+        if self.full.get() {
+            return Err(Drop::FlowTable);
+        }
+        A::store(self).flows.borrow_mut().insert(*key, *value);
+        Ok(())
+    }
+
+    fn remember_denial(&self, key: &FlowKey<A>, value: &mut FlowValue) {
+        let mut denials = A::store(self).denials.borrow_mut();
+        if let Some(before) = denials.get(key) {
+            value.packets += before.packets;
+            value.bytes += before.bytes;
+        }
+        denials.insert(*key, *value);
+    }
+
+    fn refresh(&self, key: &FlowKey<A>, now: Ticks, ingress: IfIndex) {
+        let mut flows = A::store(self).flows.borrow_mut();
+        let Some(value) = flows.get_mut(key) else { return };
+        value.judged = now;
+        if let Side::To = key.place.side() {
+            value.ifindex = ingress;
+        }
+    }
+
+    fn admit(&self, interface: IfIndex, now: Ticks) -> bool {
+        let mut buckets = self.buckets.borrow_mut();
+        let bucket = buckets.entry(interface).or_insert(Bucket::UNTOUCHED);
+        let Some(rest) = bucket.take(now) else { return false };
+        *bucket = rest;
+        true
+    }
+
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<&FragmentPorts> {
+        A::store(self).fragments.get(key)
+    }
+
+    fn remember_fragment(&self, key: &FragmentKey<A>, ports: &FragmentPorts) {
+        A::store(self).new_fragments.borrow_mut().push((*key, *ports));
+    }
+}

@@ -1,0 +1,126 @@
+//! A frame of ours through a classifier, without an interface: `BPF_PROG_TEST_RUN`.
+
+use aya::{
+    Pod,
+    maps::{HashMap, MapData, MapError},
+    programs::{TestRun as _, TestRunOptions},
+};
+use netpol_common::{
+    drops::Side,
+    flow::{FlowKey, FlowValue},
+    kernel::{Bucket, FragmentKey, FragmentPorts},
+    tables::IfIndex,
+    wire::{Addr4, Addr6},
+};
+
+use super::{
+    Datapath, Error,
+    programs::{OBJECT, name},
+};
+
+/// Where the kernel is told that a frame arrives. The interfaces must exist in the calling thread's
+/// network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    pub interface: IfIndex,
+    /// The interface that received the frame; [`IfIndex::NONE`] for the host's own.
+    pub ingress: IfIndex,
+}
+
+/// What a classifier told the kernel to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// On to the next program and the stack (`TCX_NEXT`).
+    Next,
+    Drop,
+    /// Into another namespace.
+    Redirect,
+    /// None that a classifier of ours returns.
+    Other(i32),
+}
+
+impl From<u32> for Action {
+    fn from(code: u32) -> Self {
+        // TC_ACT_UNSPEC, TC_ACT_SHOT, TC_ACT_REDIRECT of linux/pkt_cls.h
+        match code.cast_signed() {
+            -1 => Self::Next,
+            2 => Self::Drop,
+            7 => Self::Redirect,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// `struct __sk_buff` of linux/bpf.h up to the interfaces; the kernel takes the rest as zero, and
+/// refuses anything but zero in the fields before them.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Context {
+    before: [u32; 9],
+    ingress_ifindex: u32,
+    ifindex: u32,
+}
+
+impl Datapath {
+    /// Runs a side's classifier once, on a frame that begins with its Ethernet header: the flows and
+    /// counters that it leaves are real.
+    ///
+    /// # Errors
+    /// The kernel refuses frames of less than 14 bytes and interfaces that do not exist.
+    pub fn test_run(&self, side: Side, frame: &[u8], arrival: Arrival) -> Result<Action, Error> {
+        let context = Context { before: [0; 9], ingress_ifindex: arrival.ingress.0, ifindex: arrival.interface.0 };
+        // SAFETY: the struct is made of integers without padding.
+        let context = unsafe { std::slice::from_raw_parts((&raw const context).cast::<u8>(), size_of::<Context>()) };
+        let program = match side {
+            Side::From => &self.from,
+            Side::To => &self.to,
+        };
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.ctx_in = Some(context);
+        let result = program.test_run(options);
+        let refused = |error| Error::Program { what: format!("a frame for {}", name(side)), error: Box::new(error) };
+        Ok(result.map_err(refused)?.return_value.into())
+    }
+
+    /// Removes all flows, denials and fragments, and what interfaces have used of their limits: as if no
+    /// packet had passed yet.
+    pub fn forget(&self) -> Result<(), Error> {
+        self.clear::<FlowKey<Addr4>, FlowValue>("FLOWS4")?;
+        self.clear::<FlowKey<Addr6>, FlowValue>("FLOWS6")?;
+        self.clear::<FlowKey<Addr4>, FlowValue>("DENIALS4")?;
+        self.clear::<FlowKey<Addr6>, FlowValue>("DENIALS6")?;
+        self.clear::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENTS4")?;
+        self.clear::<FragmentKey<Addr6>, FragmentPorts>("FRAGMENTS6")?;
+        self.clear::<u32, Bucket>("RATES")
+    }
+
+    fn clear<K: Pod, V: Pod>(&self, name: &'static str) -> Result<(), Error> {
+        let mut map: HashMap<MapData, K, V> = self.pins.map(name)?.try_into().map_err(Error::map(name))?;
+        // collected first: the kernel starts anew after a key that is gone
+        let keys: Vec<_> = map.keys().collect();
+        for key in keys {
+            match key.and_then(|key| map.remove(&key)) {
+                // evicted between two calls
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(Error::map(name)(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// How many instructions the verifier looked at, for each side; `None` where the kernel does not say.
+    pub fn verified_instructions(&self) -> Result<[Option<u32>; 2], Error> {
+        let count = |side, program: &aya::programs::SchedClassifier| {
+            let info = program.info();
+            info.map(|info| info.verified_instruction_count())
+                .map_err(|error| Error::Program { what: name(side).into(), error: Box::new(error) })
+        };
+        Ok([count(Side::From, &self.from)?, count(Side::To, &self.to)?])
+    }
+
+    /// The object that this build loads.
+    pub fn object() -> &'static [u8] {
+        OBJECT
+    }
+}
