@@ -197,11 +197,22 @@ fn recall<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) {
     }
     if !desk.packet.destination_mac.is_group() {
         desk.partner = past(kernel.recall(&desk.other), &desk.packet);
+        if !desk.partner.exists() && is_between_workloads(desk) {
+            // what went the other way may have passed there on its sender's word, and its sender is here
+            let sent = desk.other.at(Place::new(desk.packet.key.place.ifindex(), Side::From));
+            desk.partner = past(kernel.recall(&sent), &desk.packet);
+        }
     }
     if is_idle(desk) {
         desk.own.forget();
         desk.partner.forget();
     }
+}
+
+/// A workload's packet that reaches another one.
+#[inline(always)]
+fn is_between_workloads<A: Address>(desk: &Desk<A>) -> bool {
+    matches!(desk.packet.key.place.side(), Side::To) && desk.source.is_local()
 }
 
 /// Only a plain SYN opens a TCP connection.
