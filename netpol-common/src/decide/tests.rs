@@ -18,7 +18,7 @@ fn udp(side: Side, destination_mac: MacWords, (from, to): (u16, u16)) -> Packet<
             zeros: 0,
         },
         source_mac: MAC,
-        destination_mac: destination_mac,
+        destination_mac,
         ingress: IfIndex::NONE,
         icmp: PortBe::ZERO,
         tcp_flags: 0,
