@@ -14,12 +14,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netpol_common::tables::{AddressFlags, IfIndex};
+use netpol_common::{
+    tables::{AddressFlags, HookValue, Identity, IfIndex, Network},
+    wire::MacWords,
+};
 
 use crate::{
     compile::{self, CompileError, RuleName, Snapshot},
     datapath::{self, Datapath, Hook, Pins, Settings, Way},
     format::Loaded,
+    model::World,
     netns::Namespace,
     privileges,
     source::{self, Delivery, Discovery, Found},
@@ -118,12 +122,22 @@ impl Instance {
     pub fn load(&self, loaded: &Loaded, options: &Options, progress: &dyn Fn(usize, usize)) -> Result<Report, Error> {
         privileges::require(&[privileges::ATTACH, privileges::LOAD_PROGRAMS, privileges::VERIFY_POINTERS])?;
         let mut timings = Timings::default();
+        let way = Way::choose(options.attach)?;
+        // what is found out must hold until it is published: nobody else publishes meanwhile
+        let _lock = if options.dry_run {
+            None
+        } else {
+            self.state.create()?;
+            Some(self.state.lock(PATIENCE)?)
+        };
+        let present = self.present()?;
         let found = timed(&mut timings.discover, || source::discover(&loaded.world))?;
         let workloads: Vec<_> = found.workloads.iter().map(|found| found.workload.clone()).collect();
-        let snapshot =
+        let mut snapshot =
             timed(&mut timings.compile, || compile::compile(&loaded.world, &workloads, &found.host_addresses))?;
-        let way = Way::choose(options.attach)?;
-        let names = names(loaded, &found, (&snapshot, options.settings, way));
+        let held = held(&loaded.world, &found, present.as_ref());
+        snapshot.hooks.extend(held.values().map(|held| (IfIndex(held.ifindex), closed())));
+        let names = names(loaded, &found, (&snapshot, options.settings, way), &held);
         if options.strict && !names.pending.is_empty() {
             return Err(Error::Pending(names.pending));
         }
@@ -131,10 +145,6 @@ impl Instance {
         if options.dry_run {
             return self.rehearse(names, &snapshot, hooks.len());
         }
-
-        self.state.create()?;
-        let _lock = self.state.lock(PATIENCE)?;
-        let present = self.present()?;
         if present.as_ref().is_some_and(|present| present.namespace != names.namespace) {
             return Err(Error::OtherNamespace);
         }
@@ -144,7 +154,8 @@ impl Instance {
         let before: HashSet<IfIndex> = datapath.attached(way)?.into_iter().collect();
         // they go on until the new ones are there and their policy is published
         let otherwise = datapath.attached(way.other())?;
-        let wanted: HashSet<IfIndex> = hooks.iter().map(|hook| hook.ifindex).collect();
+        let wanted: HashSet<IfIndex> =
+            hooks.iter().map(|hook| hook.ifindex).chain(held.values().map(|held| IfIndex(held.ifindex))).collect();
         let gone: Vec<_> = before.difference(&wanted).copied().collect();
         let mut attached = Vec::new();
         let result = timed(&mut timings.attach, || attach(&mut datapath, (&hooks, way), &mut attached, progress));
@@ -237,6 +248,35 @@ impl Instance {
     }
 }
 
+/// Endpoints that were running and cannot be found any more, while the interface where they were is still
+/// there. Whoever is root inside can hide from discovery (another interface's name, another namespace): that
+/// must not take the classifiers off. By index into [`World::endpoints`].
+fn held(world: &World, found: &Discovery, present: Option<&Names>) -> HashMap<usize, state::Held> {
+    let used: HashSet<u32> = found.workloads.iter().map(|found| found.workload.ifindex.0).collect();
+    let place = |pending: &source::Pending| {
+        let name = &world.endpoints[pending.endpoint].name;
+        let held = present?.place(&name.namespace, &name.name)?;
+        let is_there = nix::net::if_::if_indextoname(held.ifindex).is_ok() && !used.contains(&held.ifindex);
+        is_there.then_some((pending.endpoint, held))
+    };
+    found.pending.iter().filter_map(place).collect()
+}
+
+/// An interface that nothing passes: no address is behind it, and no frame has its MAC address.
+fn closed() -> HookValue {
+    HookValue {
+        network: Network::SHARED,
+        master: IfIndex::NONE,
+        segment: 0,
+        mac: MacWords::ZERO,
+        host_mac: MacWords::ZERO,
+        flags: AddressFlags::ISOLATED_EGRESS.with(AddressFlags::ISOLATED_INGRESS),
+        reserved: 0,
+        identity4: Identity::ANY,
+        identity6: Identity::ANY,
+    }
+}
+
 fn timed<T>(spent: &mut Duration, work: impl FnOnce() -> T) -> T {
     let begin = Instant::now();
     let result = work();
@@ -270,7 +310,12 @@ fn hooks(found: &Discovery) -> Vec<Hook> {
 }
 
 /// What the numbers of a snapshot stand for.
-fn names(loaded: &Loaded, found: &Discovery, (snapshot, settings, way): (&Snapshot, Settings, Way)) -> Names {
+fn names(
+    loaded: &Loaded,
+    found: &Discovery,
+    (snapshot, settings, way): (&Snapshot, Settings, Way),
+    held: &HashMap<usize, state::Held>,
+) -> Names {
     let world = &loaded.world;
     let isolated: HashMap<IfIndex, AddressFlags> =
         snapshot.hooks.iter().map(|(ifindex, hook)| (*ifindex, hook.flags)).collect();
@@ -295,7 +340,14 @@ fn names(loaded: &Loaded, found: &Discovery, (snapshot, settings, way): (&Snapsh
     };
     let pending = |pending: &source::Pending| {
         let name = &world.endpoints[pending.endpoint].name;
-        state::Pending { namespace: name.namespace.clone(), name: name.name.clone(), reason: pending.reason.clone() }
+        let held = held.get(&pending.endpoint).cloned();
+        let still = held.as_ref().map(|held| format!("; nothing passes {} meanwhile, where it was", held.interface));
+        state::Pending {
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            reason: pending.reason.clone() + &still.unwrap_or_default(),
+            held,
+        }
     };
     let rule = |RuleName { kind, namespace, name, direction, index, origin }: &RuleName| state::Rule {
         kind: kind.as_str().into(),

@@ -88,6 +88,15 @@ pub struct Pending {
     pub namespace: String,
     pub name: String,
     pub reason: String,
+    /// Where it was: the interface is still there, so it may be, too.
+    pub held: Option<Held>,
+}
+
+/// An interface whose endpoint cannot be found any more: nothing passes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    pub interface: String,
+    pub ifindex: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,6 +148,14 @@ impl From<&Document> for Source {
 }
 
 impl Names {
+    /// Where an endpoint was.
+    pub fn place(&self, namespace: &str, name: &str) -> Option<Held> {
+        let running = self.endpoints.iter().find(|e| (e.namespace.as_str(), e.name.as_str()) == (namespace, name));
+        let running = running.map(|e| Held { interface: e.interface.clone(), ifindex: e.ifindex });
+        let pending = || self.pending.iter().find(|p| (p.namespace.as_str(), p.name.as_str()) == (namespace, name));
+        running.or_else(|| pending()?.held.clone())
+    }
+
     /// A rule's name; `None` for a number of another generation.
     pub fn rule(&self, number: u32) -> Option<&Rule> {
         self.rules.get(usize::try_from(number).ok()?.checked_sub(1)?)

@@ -63,14 +63,14 @@ fn running(endpoint: &Endpoint) -> Row<'_> {
     }
 }
 
-fn pending(Pending { namespace, name, reason }: &Pending) -> Row<'_> {
+fn pending(Pending { namespace, name, reason, held }: &Pending) -> Row<'_> {
     Row {
         namespace,
         name,
         state: "pending",
         labels: Labels::new(),
         addresses: &[],
-        interface: "",
+        interface: held.as_ref().map_or("", |held| &held.interface),
         isolated: Isolated { ingress: false, egress: false },
         delivery: "",
         reason: Some(reason),

@@ -143,7 +143,7 @@ impl Now {
     fn pending(&self) -> Vec<Pending> {
         let named = |pending: &source::Pending| {
             let ObjectName { namespace, name } = self.world.endpoints[pending.endpoint].name.clone();
-            Pending { namespace, name, reason: pending.reason.clone() }
+            Pending { namespace, name, reason: pending.reason.clone(), held: None }
         };
         self.found.pending.iter().map(named).collect()
     }

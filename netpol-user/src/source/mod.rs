@@ -138,7 +138,10 @@ pub fn discover(world: &World) -> Result<Discovery, Error> {
     let mut wrong = Vec::new();
     for ((endpoint, document), visit) in attached.into_iter().zip(visits) {
         match visit.and_then(|inside| host.pair(endpoint, inside)) {
-            Ok(one) => found.push(one),
+            Ok(mut one) => {
+                one.workload.addresses.retain(|address| is_its_own(document, &host.addresses, *address));
+                found.push(one);
+            }
             Err(Obstacle::Pending(reason)) => pending.push(Pending { endpoint, reason }),
             Err(Obstacle::Wrong { message, help }) => wrong.push(Diagnostic {
                 origin: document.origin.clone(),
@@ -159,6 +162,14 @@ pub fn discover(world: &World) -> Result<Discovery, Error> {
         workloads: found,
         pending,
     })
+}
+
+/// Whether an endpoint is believed an address that its interface has. Whoever is root inside can give the
+/// interface any: where the document says which, no others are believed, and the host's never.
+fn is_its_own(document: &Endpoint, host: &[IpAddr], address: IpAddr) -> bool {
+    let declared = &document.addresses;
+    let expected = declared.is_empty() || declared.contains(&address) || is_link_local(address);
+    expected && !host.contains(&address)
 }
 
 /// Two endpoints on one interface, or with one address where they would see each other.
