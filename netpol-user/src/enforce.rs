@@ -256,7 +256,10 @@ fn held(world: &World, found: &Discovery, present: Option<&Names>) -> HashMap<us
     let place = |pending: &source::Pending| {
         let name = &world.endpoints[pending.endpoint].name;
         let held = present?.place(&name.namespace, &name.name)?;
-        let is_there = nix::net::if_::if_indextoname(held.ifindex).is_ok() && !used.contains(&held.ifindex);
+        // by its name, too: a number can be given again
+        let there = nix::net::if_::if_indextoname(held.ifindex);
+        let is_there = there.is_ok_and(|name| name.to_bytes() == held.interface.as_bytes());
+        let is_there = is_there && !used.contains(&held.ifindex);
         is_there.then_some((pending.endpoint, held))
     };
     found.pending.iter().filter_map(place).collect()

@@ -23,7 +23,7 @@ fn a_workload_may_ask_for_an_address() {
     let mut lab = Lab::new();
     assert_eq!(lab.send(Who { address: NOBODY, ..A }, EVERYBODY, Udp(68, 67)), CONTROL);
     assert_eq!(lab.send(A, EVERYBODY, Udp(68, 67)), CONTROL);
-    assert_eq!(lab.send(A, HOST, Udp(68, 67)), CONTROL, "it renews");
+    assert_eq!(lab.send(A, HOST, Udp(68, 67)), Err(Drop::PolicyEgress), "to renew is a flow as any other");
     assert_eq!(lab.reach(HOST, A, Udp(67, 68)), CONTROL);
     assert_eq!(lab.reach(WORLD, Who { address: [10, 0, 0, 77], ..A }, Udp(67, 68)), CONTROL, "it has none yet");
 }
@@ -113,7 +113,9 @@ fn with_ipv6() -> Lab {
 }
 
 fn icmp6(lab: &mut Lab, sender: Who, source: Ipv6Addr, message: &[u8]) -> Verdict {
-    let bytes = frame::ipv6(source, six(B), Protocol::ICMPV6, message);
+    let mut bytes = frame::ipv6(source, six(B), Protocol::ICMPV6, message);
+    // RFC 4861: nothing but the link is between
+    bytes[7] = 255;
     lab.see(Side::From, A, A.interface, &frame::ethernet(B.mac, sender.mac, ethertype::IPV6, &bytes))
 }
 

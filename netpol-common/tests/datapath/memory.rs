@@ -55,31 +55,24 @@ fn an_entry_in_use_is_looked_at_every_five_seconds() {
 }
 
 #[test]
-fn a_silent_connection_is_forgotten() {
-    // protocol and the flags that were seen, how long it is remembered
-    let cases = [
-        (Udp(5000, 53), 180),
-        (Tcp(50001, 50000, SYN), 60),
-        (Tcp(50001, 50000, ACK), 6 * 3600),
-        (Tcp(50001, 50000, ACK | FIN), 120),
-        (Tcp(50001, 50000, RST), 10),
-    ];
-    for (load, time) in cases {
-        let (protocol, from, to) = match load {
-            Tcp(from, to, _) => (Protocol::TCP, from, to),
-            Udp(from, to) => (Protocol::UDP, from, to),
-            Icmp(..) => unreachable!(),
-        };
-        let back = if protocol == Protocol::TCP { Tcp(to, from, ACK) } else { Udp(to, from) };
-        for (wait, passes) in [(seconds(time), true), (seconds(time) + 1, false)] {
-            let mut lab = Lab::new().allow(A, B, (protocol, to));
-            if protocol == Protocol::TCP {
-                lab.send(A, B, Tcp(from, to, SYN)).unwrap();
-            }
-            lab.send(A, B, load).unwrap();
-            lab.0.wait(wait);
-            assert_eq!(lab.send(B, A, back).is_ok(), passes, "{load:?} after {wait} ticks");
-        }
+fn a_silent_exchange_of_datagrams_is_forgotten() {
+    for (wait, passes) in [(seconds(180), true), (seconds(180) + 1, false)] {
+        let mut lab = Lab::new().allow(A, B, (Protocol::UDP, 53));
+        lab.send(A, B, Udp(5000, 53)).unwrap();
+        lab.0.wait(wait);
+        assert_eq!(lab.send(B, A, Udp(53, 5000)).is_ok(), passes, "after {wait} ticks");
+    }
+}
+
+#[test]
+fn no_silence_and_no_reset_makes_forget_who_opened() {
+    for flags in [ACK, ACK | FIN, RST] {
+        let mut lab = Lab::new().allow(A, B, (Protocol::TCP, 50000));
+        lab.send(A, B, Tcp(1000, 50000, SYN)).unwrap();
+        lab.send(A, B, Tcp(1000, 50000, flags)).unwrap();
+        lab.0.wait(seconds(24 * 3600));
+        assert!(lab.send(B, A, Tcp(50000, 1000, ACK)).is_ok(), "{flags:#x}");
+        assert!(lab.send(A, B, Tcp(1000, 50000, ACK)).is_ok(), "{flags:#x}");
     }
 }
 

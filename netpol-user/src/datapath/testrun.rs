@@ -2,7 +2,7 @@
 
 use aya::{
     Pod,
-    maps::{HashMap, MapData, MapError},
+    maps::{Array, HashMap, MapData, MapError},
     programs::{TestRun as _, TestRunOptions},
 };
 use netpol_common::{
@@ -92,7 +92,8 @@ impl Datapath {
         self.clear::<FlowKey<Addr6>, FlowValue>("DENIALS6")?;
         self.clear::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENTS4")?;
         self.clear::<FragmentKey<Addr6>, FragmentPorts>("FRAGMENTS6")?;
-        self.clear::<u32, Bucket>("RATES")
+        let mut rates: Array<MapData, Bucket> = self.pins.map("RATES")?.try_into().map_err(Error::map("RATES"))?;
+        (0..rates.len()).try_for_each(|index| rates.set(index, Bucket::UNTOUCHED, 0)).map_err(Error::map("RATES"))
     }
 
     fn clear<K: Pod, V: Pod>(&self, name: &'static str) -> Result<(), Error> {
