@@ -94,6 +94,8 @@ pub enum Error {
         #[source]
         error: io::Error,
     },
+    #[error("{interface} was replaced by another interface while it was being attached; run the load again")]
+    Moved { interface: String },
     #[error("the kernel cannot wait for its readers (membarrier)")]
     Barrier(#[source] io::Error),
 }

@@ -54,6 +54,10 @@ pub(super) fn attach(datapath: &mut Datapath, hook: &Hook, side: Side) -> Result
     let first = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program.attach_with_options(&hook.interface, direction(side), first).map_err(refused)?;
     let link = program.take_link(id).map_err(refused)?;
+    // aya attaches by name: another interface may have taken it since it was found (a container's restart)
+    if nix::net::if_::if_nametoindex(hook.interface.as_str()) != Ok(hook.ifindex.0) {
+        return Err(Error::Moved { interface: hook.interface.clone() });
+    }
     let link = FdLink::try_from(link).map_err(|error| Error::Link { path: path.clone(), error: Box::new(error) })?;
     link.pin(&path).map_err(|error| Error::Pin { path, error: Box::new(error) })?;
     Ok(true)
