@@ -150,8 +150,9 @@ impl Settings {
 
 /// New flows an interface may open: this many at once, and this many a second.
 ///
-/// Five seconds' worth (the longest that an entry in use goes without a look) fit into the flow
-/// table, so one container's flood cannot push another's connections out of it.
+/// It slows down a container that would push the others' connections out of the flow table, and no
+/// more: at the limit for five seconds (the longest that an entry in use goes without a look), both
+/// directions counted, it fills the table about twice.
 pub const NEW_FLOWS: u32 = 50_000;
 
 impl Bucket {
