@@ -85,9 +85,11 @@ pub const REFRESH: u32 = seconds(5);
 /// words, and a CPU stalls on a word that was just written in two halves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
-pub struct Ports(u32);
+pub struct PortPair(u32);
 
-impl Ports {
+impl PortPair {
+    pub const NONE: Self = Self(0);
+
     #[inline(always)]
     pub const fn new(source: PortBe, destination: PortBe) -> Self {
         Self(u32::from_le(source.0 as u32 | (destination.0 as u32) << 16))
@@ -107,12 +109,67 @@ impl Ports {
     pub const fn reversed(self) -> Self {
         Self(self.0.rotate_left(16))
     }
+
+    #[inline(always)]
+    pub const fn word(self) -> u32 {
+        self.0
+    }
 }
 
-/// A [`Protocol`], as wide as the words that keys are made of.
+/// A [`Protocol`], as wide as the words that keys are made of. Of an ICMP query and its answer it says which
+/// of the two the packet is: an identifier alone could be taken for a type and code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct KeyProtocol(u32);
+
+impl KeyProtocol {
+    const ASKS: u32 = 1 << 8;
+    const ANSWERS: u32 = 1 << 9;
+
+    /// Of an ICMP question: the identifier is its source port.
+    #[inline(always)]
+    pub const fn question(protocol: Protocol) -> Self {
+        Self(protocol.0 as u32 | Self::ASKS)
+    }
+
+    /// Of an ICMP answer: the identifier is its destination port.
+    #[inline(always)]
+    pub const fn answer(protocol: Protocol) -> Self {
+        Self(protocol.0 as u32 | Self::ANSWERS)
+    }
+
+    #[inline(always)]
+    pub const fn asks(self) -> bool {
+        self.0 & Self::ASKS != 0
+    }
+
+    #[inline(always)]
+    pub const fn answers(self) -> bool {
+        self.0 & Self::ANSWERS != 0
+    }
+
+    #[inline(always)]
+    pub const fn protocol(self) -> Protocol {
+        Protocol(self.0 as u8)
+    }
+
+    #[inline(always)]
+    pub const fn word(self) -> u32 {
+        self.0
+    }
+
+    /// The reverse of [`KeyProtocol::word`].
+    #[inline(always)]
+    pub const fn from_word(word: u32) -> Self {
+        Self(word)
+    }
+
+    /// That of the packets in the other direction.
+    #[inline(always)]
+    pub const fn reversed(self) -> Self {
+        if self.0 & (Self::ASKS | Self::ANSWERS) == 0 { self } else { Self(self.0 ^ (Self::ASKS | Self::ANSWERS)) }
+    }
+}
 
 impl From<Protocol> for KeyProtocol {
     #[inline(always)]
@@ -126,18 +183,25 @@ pod! {
     ///
     /// Ports of ICMP queries: the identifier on the asker's side, the request's type and code on the
     /// other, so that a reply's key is the reverse of its request's and a request in the other
-    /// direction with the same identifier is another flow. An identifier that looks like a request's
-    /// type and code stands changed, so the two sides can't be confused. Other ICMP: 0, and type and code.
+    /// direction with the same identifier is another flow. Other ICMP: 0, and type and code.
     pub struct FlowKey<A: Address> {
         pub source: A,
         pub destination: A,
-        pub ports: Ports,
+        pub ports: PortPair,
         pub place: Place,
         pub protocol: KeyProtocol,
     }
 
-    /// What is remembered. The hot path reads and writes the first 48 bytes; people read the rules.
-    pub struct FlowValue {
+    /// A packet's addresses and ports, as it leaves a hook.
+    pub struct Rewrite<A: Address> {
+        pub source: A,
+        pub destination: A,
+        pub ports: PortPair,
+    }
+
+    /// What is remembered. The hot path reads and writes the first 48 bytes, of a translated flow the rewrite
+    /// too; people read the rules.
+    pub struct FlowValue<A: Address> {
         pub word: Word,
         /// GSO packets count as their segments.
         pub packets: u64,
@@ -158,20 +222,28 @@ pod! {
         /// All flags seen in this direction.
         pub tcp_flags: u8,
         pub reserved: u8,
+        /// With [`FlowFlags::TRANSLATED`]: what the packet becomes.
+        pub rewrite: Rewrite<A>,
+        /// Of a service's flow: the number of what is published, as in
+        /// [`ServiceValue::service`](crate::service::ServiceValue::service).
+        pub service: u32,
     }
 }
 
 const _: () = {
     let () = FlowKey::<crate::wire::Addr4>::NO_PADDING;
     let () = FlowKey::<crate::wire::Addr6>::NO_PADDING;
-    let () = FlowValue::NO_PADDING;
+    let () = FlowValue::<crate::wire::Addr4>::NO_PADDING;
+    let () = FlowValue::<crate::wire::Addr6>::NO_PADDING;
     assert!(size_of::<FlowKey<crate::wire::Addr4>>() == 20);
     assert!(size_of::<FlowKey<crate::wire::Addr6>>() == 44);
-    // With the kernel's 48 bytes in front and the key, an IPv4 element is exactly two cache lines.
-    assert!(48 + 24 + size_of::<FlowValue>() == 128);
+    // With the kernel's 48 bytes in front and the key, what the hot path touches of an IPv4 element is less than
+    // two cache lines, and an IPv6 element is exactly three.
+    assert!(48 + 24 + core::mem::offset_of!(FlowValue<crate::wire::Addr4>, egress_rule) <= 128);
+    assert!(48 + 48 + size_of::<FlowValue<crate::wire::Addr6>>() == 192);
 };
 
-impl FlowValue {
+impl<A: Address> FlowValue<A> {
     pub const EMPTY: Self = Self {
         word: Word(0),
         packets: 0,
@@ -185,19 +257,50 @@ impl FlowValue {
         ingress_rule: PackedRule::new(RuleId::NONE),
         tcp_flags: 0,
         reserved: 0,
+        rewrite: Rewrite::NONE,
+        service: 0,
     };
+}
+
+impl<A: Address> Rewrite<A> {
+    /// Nothing, where nothing is translated.
+    pub const NONE: Self = Self { source: A::UNSPECIFIED, destination: A::UNSPECIFIED, ports: PortPair::NONE };
+
+    /// The packets of a key as they are.
+    #[inline(always)]
+    pub fn of(key: &FlowKey<A>) -> Self {
+        Self { source: key.source, destination: key.destination, ports: key.ports }
+    }
+
+    /// The packets in the other direction.
+    #[inline(always)]
+    pub fn reversed(&self) -> Self {
+        Self { source: self.destination, destination: self.source, ports: self.ports.reversed() }
+    }
 }
 
 impl<A: Address> FlowKey<A> {
     #[inline(always)]
     pub const fn protocol(&self) -> Protocol {
-        Protocol(self.protocol.0 as u8)
+        self.protocol.protocol()
     }
 
     /// The same connection in the other direction, at another place.
     #[inline(always)]
     pub fn reversed(&self, place: Place) -> Self {
-        Self { source: self.destination, destination: self.source, ports: self.ports.reversed(), place, ..*self }
+        Self {
+            source: self.destination,
+            destination: self.source,
+            ports: self.ports.reversed(),
+            place,
+            protocol: self.protocol.reversed(),
+        }
+    }
+
+    /// The same packets, rewritten.
+    #[inline(always)]
+    pub fn rewritten(&self, to: &Rewrite<A>) -> Self {
+        Self { source: to.source, destination: to.destination, ports: to.ports, ..*self }
     }
 
     /// The same packets at another place.
@@ -279,6 +382,10 @@ impl FlowFlags {
     pub const UNCLEAR: Self = Self(1 << 4);
     /// A remembered denial: the source's egress said no (else the destination's ingress).
     pub const EGRESS_DENIED: Self = Self(1 << 3);
+    /// Packets are rewritten.
+    pub const TRANSLATED: Self = Self(1 << 5);
+    /// The receiver's own hook must see these packets: it translates them.
+    pub const UNVOUCHED: Self = Self(1 << 6);
 
     #[inline(always)]
     pub const fn has(self, flag: Self) -> bool {

@@ -4,11 +4,13 @@
 
 use crate::{
     drops::Drop,
-    flow::{FlowKey, FlowValue, Generation, Place, Ticks, Word},
+    flow::{FlowKey, FlowValue, Generation, KeyProtocol, Place, PortPair, Rewrite, Ticks, Word},
+    nat::{Claim, NatKey, NatState, Translation},
     parse::FragmentId,
     policy::PolicyTables,
+    service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue},
     tables::{AddressKey, AddressValue, HookValue, Identity, IfIndex},
-    wire::{Address, PortBe, Protocol},
+    wire::{Address, Protocol},
 };
 
 /// The tables and flows of one address family, as one generation sees them.
@@ -23,20 +25,20 @@ pub trait Kernel<A: Address>: PolicyTables {
     fn network(&self, address: &A) -> Option<&Identity>;
 
     /// What is remembered of a flow, whatever its generation; [`Remembered::NOTHING`] where nothing is.
-    fn recall(&self, key: &FlowKey<A>) -> Remembered;
+    fn recall(&self, key: &FlowKey<A>) -> Remembered<A>;
 
     /// Creates or replaces an entry, whole.
     ///
     /// # Errors
     ///
     /// [`Drop::FlowTable`]: there is no room.
-    fn remember(&self, key: &FlowKey<A>, value: &FlowValue) -> Result<(), Drop>;
+    fn remember(&self, key: &FlowKey<A>, value: &FlowValue<A>) -> Result<(), Drop>;
 
     /// Keeps a denial, for as long as there is room.
-    fn remember_denial(&self, key: &FlowKey<A>, value: &FlowValue);
+    fn remember_denial(&self, key: &FlowKey<A>, value: &FlowValue<A>);
 
     /// Adds the counters of the denial that is remembered to those of the one that will replace it.
-    fn count_on(&self, key: &FlowKey<A>, value: &mut FlowValue);
+    fn count_on(&self, key: &FlowKey<A>, value: &mut FlowValue<A>);
 
     /// The entry was looked at, and its packets come from `ingress`.
     fn refresh(&self, key: &FlowKey<A>, now: Ticks, ingress: IfIndex);
@@ -48,23 +50,69 @@ pub trait Kernel<A: Address>: PolicyTables {
     fn fragment(&self, key: &FragmentKey<A>) -> Option<&FragmentPorts>;
 
     fn remember_fragment(&self, key: &FragmentKey<A>, ports: &FragmentPorts);
+
+    /// What is published at an address and port.
+    fn service(&self, key: &ServiceKey<A>) -> Option<&ServiceValue>;
+
+    /// The backend behind an entry of the Maglev tables.
+    fn backend(&self, entry: u32) -> Option<&Backend<A>>;
+
+    /// Whether a backend still is one of those of a published address.
+    fn has_member(&self, key: &MemberKey<A>) -> bool;
+
+    /// The backend that a client has stayed with.
+    fn affinity(&self, key: &AffinityKey<A>) -> Option<&Affinity<A>>;
+
+    fn stay(&self, key: &AffinityKey<A>, with: &Affinity<A>);
+
+    /// Whether an address is in a pool: what stays among pools is not masqueraded.
+    fn is_pooled(&self, address: &A) -> bool;
+
+    /// The address of an uplink; unspecified: it has none, or is no uplink.
+    fn uplink(&self, interface: IfIndex) -> A;
+
+    /// What is translated; [`Translation::NOTHING`] where nothing is.
+    fn translation(&self, key: &NatKey<A>) -> Translation<A>;
+
+    /// Writes half a translation down, if nobody has that key.
+    fn claim(&self, key: &NatKey<A>, half: &Translation<A>) -> Claim;
+
+    /// Half a translation is in use, and its connection is in this state.
+    fn renew(&self, key: &NatKey<A>, now: Ticks, state: NatState);
+
+    /// Takes half a translation back.
+    fn release(&self, key: &NatKey<A>);
+
+    /// Whether a socket of the host would get the answers to these packets.
+    fn is_bound(&self, sent: &NatKey<A>) -> bool;
+
+    /// Any number.
+    fn random(&self) -> u32;
 }
 
 /// What the slow path reads of an entry. (No `Option`: the compiler would copy the undefined fields of
 /// `None` about, which the verifier refuses.)
 #[derive(Clone, Copy, Debug)]
-pub struct Remembered {
+pub struct Remembered<A: Address> {
     pub word: Word,
     pub packets: u64,
     pub bytes: u64,
     pub seen: Ticks,
     pub judged: Ticks,
     pub tcp_flags: u8,
+    pub rewrite: Rewrite<A>,
 }
 
-impl Remembered {
-    pub const NOTHING: Self =
-        Self { word: Word(0), packets: 0, bytes: 0, seen: Ticks(0), judged: Ticks(0), tcp_flags: 0 };
+impl<A: Address> Remembered<A> {
+    pub const NOTHING: Self = Self {
+        word: Word(0),
+        packets: 0,
+        bytes: 0,
+        seen: Ticks(0),
+        judged: Ticks(0),
+        tcp_flags: 0,
+        rewrite: Rewrite::NONE,
+    };
 
     /// There is an entry: generations begin with 1.
     #[inline(always)]
@@ -99,8 +147,8 @@ pod! {
 
     /// What the first fragment said.
     pub struct FragmentPorts {
-        pub source: PortBe,
-        pub destination: PortBe,
+        pub ports: PortPair,
+        pub protocol: KeyProtocol,
         pub seen: Ticks,
     }
 
@@ -139,6 +187,8 @@ impl Settings {
     pub const ISOLATE_WAITING: Self = Self(1 << 2);
     /// No limit on new flows.
     pub const UNLIMITED: Self = Self(1 << 3);
+    /// There are services or pools.
+    pub const TRANSLATE: Self = Self(1 << 4);
 
     #[inline(always)]
     pub const fn has(self, setting: Self) -> bool {

@@ -10,6 +10,7 @@
 //! | [`decide`] | the slow path: who speaks, who opened, what the policy says, what to remember |
 //! | [`guard`] | ARP and neighbour discovery: nobody claims another's address |
 //! | [`policy`] | a verdict from the policy tables |
+//! | [`nat`] | translated connections: pairs of tuples, ports, ages |
 //! | [`service`] | published addresses and the backends behind them |
 //! | [`tables`] | keys and values of the policy tables that the loader fills |
 //! | [`kernel`] | what the logic asks of the world |
@@ -29,6 +30,7 @@ pub mod flow;
 pub mod guard;
 pub mod headers;
 pub mod kernel;
+pub mod nat;
 pub mod parse;
 pub mod policy;
 pub mod service;

@@ -3,7 +3,7 @@
 
 use crate::{
     drops::Drop,
-    flow::{FlowKey, Place, Ports as FlowPorts},
+    flow::{FlowKey, KeyProtocol, Place, PortPair},
     headers::{Ethernet, Extension, Icmp, Ipv4, Ipv6, Ipv6Fragment, Ports, Tcp, View},
     wire::{Addr4, Addr6, Address, PortBe, Protocol},
 };
@@ -67,6 +67,12 @@ pub trait Family: Sized + 'static {
     /// The protocol number of its ICMP.
     const ICMP: Protocol;
 
+    /// Offset of the source address in its header; the destination follows.
+    const ADDRESSES: usize;
+
+    /// Offset of the header's own checksum, where it has one.
+    const CHECKSUM: Option<usize>;
+
     /// Reads the network header at `offset`. Extension headers, where the family has them, are still to
     /// be [followed](Family::follow).
     fn network<V: View + ?Sized>(view: &V, offset: usize) -> Result<Ip<Self::Address>, Drop>;
@@ -121,6 +127,8 @@ pub enum V6 {}
 impl Family for V4 {
     type Address = Addr4;
     const ICMP: Protocol = Protocol::ICMP;
+    const ADDRESSES: usize = 12;
+    const CHECKSUM: Option<usize> = Some(10);
 
     #[inline(always)]
     fn network<V: View + ?Sized>(view: &V, offset: usize) -> Result<Ip<Addr4>, Drop> {
@@ -169,6 +177,8 @@ impl Family for V4 {
 impl Family for V6 {
     type Address = Addr6;
     const ICMP: Protocol = Protocol::ICMPV6;
+    const ADDRESSES: usize = 8;
+    const CHECKSUM: Option<usize> = None;
 
     #[inline(always)]
     fn network<V: View + ?Sized>(view: &V, offset: usize) -> Result<Ip<Addr6>, Drop> {
@@ -303,8 +313,8 @@ pub fn plain<F: Family, V: View + ?Sized>(view: &V) -> Option<(Ip<F::Address>, T
 /// What the transport header says.
 #[derive(Clone, Copy)]
 pub struct Transport {
-    pub source: PortBe,
-    pub destination: PortBe,
+    pub ports: PortPair,
+    pub protocol: KeyProtocol,
     /// 0 for protocols other than TCP.
     pub tcp_flags: u8,
     /// `None` for protocols other than the family's ICMP.
@@ -327,23 +337,19 @@ pub fn transport<F: Family, V: View + ?Sized>(view: &V, ip: &Ip<F::Address>) -> 
         if !plausible(tcp_flags) {
             return Err(Drop::TcpFlags);
         }
-        return Ok(Transport {
-            source: PortBe(header.source),
-            destination: PortBe(header.destination),
-            tcp_flags,
-            icmp: None,
-        });
+        let ports = PortPair::new(PortBe(header.source), PortBe(header.destination));
+        return Ok(Transport { ports, protocol: protocol.into(), tcp_flags, icmp: None });
     }
     if protocol == F::ICMP {
         return icmp::<F, V>(view, offset);
     }
-    let (source, destination) = if protocol.has_ports() {
+    let ports = if protocol.has_ports() {
         let header: Ports = view.read(offset)?;
-        (PortBe(header.source), PortBe(header.destination))
+        PortPair::new(PortBe(header.source), PortBe(header.destination))
     } else {
-        (PortBe::ZERO, PortBe::ZERO)
+        PortPair::NONE
     };
-    Ok(Transport { source, destination, tcp_flags: 0, icmp: None })
+    Ok(Transport { ports, protocol: protocol.into(), tcp_flags: 0, icmp: None })
 }
 
 /// Bytes of the shortest header of a protocol.
@@ -371,44 +377,19 @@ fn icmp<F: Family, V: View + ?Sized>(view: &V, offset: usize) -> Result<Transpor
     let class = F::icmp(header.kind);
     let port = |kind: u8| PortBe::from_host(u16::from(kind) << 8 | u16::from(header.code));
     let own = port(header.kind);
-    let (source, destination) = match class {
-        IcmpKind::Request => (identifier(header.id), own),
-        IcmpKind::Reply(request) => (port(request), identifier(header.id)),
-        _ => (PortBe::ZERO, own),
+    let id = PortBe(header.id);
+    let (ports, protocol) = match class {
+        IcmpKind::Request => (PortPair::new(id, own), KeyProtocol::question(F::ICMP)),
+        IcmpKind::Reply(request) => (PortPair::new(port(request), id), KeyProtocol::answer(F::ICMP)),
+        _ => (PortPair::new(PortBe::ZERO, own), F::ICMP.into()),
     };
-    Ok(Transport { source, destination, tcp_flags: 0, icmp: Some(class) })
-}
-
-/// Types of requests, of both families.
-#[inline(always)]
-const fn is_request(kind: u16) -> bool {
-    matches!(kind, 8 | 13 | 128)
-}
-
-/// An identifier that looks like a request's type and code would make a request's key that of a reply
-/// in the other direction: it is told apart by a bit that no type of a request has.
-#[inline(always)]
-const fn identifier(id: u16) -> PortBe {
-    let id = u16::from_be(id);
-    PortBe::from_host(if is_request(id >> 8) { id ^ 0x4000 } else { id })
-}
-
-/// Whether the key of an ICMP flow is that of replies.
-#[inline(always)]
-pub const fn is_answer<A: Address>(key: &FlowKey<A>) -> bool {
-    is_request(key.ports.source().to_host() >> 8)
+    Ok(Transport { ports, protocol, tcp_flags: 0, icmp: Some(class) })
 }
 
 /// The key of a packet's flow at a place.
 #[inline(always)]
-pub fn key<A: Address>(ip: &Ip<A>, source_port: PortBe, destination_port: PortBe, place: Place) -> FlowKey<A> {
-    FlowKey {
-        source: ip.source,
-        destination: ip.destination,
-        ports: FlowPorts::new(source_port, destination_port),
-        place,
-        protocol: ip.protocol.into(),
-    }
+pub fn key<A: Address>(ip: &Ip<A>, ports: PortPair, protocol: KeyProtocol, place: Place) -> FlowKey<A> {
+    FlowKey { source: ip.source, destination: ip.destination, ports, place, protocol }
 }
 
 /// The packet that an ICMP error quotes, if it is one that flows are about.
@@ -417,7 +398,10 @@ pub fn key<A: Address>(ip: &Ip<A>, source_port: PortBe, destination_port: PortBe
 ///
 /// [`Drop::IcmpUnrelated`]: a fragment, extension headers, or too little of the packet.
 #[inline(always)]
-pub fn quoted<F: Family, V: View + ?Sized>(view: &V, offset: usize) -> Result<(Ip<F::Address>, PortBe, PortBe), Drop> {
+pub fn quoted<F: Family, V: View + ?Sized>(
+    view: &V,
+    offset: usize,
+) -> Result<(Ip<F::Address>, PortPair, KeyProtocol), Drop> {
     let offset = offset + size_of::<Icmp>();
     if offset > FARTHEST {
         return Err(Drop::IcmpUnrelated);
@@ -426,14 +410,15 @@ pub fn quoted<F: Family, V: View + ?Sized>(view: &V, offset: usize) -> Result<(I
     if F::has_extensions(&ip) || ip.transport > FARTHEST || ip.fragment != Fragment::Whole {
         return Err(Drop::IcmpUnrelated);
     }
-    let (source, destination) = if ip.protocol == F::ICMP {
+    if ip.protocol == F::ICMP {
         let inner = icmp::<F, V>(view, ip.transport).map_err(|_| Drop::IcmpUnrelated)?;
-        (inner.source, inner.destination)
-    } else if ip.protocol.has_ports() {
+        return Ok((ip, inner.ports, inner.protocol));
+    }
+    let ports = if ip.protocol.has_ports() {
         let ports: Ports = view.read(ip.transport).map_err(|_| Drop::IcmpUnrelated)?;
-        (PortBe(ports.source), PortBe(ports.destination))
+        PortPair::new(PortBe(ports.source), PortBe(ports.destination))
     } else {
-        (PortBe::ZERO, PortBe::ZERO)
+        PortPair::NONE
     };
-    Ok((ip, source, destination))
+    Ok((ip, ports, ip.protocol.into()))
 }

@@ -9,6 +9,7 @@
 //!
 //! An established flow asks [`MemberKey`] once per generation: is its backend still one of them?
 
+use crate::flow::Ticks;
 use crate::wire::{Addr4, Addr6, Address, MacWords, PortBe, Protocol};
 
 pod! {
@@ -52,6 +53,23 @@ pod! {
         pub zeros: u16,
     }
 
+    /// Key of the backend that a client address stays with.
+    pub struct AffinityKey<A: Address> {
+        pub client: A,
+        /// As in [`ServiceKey`].
+        pub address: A,
+        pub port: PortBe,
+        pub protocol: Protocol,
+        pub zero: u8,
+    }
+
+    /// Until when it does.
+    pub struct Affinity<A: Address> {
+        pub backend: Backend<A>,
+        /// The last new connection.
+        pub seen: Ticks,
+    }
+
     /// An interface to the outside, by its [`IfIndex`](crate::tables::IfIndex): what leaves a pool through it gets its address.
     pub struct Uplink {
         /// Unspecified: it has none of that family.
@@ -73,6 +91,10 @@ const _: () = {
     let () = MemberKey::<Addr4>::NO_PADDING;
     let () = MemberKey::<Addr6>::NO_PADDING;
     let () = Uplink::NO_PADDING;
+    let () = AffinityKey::<Addr4>::NO_PADDING;
+    let () = AffinityKey::<Addr6>::NO_PADDING;
+    let () = Affinity::<Addr4>::NO_PADDING;
+    let () = Affinity::<Addr6>::NO_PADDING;
     assert!(size_of::<Backend<Addr4>>() == 8);
     assert!(size_of::<MemberKey<Addr4>>() == 16);
     assert!(size_of::<Uplink>() == 32);

@@ -114,9 +114,6 @@ pub struct Addr4(pub u32);
 pub struct Addr6(pub [u32; 4]);
 
 impl Addr6 {
-    /// `::`
-    pub const UNSPECIFIED: Self = Self([0; 4]);
-
     /// Link-local, or a group: no router takes it elsewhere (RFC 4291 sections 2.5.6 and 2.7; groups of
     /// larger scopes need a multicast router).
     #[inline(always)]
@@ -173,6 +170,9 @@ pub trait Address: Copy + Eq + fmt::Debug + core::hash::Hash + Into<IpAddr> + 's
     /// Bits of an address: the length of a host's prefix.
     const BITS: u32;
 
+    /// `0.0.0.0` or `::`.
+    const UNSPECIFIED: Self;
+
     /// All of its bits, mixed into one word.
     fn fold(&self) -> u32;
 
@@ -181,10 +181,19 @@ pub trait Address: Copy + Eq + fmt::Debug + core::hash::Hash + Into<IpAddr> + 's
 
     /// Multicast, or IPv4's `255.255.255.255`.
     fn is_group(&self) -> bool;
+
+    /// `127.0.0.0/8` (RFC 1122 section 3.2.1.3) or `::1`: never on a wire.
+    fn is_loopback(&self) -> bool;
 }
 
 impl Address for Addr4 {
     const BITS: u32 = 32;
+    const UNSPECIFIED: Self = Self(0);
+
+    #[inline(always)]
+    fn is_loopback(&self) -> bool {
+        self.0.to_ne_bytes()[0] == 127
+    }
 
     #[inline(always)]
     fn fold(&self) -> u32 {
@@ -204,6 +213,13 @@ impl Address for Addr4 {
 
 impl Address for Addr6 {
     const BITS: u32 = 128;
+    const UNSPECIFIED: Self = Self([0; 4]);
+
+    #[inline(always)]
+    fn is_loopback(&self) -> bool {
+        let [a, b, c, d] = self.0;
+        a | b | c == 0 && d == 1u32.to_be()
+    }
 
     #[inline(always)]
     fn fold(&self) -> u32 {

@@ -13,7 +13,7 @@ use netpol_common::{
 use crate::{frame::Skb, maps};
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: the next program, then the stack.
-const NEXT: i32 = TC_ACT_UNSPEC;
+pub const NEXT: i32 = TC_ACT_UNSPEC;
 const DROP: i32 = TC_ACT_SHOT;
 
 /// What becomes of a packet, in one register: the TC action (bits 0-31) and the verdict's code (32-63).
@@ -76,6 +76,16 @@ impl Fate {
 pub fn finish(skb: Skb, side: Side, fate: Fate) -> i32 {
     count(skb, counter(side, (fate.0 >> 32) as u32));
     fate.0 as u32 as i32
+}
+
+/// Ends a packet's way at an uplink. Only drops are counted: what passes is counted at the workload's interface.
+#[inline(always)]
+pub fn finish_uplink(skb: Skb, side: Side, fate: Fate) -> i32 {
+    let action = fate.0 as u32 as i32;
+    if action == DROP {
+        count(skb, counter(side, (fate.0 >> 32) as u32));
+    }
+    action
 }
 
 #[inline(always)]

@@ -15,13 +15,13 @@ use netpol_common::{
     flow::{FlowKey, Place},
     guard,
     headers::{Ethernet, View as _},
-    parse::{self, Transport, V4, V6, ethertype},
+    parse::{self, V4, V6, ethertype},
     tables::AddressFlags,
 };
 
 use crate::{
     act::{self, Fate},
-    flows::{confirmed, deliver, denied, established},
+    flows::{Seen, confirmed, denied, established, send},
     frame::{Frame, Skb, now},
     tables::{FlowMap as _, Maps, hook, live},
     unusual::{decode, encode},
@@ -83,7 +83,7 @@ fn undisputed(code: u32) -> Fate {
         Ok(Action::Related) => Fate::passed(Pass::Stack),
         Ok(Action::Control) => Fate::passed(Pass::Control),
         Ok(Action::Waiting) => Fate::passed(Pass::Waiting),
-        Ok(Action::Remembered | Action::Link | Action::Confirmed) => Fate::dropped(Drop::NoPolicy),
+        Ok(Action::Remembered | Action::Link | Action::Confirmed | Action::Untouched) => Fate::dropped(Drop::NoPolicy),
         Err(drop) => Fate::dropped(drop),
     }
 }
@@ -91,15 +91,16 @@ fn undisputed(code: u32) -> Fate {
 #[inline(always)]
 fn ip<F: Maps>(frame: &Frame) -> Fate {
     let Some((ip, transport)) = parse::plain::<F, _>(&frame.linear) else { return unusual::<F>(frame) };
-    let key = parse::key(&ip, transport.source, transport.destination, frame.place);
-    let (fate, known) = remembered::<F>(frame, &key, transport.tcp_flags);
+    let key = parse::key(&ip, transport.ports, transport.protocol, frame.place);
+    let seen = Seen { tcp_flags: transport.tcp_flags, transport: ip.transport as u32 };
+    let (fate, known) = remembered::<F>(frame, &key, seen);
     if !fate.is_open() {
         return fate;
     }
-    if put_on_desk::<F>(frame, key, &transport).is_err() {
+    if put_on_desk::<F>(frame, key, seen).is_err() {
         return Fate::dropped(Drop::NoPolicy);
     }
-    judged::<F>(frame, &key, transport.tcp_flags, known)
+    judged::<F>(frame, &key, seen, known)
 }
 
 /// A packet that takes a longer way to its flow, or has none.
@@ -118,47 +119,46 @@ fn unusual<F: Maps>(frame: &Frame) -> Fate {
     let Some(desk) = F::desk() else { return Fate::dropped(Drop::NoPolicy) };
     // SAFETY: this CPU's desk, as `unusual::read` left it.
     let packet = unsafe { &(*desk).packet };
-    let (key, tcp_flags) = (packet.key, packet.tcp_flags);
-    let (fate, known) = remembered::<F>(frame, &key, tcp_flags);
-    if fate.is_open() { judged::<F>(frame, &key, tcp_flags, known) } else { fate }
+    let (key, seen) = (packet.key, Seen { tcp_flags: packet.tcp_flags, transport: packet.transport });
+    let (fate, known) = remembered::<F>(frame, &key, seen);
+    if fate.is_open() { judged::<F>(frame, &key, seen, known) } else { fate }
 }
 
 /// What is remembered of a packet: its flow's entry, else a denial, decides; else the fate is open, and the
 /// slow path learns what there is.
 #[inline(always)]
-fn remembered<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, tcp_flags: u8) -> (Fate, Known) {
+fn remembered<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, seen: Seen) -> (Fate, Known) {
     let entry = F::FLOWS.find(key);
     let mut known = Known::NOTHING;
     if let Some(entry) = entry {
         known = known.with(Known::FLOW);
-        let fate = established(frame, key, entry, tcp_flags);
+        let fate = established::<F>(frame, key, entry, seen);
         // a denial is older than an entry that is valid
         if fate != Fate::UNDECIDED {
             return (fate, known.with(Known::DENIAL));
         }
     }
     let Some(entry) = F::DENIALS.find(key) else { return (Fate::UNDECIDED, known) };
-    (denied(frame, key, entry, tcp_flags), known.with(Known::DENIAL))
+    (denied(frame, key, entry, seen.tcp_flags), known.with(Known::DENIAL))
 }
 
 /// No entry has decided about the packet on the desk: the policy does.
 #[inline(always)]
-fn judged<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, tcp_flags: u8, known: Known) -> Fate {
+fn judged<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, seen: Seen, known: Known) -> Fate {
     let Some(desk) = F::desk() else { return Fate::dropped(Drop::NoPolicy) };
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     unsafe { (*desk).known = known };
-    let code = F::slow();
+    let code = F::slow(frame.skb.0);
     if code == Action::Remembered as u32 {
         // SAFETY: as above.
-        let value = unsafe { &(*desk).value };
-        return deliver(frame, value.word.flags(), (value.ifindex, value.destination_mac));
+        return send::<F>(frame, key, seen.transport, unsafe { &raw const (*desk).value });
     }
-    if code == Action::Confirmed as u32 { confirmed::<F>(frame, key, tcp_flags) } else { undisputed(code) }
+    if code == Action::Confirmed as u32 { confirmed::<F>(frame, key, seen) } else { undisputed(code) }
 }
 
 /// Writes down what the slow path needs to know.
 #[inline(always)]
-pub fn put_on_desk<F: Maps>(frame: &Frame, key: FlowKey<F::Address>, transport: &Transport) -> Result<(), Drop> {
+pub fn put_on_desk<F: Maps>(frame: &Frame, key: FlowKey<F::Address>, seen: Seen) -> Result<(), Drop> {
     let Some(desk) = F::desk() else { return Err(Drop::NoPolicy) };
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     let desk = unsafe { &mut *desk };
@@ -167,7 +167,8 @@ pub fn put_on_desk<F: Maps>(frame: &Frame, key: FlowKey<F::Address>, transport: 
         source_mac: frame.ethernet.source,
         destination_mac: frame.ethernet.destination,
         ingress: frame.skb.ingress(),
-        tcp_flags: transport.tcp_flags,
+        tcp_flags: seen.tcp_flags,
+        transport: seen.transport,
         packets: frame.skb.packets(),
         bytes: frame.skb.bytes(),
         generation: frame.live.generation,

@@ -3,21 +3,27 @@
 //! | module | one idea |
 //! |---|---|
 //! | [`classify`] | the way of a frame: parse, look the flow up, act; else the slow path |
+//! | [`uplink`] | the way of a frame at an interface to the outside |
 //! | [`flows`] | the hot path: entries that speak for a packet |
 //! | [`unusual`] | fragments, extension headers, ICMP errors, ARP and neighbour discovery |
 //! | [`verified`] | functions that the verifier looks at on their own |
 //! | [`frame`] | a frame's bytes and what the kernel says of it |
 //! | [`tables`] | netpol-common's questions, answered by maps |
 //! | [`maps`] | the maps |
+//! | [`rewrite`] | other addresses and ports, and checksums that fit |
+//! | [`aging`] | the timer that ends silent translations |
 //! | [`act`] | verdicts become return codes, redirections and counters, in one place |
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features))]
 
 pub mod act;
+pub mod aging;
 pub mod classify;
 pub mod flows;
 pub mod frame;
 pub mod maps;
+pub mod rewrite;
 pub mod tables;
 pub mod unusual;
+pub mod uplink;
 pub mod verified;

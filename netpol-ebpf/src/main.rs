@@ -5,7 +5,7 @@
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use netpol_common::drops::Side;
-use netpol_ebpf::classify::classify;
+use netpol_ebpf::{aging, classify::classify, uplink::uplink};
 
 #[classifier]
 pub fn from_workload(ctx: TcContext) -> i32 {
@@ -15,6 +15,24 @@ pub fn from_workload(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn to_workload(ctx: TcContext) -> i32 {
     classify(ctx.skb.skb, Side::To)
+}
+
+/// TC ingress of an uplink.
+#[classifier]
+pub fn from_uplink(ctx: TcContext) -> i32 {
+    uplink(ctx.skb.skb, Side::From)
+}
+
+/// TC egress of an uplink.
+#[classifier]
+pub fn to_uplink(ctx: TcContext) -> i32 {
+    uplink(ctx.skb.skb, Side::To)
+}
+
+/// Starts the timer that ends silent translations. The loader runs it once, for no packet.
+#[classifier]
+pub fn age(_: TcContext) -> i32 {
+    aging::start()
 }
 
 /// Unreachable: a test asserts that the object calls no panicking function.

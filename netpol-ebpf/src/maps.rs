@@ -3,7 +3,7 @@
 //! Tables of policy are in two slots; what the datapath remembers itself is not.
 
 use aya_ebpf::{
-    bindings::BPF_F_INNER_MAP,
+    bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC, bpf_timer},
     btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
@@ -12,6 +12,8 @@ use netpol_common::{
     drops::{COUNTERS, Count},
     flow::{FlowKey, FlowValue},
     kernel::{Bucket, FragmentKey, FragmentPorts},
+    nat::{NatKey, Translation},
+    service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue, Uplink},
     tables::{AddressKey, AddressValue, HookValue, Identity, PairKey, PairValue, PortKey, Range, Ruling},
     wire::{Addr4, Addr6},
 };
@@ -37,23 +39,64 @@ pub static PORTS: Slots<HashMap<PortKey, Ruling, 1>> = Slots::new();
 #[btf_map]
 pub static RANGES: Slots<Array<Range, 1, { BPF_F_INNER_MAP as usize }>> = Slots::new();
 
+#[btf_map]
+pub static SERVICES4: Slots<HashMap<ServiceKey<Addr4>, ServiceValue, 1>> = Slots::new();
+#[btf_map]
+pub static SERVICES6: Slots<HashMap<ServiceKey<Addr6>, ServiceValue, 1>> = Slots::new();
+#[btf_map]
+pub static BACKENDS4: Slots<Array<Backend<Addr4>, 1, { BPF_F_INNER_MAP as usize }>> = Slots::new();
+#[btf_map]
+pub static BACKENDS6: Slots<Array<Backend<Addr6>, 1, { BPF_F_INNER_MAP as usize }>> = Slots::new();
+#[btf_map]
+pub static MAGLEV: Slots<Array<u32, 1, { BPF_F_INNER_MAP as usize }>> = Slots::new();
+#[btf_map]
+pub static MEMBERS4: Slots<HashMap<MemberKey<Addr4>, u32, 1>> = Slots::new();
+#[btf_map]
+pub static MEMBERS6: Slots<HashMap<MemberKey<Addr6>, u32, 1>> = Slots::new();
+#[btf_map]
+pub static POOLS4: Slots<LpmTrie<Addr4, u32, 1>> = Slots::new();
+#[btf_map]
+pub static POOLS6: Slots<LpmTrie<Addr6, u32, 1>> = Slots::new();
+#[btf_map]
+pub static UPLINKS: Slots<HashMap<u32, Uplink, 1>> = Slots::new();
+
 /// [`netpol_common::kernel::Live`], in one aligned word.
 #[btf_map]
 pub static LIVE: Array<u64, 1> = Array::new();
 
 #[btf_map]
-pub static FLOWS4: LruHashMap<FlowKey<Addr4>, FlowValue, 262_144> = LruHashMap::new();
+pub static FLOWS4: LruHashMap<FlowKey<Addr4>, FlowValue<Addr4>, 262_144> = LruHashMap::new();
 #[btf_map]
-pub static FLOWS6: LruHashMap<FlowKey<Addr6>, FlowValue, 131_072> = LruHashMap::new();
+pub static FLOWS6: LruHashMap<FlowKey<Addr6>, FlowValue<Addr6>, 131_072> = LruHashMap::new();
 /// Denials have room of their own: a flood of them evicts no connection.
 #[btf_map]
-pub static DENIALS4: LruHashMap<FlowKey<Addr4>, FlowValue, 65_536> = LruHashMap::new();
+pub static DENIALS4: LruHashMap<FlowKey<Addr4>, FlowValue<Addr4>, 65_536> = LruHashMap::new();
 #[btf_map]
-pub static DENIALS6: LruHashMap<FlowKey<Addr6>, FlowValue, 32_768> = LruHashMap::new();
+pub static DENIALS6: LruHashMap<FlowKey<Addr6>, FlowValue<Addr6>, 32_768> = LruHashMap::new();
 #[btf_map]
 pub static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, FragmentPorts, 8192> = LruHashMap::new();
 #[btf_map]
 pub static FRAGMENTS6: LruHashMap<FragmentKey<Addr6>, FragmentPorts, 8192> = LruHashMap::new();
+/// Translations are not forgotten for want of room, so no LRU; and they take memory only where there are some.
+#[btf_map]
+pub static NAT4: HashMap<NatKey<Addr4>, Translation<Addr4>, 262_144, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+#[btf_map]
+pub static NAT6: HashMap<NatKey<Addr6>, Translation<Addr6>, 131_072, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+#[btf_map]
+pub static AFFINITY4: LruHashMap<AffinityKey<Addr4>, Affinity<Addr4>, 16_384> = LruHashMap::new();
+#[btf_map]
+pub static AFFINITY6: LruHashMap<AffinityKey<Addr6>, Affinity<Addr6>, 16_384> = LruHashMap::new();
+/// The timer that ends silent translations.
+#[btf_map]
+pub static AGING: Array<Aging, 1> = Array::new();
+
+#[repr(C)]
+pub struct Aging {
+    pub timer: bpf_timer,
+    /// How often it has run.
+    pub rounds: u64,
+}
+
 /// By the lowest bits of the interface's number: two interfaces far apart may share one.
 #[btf_map]
 pub static RATES: Array<Bucket, { RATES_ROOM as usize }> = Array::new();

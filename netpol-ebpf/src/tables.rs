@@ -3,23 +3,30 @@
 use core::marker::PhantomData;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_ANY},
-    btf_maps::{HashMap, LpmTrie, LruHashMap, lpm_trie::Key},
+    bindings::{
+        __sk_buff, BPF_ANY, BPF_F_INNER_MAP, BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_sock_tuple,
+        bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+    },
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, lpm_trie::Key},
+    helpers::generated::{bpf_get_prandom_u32, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
 };
 use netpol_common::{
     decide::Desk,
     drops::Drop,
-    flow::{FlowKey, FlowValue, Generation, Ticks},
+    flow::{FlowKey, FlowValue, Generation, Rewrite, Ticks},
     kernel::{FragmentKey, FragmentPorts, Kernel, Live, Remembered, Settings},
+    nat::{Claim, NatKey, NatState, Translation},
     parse::{Family, V4, V6},
     policy::{PolicyTables, Probe},
+    service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue, Uplink},
     tables::{
         AddressKey, AddressValue, HookValue, Identity, IfIndex, PairKey, PairValue, PortKey, Range, Ruling, Subject,
     },
-    wire::{Addr4, Addr6, Address},
+    wire::{Addr4, Addr6, Address, Protocol},
 };
 
-use crate::{maps, verified};
+use crate::{frame::Skb, maps, verified};
 
 /// The published generation and settings, read once per packet.
 #[inline(always)]
@@ -34,6 +41,11 @@ pub fn live() -> Live {
 
 type Addresses<A> = HashMap<AddressKey<A>, AddressValue, 1>;
 type Networks<A> = LpmTrie<A, Identity, 1>;
+type Services<A> = HashMap<ServiceKey<A>, ServiceValue, 1>;
+type Backends<A> = Array<Backend<A>, 1, { BPF_F_INNER_MAP as usize }>;
+type Members<A> = HashMap<MemberKey<A>, u32, 1>;
+type Pools<A> = LpmTrie<A, u32, 1>;
+type AffinityMap<A> = LruHashMap<AffinityKey<A>, Affinity<A>, 16_384>;
 
 /// Names the maps of a family. The maps are statics: this is all that differs.
 pub trait Maps: Family {
@@ -41,42 +53,58 @@ pub trait Maps: Family {
     type Denials: FlowMap<Self::Address>;
     const FLOWS: &'static Self::Flows;
     const DENIALS: &'static Self::Denials;
+    type Nat: NatMap<Self::Address>;
+    const NAT: &'static Self::Nat;
+    const AFFINITY: &'static AffinityMap<Self::Address>;
 
     fn addresses(slot: u32) -> Option<&'static Addresses<Self::Address>>;
     fn networks(slot: u32) -> Option<&'static Networks<Self::Address>>;
     fn fragments() -> &'static LruHashMap<FragmentKey<Self::Address>, FragmentPorts, 8192>;
+    fn services(slot: u32) -> Option<&'static Services<Self::Address>>;
+    fn backends(slot: u32) -> Option<&'static Backends<Self::Address>>;
+    fn members(slot: u32) -> Option<&'static Members<Self::Address>>;
+    fn pools(slot: u32) -> Option<&'static Pools<Self::Address>>;
+    /// The family's address of an uplink.
+    fn uplink(uplink: &Uplink) -> Self::Address;
+    /// What the kernel's search for a socket wants, and how many bytes of it the family uses.
+    fn tuple(sent: &NatKey<Self::Address>) -> (bpf_sock_tuple, u32);
     /// This CPU's desk.
     fn desk() -> Option<*mut Desk<Self::Address>>;
 
     // The family's functions in `verified`.
-    fn slow() -> u32;
+    fn slow(skb: *mut __sk_buff) -> u32;
+    fn uplink_slow(skb: *mut __sk_buff) -> u32;
+    fn rewrite(skb: *mut __sk_buff, from: &Rewrite<Self::Address>, to: &Rewrite<Self::Address>, at: u32) -> u32;
     fn unusual(skb: *mut __sk_buff, place: u32) -> u32;
     fn related() -> u32;
 }
 
 /// An LRU of flows, whatever its size.
 pub trait FlowMap<A: Address> {
-    fn find(&self, key: &FlowKey<A>) -> Option<*mut FlowValue>;
-    fn put(&self, key: &FlowKey<A>, value: &FlowValue) -> Result<(), i32>;
+    fn find(&self, key: &FlowKey<A>) -> Option<*mut FlowValue<A>>;
+    fn put(&self, key: &FlowKey<A>, value: &FlowValue<A>) -> Result<(), i32>;
 }
 
-impl<A: Address, const N: usize> FlowMap<A> for LruHashMap<FlowKey<A>, FlowValue, N> {
+impl<A: Address, const N: usize> FlowMap<A> for LruHashMap<FlowKey<A>, FlowValue<A>, N> {
     #[inline(always)]
-    fn find(&self, key: &FlowKey<A>) -> Option<*mut FlowValue> {
+    fn find(&self, key: &FlowKey<A>) -> Option<*mut FlowValue<A>> {
         self.get_ptr_mut(key)
     }
 
     #[inline(always)]
-    fn put(&self, key: &FlowKey<A>, value: &FlowValue) -> Result<(), i32> {
+    fn put(&self, key: &FlowKey<A>, value: &FlowValue<A>) -> Result<(), i32> {
         self.insert(key, value, u64::from(BPF_ANY))
     }
 }
 
 impl Maps for V4 {
-    type Flows = LruHashMap<FlowKey<Addr4>, FlowValue, 262_144>;
-    type Denials = LruHashMap<FlowKey<Addr4>, FlowValue, 65_536>;
+    type Flows = LruHashMap<FlowKey<Addr4>, FlowValue<Addr4>, 262_144>;
+    type Nat = HashMap<NatKey<Addr4>, Translation<Addr4>, 262_144, { BPF_F_NO_PREALLOC as usize }>;
+    type Denials = LruHashMap<FlowKey<Addr4>, FlowValue<Addr4>, 65_536>;
     const FLOWS: &'static Self::Flows = &maps::FLOWS4;
     const DENIALS: &'static Self::Denials = &maps::DENIALS4;
+    const NAT: &'static Self::Nat = &maps::NAT4;
+    const AFFINITY: &'static AffinityMap<Addr4> = &maps::AFFINITY4;
 
     #[inline(always)]
     fn addresses(slot: u32) -> Option<&'static Addresses<Addr4>> {
@@ -99,8 +127,51 @@ impl Maps for V4 {
     }
 
     #[inline(always)]
-    fn slow() -> u32 {
-        verified::slow4()
+    fn services(slot: u32) -> Option<&'static Services<Addr4>> {
+        maps::SERVICES4.get(slot)
+    }
+
+    #[inline(always)]
+    fn backends(slot: u32) -> Option<&'static Backends<Addr4>> {
+        maps::BACKENDS4.get(slot)
+    }
+
+    #[inline(always)]
+    fn members(slot: u32) -> Option<&'static Members<Addr4>> {
+        maps::MEMBERS4.get(slot)
+    }
+
+    #[inline(always)]
+    fn pools(slot: u32) -> Option<&'static Pools<Addr4>> {
+        maps::POOLS4.get(slot)
+    }
+
+    #[inline(always)]
+    fn uplink(uplink: &Uplink) -> Addr4 {
+        uplink.address4
+    }
+
+    #[inline(always)]
+    fn tuple(sent: &NatKey<Addr4>) -> (bpf_sock_tuple, u32) {
+        let (saddr, daddr) = (sent.source.0, sent.destination.0);
+        let (sport, dport) = (sent.ports.source().0, sent.ports.destination().0);
+        let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 { saddr, daddr, sport, dport };
+        (bpf_sock_tuple { __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 { ipv4 } }, size_of_val(&ipv4) as u32)
+    }
+
+    #[inline(always)]
+    fn slow(skb: *mut __sk_buff) -> u32 {
+        verified::slow4(skb)
+    }
+
+    #[inline(always)]
+    fn uplink_slow(skb: *mut __sk_buff) -> u32 {
+        verified::uplink4(skb)
+    }
+
+    #[inline(always)]
+    fn rewrite(skb: *mut __sk_buff, from: &Rewrite<Addr4>, to: &Rewrite<Addr4>, at: u32) -> u32 {
+        verified::rewrite4(skb, from, to, at)
     }
 
     #[inline(always)]
@@ -115,10 +186,13 @@ impl Maps for V4 {
 }
 
 impl Maps for V6 {
-    type Flows = LruHashMap<FlowKey<Addr6>, FlowValue, 131_072>;
-    type Denials = LruHashMap<FlowKey<Addr6>, FlowValue, 32_768>;
+    type Flows = LruHashMap<FlowKey<Addr6>, FlowValue<Addr6>, 131_072>;
+    type Nat = HashMap<NatKey<Addr6>, Translation<Addr6>, 131_072, { BPF_F_NO_PREALLOC as usize }>;
+    type Denials = LruHashMap<FlowKey<Addr6>, FlowValue<Addr6>, 32_768>;
     const FLOWS: &'static Self::Flows = &maps::FLOWS6;
     const DENIALS: &'static Self::Denials = &maps::DENIALS6;
+    const NAT: &'static Self::Nat = &maps::NAT6;
+    const AFFINITY: &'static AffinityMap<Addr6> = &maps::AFFINITY6;
 
     #[inline(always)]
     fn addresses(slot: u32) -> Option<&'static Addresses<Addr6>> {
@@ -141,8 +215,51 @@ impl Maps for V6 {
     }
 
     #[inline(always)]
-    fn slow() -> u32 {
-        verified::slow6()
+    fn services(slot: u32) -> Option<&'static Services<Addr6>> {
+        maps::SERVICES6.get(slot)
+    }
+
+    #[inline(always)]
+    fn backends(slot: u32) -> Option<&'static Backends<Addr6>> {
+        maps::BACKENDS6.get(slot)
+    }
+
+    #[inline(always)]
+    fn members(slot: u32) -> Option<&'static Members<Addr6>> {
+        maps::MEMBERS6.get(slot)
+    }
+
+    #[inline(always)]
+    fn pools(slot: u32) -> Option<&'static Pools<Addr6>> {
+        maps::POOLS6.get(slot)
+    }
+
+    #[inline(always)]
+    fn uplink(uplink: &Uplink) -> Addr6 {
+        uplink.address6
+    }
+
+    #[inline(always)]
+    fn tuple(sent: &NatKey<Addr6>) -> (bpf_sock_tuple, u32) {
+        let (saddr, daddr) = (sent.source.0, sent.destination.0);
+        let (sport, dport) = (sent.ports.source().0, sent.ports.destination().0);
+        let ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 { saddr, daddr, sport, dport };
+        (bpf_sock_tuple { __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 { ipv6 } }, size_of_val(&ipv6) as u32)
+    }
+
+    #[inline(always)]
+    fn slow(skb: *mut __sk_buff) -> u32 {
+        verified::slow6(skb)
+    }
+
+    #[inline(always)]
+    fn uplink_slow(skb: *mut __sk_buff) -> u32 {
+        verified::uplink6(skb)
+    }
+
+    #[inline(always)]
+    fn rewrite(skb: *mut __sk_buff, from: &Rewrite<Addr6>, to: &Rewrite<Addr6>, at: u32) -> u32 {
+        verified::rewrite6(skb, from, to, at)
     }
 
     #[inline(always)]
@@ -156,6 +273,38 @@ impl Maps for V6 {
     }
 }
 
+/// A hash of translations, whatever its size.
+pub trait NatMap<A: Address> {
+    fn find(&self, key: &NatKey<A>) -> Option<*mut Translation<A>>;
+    fn claim(&self, key: &NatKey<A>, half: &Translation<A>) -> Claim;
+    fn release(&self, key: &NatKey<A>);
+}
+
+impl<A: Address, const N: usize> NatMap<A> for HashMap<NatKey<A>, Translation<A>, N, { BPF_F_NO_PREALLOC as usize }> {
+    #[inline(always)]
+    fn find(&self, key: &NatKey<A>) -> Option<*mut Translation<A>> {
+        self.get_ptr_mut(key)
+    }
+
+    #[inline(always)]
+    fn claim(&self, key: &NatKey<A>, half: &Translation<A>) -> Claim {
+        match self.insert(key, half, u64::from(BPF_NOEXIST)) {
+            Ok(()) => Claim::Made,
+            Err(EEXIST) => Claim::Taken,
+            Err(_) => Claim::Full,
+        }
+    }
+
+    #[inline(always)]
+    fn release(&self, key: &NatKey<A>) {
+        // gone already: that is what is wanted
+        let _ = self.remove(key);
+    }
+}
+
+/// `-EEXIST`, asm-generic/errno-base.h.
+const EEXIST: i32 = -17;
+
 /// The hook of an interface, in the live slot.
 #[inline(always)]
 pub fn hook(slot: u32, interface: IfIndex) -> Option<&'static HookValue> {
@@ -167,14 +316,15 @@ pub fn hook(slot: u32, interface: IfIndex) -> Option<&'static HookValue> {
 
 /// One generation's tables and the flows, for one address family.
 pub struct Tables<F> {
+    skb: Skb,
     slot: u32,
     family: PhantomData<F>,
 }
 
 impl<F: Maps> Tables<F> {
     #[inline(always)]
-    pub fn of(generation: Generation) -> Self {
-        Self { slot: generation.slot(), family: PhantomData }
+    pub fn of(skb: Skb, generation: Generation) -> Self {
+        Self { skb, slot: generation.slot(), family: PhantomData }
     }
 }
 
@@ -224,7 +374,7 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
     }
 
     #[inline(always)]
-    fn recall(&self, key: &FlowKey<F::Address>) -> Remembered {
+    fn recall(&self, key: &FlowKey<F::Address>) -> Remembered<F::Address> {
         let Some(entry) = F::FLOWS.find(key) else { return Remembered::NOTHING };
         // SAFETY: elements of a preallocated map stay mapped. Another CPU may write meanwhile: the
         // tag tells whether this was read from the flow that it was looked up for.
@@ -240,16 +390,17 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
             seen: value.seen,
             judged: value.judged,
             tcp_flags: value.tcp_flags,
+            rewrite: value.rewrite,
         }
     }
 
     #[inline(always)]
-    fn remember(&self, key: &FlowKey<F::Address>, value: &FlowValue) -> Result<(), Drop> {
+    fn remember(&self, key: &FlowKey<F::Address>, value: &FlowValue<F::Address>) -> Result<(), Drop> {
         F::FLOWS.put(key, value).map_err(|_| Drop::FlowTable)
     }
 
     #[inline(always)]
-    fn count_on(&self, key: &FlowKey<F::Address>, value: &mut FlowValue) {
+    fn count_on(&self, key: &FlowKey<F::Address>, value: &mut FlowValue<F::Address>) {
         if let Some(before) = F::DENIALS.find(key) {
             // SAFETY: as in `recall`.
             let before = unsafe { &*before };
@@ -261,7 +412,7 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
     }
 
     #[inline(always)]
-    fn remember_denial(&self, key: &FlowKey<F::Address>, value: &FlowValue) {
+    fn remember_denial(&self, key: &FlowKey<F::Address>, value: &FlowValue<F::Address>) {
         // Without room the next packet is judged again: slower, and as safe.
         let _ = F::DENIALS.put(key, value);
     }
@@ -300,4 +451,109 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
         // Without room the later fragments are dropped and counted.
         let _ = F::fragments().insert(key, ports, u64::from(BPF_ANY));
     }
+
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey<F::Address>) -> Option<&ServiceValue> {
+        // SAFETY: see `hook`.
+        unsafe { F::services(self.slot)?.get(key) }
+    }
+
+    #[inline(always)]
+    fn backend(&self, entry: u32) -> Option<&Backend<F::Address>> {
+        let index = maps::MAGLEV.get(self.slot)?.get(entry)?;
+        F::backends(self.slot)?.get(*index)
+    }
+
+    #[inline(always)]
+    fn has_member(&self, key: &MemberKey<F::Address>) -> bool {
+        let Some(members) = F::members(self.slot) else { return false };
+        // SAFETY: see `hook`.
+        unsafe { members.get(key).is_some() }
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey<F::Address>) -> Option<&Affinity<F::Address>> {
+        // SAFETY: as in `recall`; a backend that is read in halves is none of the service's.
+        unsafe { F::AFFINITY.get(key) }
+    }
+
+    #[inline(always)]
+    fn stay(&self, key: &AffinityKey<F::Address>, with: &Affinity<F::Address>) {
+        // Without room the client's next connection goes where the table says.
+        let _ = F::AFFINITY.insert(key, with, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn is_pooled(&self, address: &F::Address) -> bool {
+        let key = Key::new(F::Address::BITS, *address);
+        F::pools(self.slot).is_some_and(|pools| pools.get(&key).is_some())
+    }
+
+    #[inline(always)]
+    fn uplink(&self, interface: IfIndex) -> F::Address {
+        let Some(uplinks) = maps::UPLINKS.get(self.slot) else { return F::Address::UNSPECIFIED };
+        // SAFETY: see `hook`.
+        match unsafe { uplinks.get(interface.0) } {
+            Some(uplink) => F::uplink(uplink),
+            None => F::Address::UNSPECIFIED,
+        }
+    }
+
+    #[inline(always)]
+    fn translation(&self, key: &NatKey<F::Address>) -> Translation<F::Address> {
+        let Some(half) = F::NAT.find(key) else { return Translation::NOTHING };
+        // SAFETY: the kernel frees an element when no program can see it any more, but may give it to another
+        // key before: the tag tells, which is written with the rest.
+        let copy = unsafe { *half };
+        if copy.tag == key.tag() { copy } else { Translation::NOTHING }
+    }
+
+    #[inline(always)]
+    fn claim(&self, key: &NatKey<F::Address>, half: &Translation<F::Address>) -> Claim {
+        F::NAT.claim(key, half)
+    }
+
+    #[inline(always)]
+    fn renew(&self, key: &NatKey<F::Address>, now: Ticks, state: NatState) {
+        let Some(half) = F::NAT.find(key) else { return };
+        // SAFETY: as in `translation`; two aligned words, each whole for every reader.
+        unsafe {
+            (*half).seen = now;
+            (*half).state = (*half).state.moved(state);
+        }
+    }
+
+    #[inline(always)]
+    fn release(&self, key: &NatKey<F::Address>) {
+        F::NAT.release(key);
+    }
+
+    #[inline(always)]
+    fn is_bound(&self, sent: &NatKey<F::Address>) -> bool {
+        let (mut tuple, size) = F::tuple(sent);
+        let tuple = &raw mut tuple;
+        // SAFETY: a live context, and `size` bytes of the tuple. Sockets are searched in the namespace of the interface.
+        let socket = unsafe {
+            match sent.protocol.protocol() {
+                Protocol::TCP => bpf_skc_lookup_tcp(self.skb.0.cast(), tuple, size, HERE, 0),
+                Protocol::UDP => bpf_sk_lookup_udp(self.skb.0.cast(), tuple, size, HERE, 0),
+                _ => return false,
+            }
+        };
+        if socket.is_null() {
+            return false;
+        }
+        // SAFETY: the reference that the search has taken.
+        unsafe { bpf_sk_release(socket.cast()) };
+        true
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: no arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
 }
+
+/// `BPF_F_CURRENT_NETNS`
+const HERE: u64 = -1i32 as u64;

@@ -12,11 +12,12 @@ use netpol_common::{
     headers::{Arp, Ethernet, Icmp, Ipv6, Neighbour, View as _},
     kernel::{FragmentKey, FragmentPorts, Kernel as _},
     parse::{self, Family, Fragment, FragmentId, IcmpKind, Ip, NETWORK, Transport, V4, V6, tcp},
-    wire::Addr6,
+    wire::{Addr6, Address as _},
 };
 
 use crate::{
     classify::put_on_desk,
+    flows::Seen,
     frame::{Frame, Skb, now},
     tables::{Maps, Tables, live},
 };
@@ -69,7 +70,7 @@ fn passage(frame: &Frame) -> Passage {
 pub fn arp(skb: *mut __sk_buff, place: u32) -> Result<Action, Drop> {
     let frame = whole(skb, place)?;
     let message: Arp = frame.linear.read(NETWORK)?;
-    guard::arp(&Tables::<V4>::of(frame.live.generation), passage(&frame), &message)
+    guard::arp(&Tables::<V4>::of(frame.skb, frame.live.generation), passage(&frame), &message)
 }
 
 /// Any other IP packet than a plain one. [`Action::Remembered`] means that it is on the desk, to be
@@ -84,10 +85,12 @@ pub fn read<F: Maps>(skb: *mut __sk_buff, place: u32) -> Result<Action, Drop> {
         _ => parse::transport::<F, _>(&frame.linear, &ip)?,
     };
     if let Fragment::First(id) = ip.fragment {
-        let ports = FragmentPorts { source: transport.source, destination: transport.destination, seen: now() };
-        Tables::<F>::of(frame.live.generation).remember_fragment(&fragment_key::<F>(&frame, &ip, id), &ports);
+        let ports = FragmentPorts { ports: transport.ports, protocol: transport.protocol, seen: now() };
+        Tables::<F>::of(frame.skb, frame.live.generation).remember_fragment(&fragment_key::<F>(&frame, &ip, id), &ports);
     }
-    put_on_desk::<F>(&frame, parse::key(&ip, transport.source, transport.destination, frame.place), &transport)?;
+    let whole = !matches!(ip.fragment, Fragment::Later(_));
+    let seen = Seen { tcp_flags: transport.tcp_flags, transport: if whole { ip.transport as u32 } else { 0 } };
+    put_on_desk::<F>(&frame, parse::key(&ip, transport.ports, transport.protocol, frame.place), seen)?;
     match transport.icmp {
         Some(class) if !class.is_flow() => icmp::<F>(&frame, &ip, class),
         _ => Ok(Action::Remembered),
@@ -99,10 +102,10 @@ pub fn read<F: Maps>(skb: *mut __sk_buff, place: u32) -> Result<Action, Drop> {
 fn icmp<F: Maps>(frame: &Frame, ip: &Ip<F::Address>, class: IcmpKind) -> Result<Action, Drop> {
     match class {
         IcmpKind::Error => {
-            let (inner, source, destination) = parse::quoted::<F, _>(&frame.linear, ip.transport)?;
+            let (inner, ports, protocol) = parse::quoted::<F, _>(&frame.linear, ip.transport)?;
             let Some(desk) = F::desk() else { return Err(Drop::NoPolicy) };
             // SAFETY: this CPU's desk, which no other program uses meanwhile.
-            unsafe { (*desk).other = parse::key(&inner, source, destination, frame.place) };
+            unsafe { (*desk).other = parse::key(&inner, ports, protocol, frame.place) };
             Ok(Action::Related)
         }
         IcmpKind::Redirect if F::ICMP == V4::ICMP => guard::redirect(passage(frame)),
@@ -135,7 +138,7 @@ pub fn link(skb: *mut __sk_buff, place: u32) -> Result<Action, Drop> {
         advertised,
         hop_limit: header.hop_limit,
     };
-    guard::link(&Tables::<V6>::of(frame.live.generation), passage(&frame), message)
+    guard::link(&Tables::<V6>::of(frame.skb, frame.live.generation), passage(&frame), message)
 }
 
 /// RFC 4861 section 4.4.
@@ -160,10 +163,10 @@ const FRAGMENT_TIME: u32 = seconds(30);
 /// A later fragment has the ports that the first one left, and continues its flow.
 #[inline(always)]
 fn later_fragment<F: Maps>(frame: &Frame, ip: &Ip<F::Address>, id: FragmentId) -> Result<Transport, Drop> {
-    let tables = Tables::<F>::of(frame.live.generation);
+    let tables = Tables::<F>::of(frame.skb, frame.live.generation);
     let Some(ports) = tables.fragment(&fragment_key::<F>(frame, ip, id)) else { return Err(Drop::Fragment) };
     if now().since(ports.seen) > FRAGMENT_TIME {
         return Err(Drop::Fragment);
     }
-    Ok(Transport { source: ports.source, destination: ports.destination, tcp_flags: tcp::ACK, icmp: None })
+    Ok(Transport { ports: ports.ports, protocol: ports.protocol, tcp_flags: tcp::ACK, icmp: None })
 }

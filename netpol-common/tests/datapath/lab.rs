@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use netpol_common::{
     drops::{Drop, Pass, Side, Verdict},
-    flow::{FlowKey, FlowValue, Generation, Place, Ports},
+    flow::{FlowKey, FlowValue, Generation, KeyProtocol, Place, PortPair},
     tables::{
         AddressFlags, AddressKey, AddressValue, HookValue, Identity, IfIndex, Network, PairKey, PairValue, PortKey,
         RuleId, RulesetId, Ruling, Subject,
@@ -187,18 +187,18 @@ impl Lab {
 
 pub fn key(side: Side, at: Who, (from, to): (Who, Who), load: Load) -> FlowKey<Addr4> {
     let (protocol, source, destination) = match load {
-        Tcp(source, destination, _) => (Protocol::TCP, source, destination),
-        Udp(source, destination) => (Protocol::UDP, source, destination),
-        Icmp(8, id) => (Protocol::ICMP, id, 0x800),
-        Icmp(0, id) => (Protocol::ICMP, 0x800, id),
-        Icmp(kind, _) => (Protocol::ICMP, 0, u16::from(kind) << 8),
+        Tcp(source, destination, _) => (Protocol::TCP.into(), source, destination),
+        Udp(source, destination) => (Protocol::UDP.into(), source, destination),
+        Icmp(8, id) => (KeyProtocol::question(Protocol::ICMP), id, 0x800),
+        Icmp(0, id) => (KeyProtocol::answer(Protocol::ICMP), 0x800, id),
+        Icmp(kind, _) => (Protocol::ICMP.into(), 0, u16::from(kind) << 8),
     };
     FlowKey {
         source: Addr4::from(std::net::Ipv4Addr::from(from.address)),
         destination: Addr4::from(std::net::Ipv4Addr::from(to.address)),
-        ports: Ports::new(PortBe::from_host(source), PortBe::from_host(destination)),
+        ports: PortPair::new(PortBe::from_host(source), PortBe::from_host(destination)),
         place: Place::new(at.interface, side),
-        protocol: protocol.into(),
+        protocol,
     }
 }
 

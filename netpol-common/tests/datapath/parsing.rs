@@ -31,7 +31,7 @@ fn six(protocol: Protocol, payload: &[u8]) -> Vec<u8> {
 fn flow<F: Family>(frame: &[u8]) -> Result<FlowKey<F::Address>, Drop> {
     let ip = F::follow(frame, F::network(frame, NETWORK)?)?;
     let transport = transport::<F, _>(frame, &ip)?;
-    Ok(key(&ip, transport.source, transport.destination, PLACE))
+    Ok(key(&ip, transport.ports, transport.protocol, PLACE))
 }
 
 #[test]
@@ -39,7 +39,10 @@ fn ports_lie_behind_the_options() {
     for words in 0..=10 {
         let frame = four(Protocol::UDP, Options { words, ..Options::default() }, &frame::udp(5000, 53, &[]));
         let (_, transport) = plain::<V4, _>(&frame[..]).unwrap();
-        assert_eq!((transport.source, transport.destination), (PortBe::from_host(5000), PortBe::from_host(53)));
+        assert_eq!(
+            (transport.ports.source(), transport.ports.destination()),
+            (PortBe::from_host(5000), PortBe::from_host(53))
+        );
     }
 }
 
@@ -217,7 +220,7 @@ proptest! {
         let reply = four(Protocol::ICMP, Options::default(), &frame::icmp(kinds.1, codes[1], ids[1], &[]));
         let (request, reply) = (flow::<V4>(&request).unwrap(), flow::<V4>(&reply).unwrap());
         prop_assert_ne!(request, reply);
-        prop_assert!(!parse::is_answer(&request) && parse::is_answer(&reply));
+        prop_assert!(!request.protocol.answers() && reply.protocol.answers());
     }
 
     /// The slice's own bounds are the proof: `View` gets no byte of them that is not there.

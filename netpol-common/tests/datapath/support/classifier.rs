@@ -94,16 +94,16 @@ impl Way<'_> {
             _ => parse::transport::<F, _>(self.frame, &ip)?,
         };
         if let Fragment::First(id) = ip.fragment {
-            let Transport { source, destination, .. } = transport;
-            let ports = FragmentPorts { source, destination, seen: self.memory.now };
+            let Transport { ports, protocol, .. } = transport;
+            let ports = FragmentPorts { ports, protocol, seen: self.memory.now };
             self.memory.remember_fragment(&self.fragment_key::<F>(&ip, id), &ports);
         }
         let packet = self.packet(ethernet, &ip, &transport);
         match transport.icmp {
             Some(IcmpKind::Error) => {
-                let (inner, source, destination) = parse::quoted::<F, _>(self.frame, ip.transport)?;
+                let (inner, ports, protocol) = parse::quoted::<F, _>(self.frame, ip.transport)?;
                 let mut desk = Desk::new(packet);
-                desk.other = parse::key(&inner, source, destination, self.place());
+                desk.other = parse::key(&inner, ports, protocol, self.place());
                 undisputed(decide::decide_icmp_error(self.memory, &mut desk)?)
             }
             Some(IcmpKind::Redirect) if F::ICMP == V4::ICMP => undisputed(guard::redirect(self.passage(ethernet))?),
@@ -147,12 +147,12 @@ impl Way<'_> {
         if self.memory.now.since(ports.seen) > seconds(30) {
             return Err(Drop::Fragment);
         }
-        Ok(Transport { source: ports.source, destination: ports.destination, tcp_flags: tcp::ACK, icmp: None })
+        Ok(Transport { ports: ports.ports, protocol: ports.protocol, tcp_flags: tcp::ACK, icmp: None })
     }
 
     fn packet<A: Stored>(&self, ethernet: &Ethernet, ip: &Ip<A>, transport: &Transport) -> Packet<A> {
         Packet {
-            key: parse::key(ip, transport.source, transport.destination, self.place()),
+            key: parse::key(ip, transport.ports, transport.protocol, self.place()),
             source_mac: ethernet.source,
             destination_mac: ethernet.destination,
             ingress: self.arrival.ingress,

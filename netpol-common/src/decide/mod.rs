@@ -1,0 +1,274 @@
+//! The slow path: what happens to a packet that no valid flow entry speaks for.
+//!
+//! ```text
+//! who are the two ends, and may they say so?      ends
+//! what does a service make of it?                 translate
+//! which of them opened the connection?            opening
+//! what does the present policy say to that?       judge
+//! remember it, for both directions                remember
+//! ```
+//!
+//! Beside the way: `dhcp`, which needs no policy; `related`, ICMP errors; `uplink`, where only addresses are translated.
+//!
+//! State never widens policy: whatever is remembered repeats what the present policy says about the
+//! connection's original direction.
+
+mod dhcp;
+mod ends;
+mod judge;
+mod opening;
+mod related;
+mod remember;
+mod translate;
+mod uplink;
+
+use crate::{
+    drops::{Drop, Side},
+    flow::{FlowFlags, FlowKey, FlowValue, Generation, REFRESH, Rewrite, Ticks},
+    guard,
+    kernel::{Kernel, Remembered, Settings},
+    nat::{NatKey, Translation, Zone},
+    parse::tcp,
+    tables::{AddressFlags, Identity, IfIndex},
+    wire::{Address, MacWords},
+};
+
+pub use self::{ends::find, related::decide_icmp_error, uplink::decide_uplink};
+
+use self::{
+    dhcp::dhcp,
+    ends::{End, ends, other_place, receiver},
+    judge::judge,
+    opening::{Orientation, may_open, opens, orientation, recall},
+    remember::{Judged, delivery, remember},
+    translate::{Translated, claim, clashes, resolve},
+};
+
+/// A packet, as the slow path needs it.
+#[derive(Clone, Copy)]
+pub struct Packet<A: Address> {
+    pub key: FlowKey<A>,
+    pub source_mac: MacWords,
+    pub destination_mac: MacWords,
+    /// Where the kernel says that it came from; [`IfIndex::NONE`] for the host's own.
+    pub ingress: IfIndex,
+    pub tcp_flags: u8,
+    /// Offset of the transport header in the frame; 0: a later fragment has none.
+    pub transport: u32,
+    /// Of the frame, GSO segments counted.
+    pub packets: u32,
+    pub bytes: u32,
+    pub generation: Generation,
+    pub settings: Settings,
+    pub now: Ticks,
+}
+
+/// What to do with a packet that may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// [`Desk::value`] is its flow's new entry, the packet counted: deliver it the way that it says.
+    Remembered,
+    /// An ICMP error, to be judged by the packet inside; when it was, it may pass.
+    Related,
+    /// Nothing is known about the interface yet.
+    Waiting,
+    /// What a link needs, guarded but not judged by policy.
+    Control,
+    /// A message of IPv6's link control, still to be guarded.
+    Link,
+    /// The entry that its flow has still holds: count it there, and deliver it the way that it says.
+    Confirmed,
+    /// It passes an uplink and is none of ours.
+    Untouched,
+}
+
+impl Action {
+    /// The reverse of `as u32`.
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Option<Self> {
+        Some(match code {
+            0 => Self::Remembered,
+            1 => Self::Related,
+            2 => Self::Waiting,
+            3 => Self::Control,
+            4 => Self::Link,
+            5 => Self::Confirmed,
+            6 => Self::Untouched,
+            _ => return None,
+        })
+    }
+}
+
+/// Where the slow path works on one packet. It is larger than the BPF stack allows, so the classifiers
+/// keep one for each CPU.
+#[derive(Clone, Copy)]
+pub struct Desk<A: Address> {
+    pub packet: Packet<A>,
+    pub known: Known,
+    source: End,
+    destination: End,
+    /// The key of the packets in the other direction; of an ICMP error, that of the packet inside, at any
+    /// place.
+    pub other: FlowKey<A>,
+    /// What is known of the packet's direction, and of the other.
+    own: Remembered<A>,
+    partner: Remembered<A>,
+    /// Where neither is known: what a local sender's own hook has just found out about the packet.
+    sent: Remembered<A>,
+    /// What the packet leaves with: what it came with, where nothing is translated.
+    pub wire: Rewrite<A>,
+    /// The service that it is of; 0: none.
+    service: u32,
+    /// The translation's keys, and the half that is at hand.
+    original: NatKey<A>,
+    reply: NatKey<A>,
+    half: Translation<A>,
+    /// The entry that is being written; in the end, that of the packet's direction.
+    pub value: FlowValue<A>,
+}
+
+/// What there may be of the packet's own key: the slow path does not look again for what was just not found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Known(pub u32);
+
+impl Known {
+    pub const NOTHING: Self = Self(0);
+    /// A flow's entry, of whatever generation.
+    pub const FLOW: Self = Self(1);
+    /// A denial.
+    pub const DENIAL: Self = Self(1 << 1);
+    pub const EVERYTHING: Self = Self::FLOW.with(Self::DENIAL);
+
+    #[inline(always)]
+    pub const fn has(self, kind: Self) -> bool {
+        self.0 & kind.0 != 0
+    }
+
+    #[inline(always)]
+    pub const fn with(self, kind: Self) -> Self {
+        Self(self.0 | kind.0)
+    }
+}
+
+impl<A: Address> Desk<A> {
+    /// A desk with a packet on it.
+    pub fn new(packet: Packet<A>) -> Self {
+        let nobody = End::elsewhere(Identity::ANY, AddressFlags(0), packet.source_mac);
+        Self {
+            other: packet.key,
+            packet,
+            known: Known::EVERYTHING,
+            source: nobody,
+            destination: nobody,
+            own: Remembered::NOTHING,
+            partner: Remembered::NOTHING,
+            sent: Remembered::NOTHING,
+            wire: Rewrite::of(&packet.key),
+            service: 0,
+            original: NatKey::of(&packet.key, Zone(0)),
+            reply: NatKey::of(&packet.key, Zone(0)),
+            half: Translation::NOTHING,
+            value: FlowValue::EMPTY,
+        }
+    }
+
+    /// A packet between two endpoints, whose answers somebody's translation could take for its own.
+    #[inline(always)]
+    fn may_clash(&self) -> bool {
+        self.packet.settings.has(Settings::TRANSLATE)
+            && matches!(self.packet.key.place.side(), Side::From)
+            && self.destination.is_local()
+    }
+}
+
+/// Decides about the packet on the desk.
+///
+/// # Errors
+///
+/// The reason to drop it.
+#[inline(always)]
+pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
+    let packet = &desk.packet;
+    let Some(hook) = kernel.hook(packet.key.place.ifindex()) else { return guard::waiting(packet.settings) };
+    if let Some(result) = dhcp(kernel, packet, hook) {
+        return result;
+    }
+    ends(kernel, desk, hook)?;
+    let zone = Zone::of(hook.network);
+    let translated = translated(kernel, desk, zone)?;
+    receiver(kernel, desk, hook);
+    desk.other = desk.packet.key.rewritten(&desk.wire).reversed(other_place(desk));
+    recall(kernel, desk, translated);
+    let orientation = orientation(desk, translated);
+    let rules = match judge(kernel, desk, orientation) {
+        Ok(rules) => rules,
+        Err(denial) => {
+            // what the tables should have known and did not is no verdict to repeat
+            if !matches!(denial.reason, Drop::NoPolicy) {
+                desk.value = denial.entry(&desk.packet, orientation);
+                if desk.known.has(Known::DENIAL) {
+                    kernel.count_on(&desk.packet.key, &mut desk.value);
+                }
+                kernel.remember_denial(&desk.packet.key, &desk.value);
+            }
+            return Err(denial.reason);
+        }
+    };
+    let is_new = !desk.own.exists() && !desk.partner.exists();
+    if is_new && !may_open(kernel, &desk.packet) {
+        return Err(Drop::Rate);
+    }
+    match translated {
+        Translated::New => claim(kernel, desk)?,
+        Translated::No if is_new && desk.may_clash() && clashes(kernel, desk, zone) => return Err(Drop::Translation),
+        _ => {}
+    }
+    let flags = delivery(desk, hook);
+    let flags = if orientation == Orientation::Unclear { flags.with(FlowFlags::UNCLEAR) } else { flags };
+    let judged = Judged::new(desk, rules, (orientation == Orientation::Reply, flags));
+    remember(kernel, desk, hook, judged)
+}
+
+/// What a workload's own hook translates: what it sends; of what reaches it, answers of a service.
+#[inline(always)]
+fn translated<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zone) -> Result<Translated, Drop> {
+    desk.wire = Rewrite::of(&desk.packet.key);
+    desk.service = 0;
+    if !desk.packet.settings.has(Settings::TRANSLATE) {
+        return Ok(Translated::No);
+    }
+    let translated = resolve(kernel, desk, zone)?;
+    let is_here = match desk.packet.key.place.side() {
+        Side::From => true,
+        Side::To => translated == Translated::Reply && desk.keeps_destination(),
+    };
+    if is_here {
+        return Ok(translated);
+    }
+    desk.wire = Rewrite::of(&desk.packet.key);
+    desk.service = 0;
+    Ok(Translated::No)
+}
+
+/// Whether the slow path must look at a packet that an entry speaks for.
+#[inline(always)]
+pub fn is_due<A: Address>(entry: &FlowValue<A>, now: Ticks, tcp_flags: u8) -> bool {
+    // a plain SYN from the replying side opens a new connection, and tells who opened where that was unclear
+    let flags = entry.word.flags();
+    let reopens = opens(tcp_flags) && (flags.has(FlowFlags::REPLY) || flags.has(FlowFlags::UNCLEAR));
+    // the ports of a connection that has ended are used again
+    let renews = tcp_flags & tcp::SYN != 0 && entry.tcp_flags & (tcp::FIN | tcp::RST) != 0;
+    // a translation must learn that its connection ends
+    let ends = flags.has(FlowFlags::TRANSLATED) && tcp_flags & !entry.tcp_flags & (tcp::FIN | tcp::RST) != 0;
+    reopens || renews || ends || now.since(entry.judged) > REFRESH
+}
+
+/// Whether a denial that was remembered in this generation still speaks for a packet of its key.
+#[inline(always)]
+pub fn is_denial_valid<A: Address>(entry: &FlowValue<A>, now: Ticks, tcp_flags: u8) -> bool {
+    // it was about the middle of a connection, and this packet opens one; or what made it a reply may be
+    // forgotten by now
+    let opens_anew = opens(tcp_flags) && entry.word.flags().has(FlowFlags::REPLY);
+    !opens_anew && now.since(entry.judged) <= REFRESH
+}

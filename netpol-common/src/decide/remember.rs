@@ -1,0 +1,189 @@
+//! What is written down of a connection that is allowed: an entry for each direction, and how packets are
+//! delivered.
+
+use super::{Action, Desk, Packet, judge::Rules, opening::opens};
+use crate::{
+    drops::{Drop, Side},
+    flow::{FlowFlags, FlowValue, PackedRule, Rewrite, Word},
+    kernel::{Kernel, Remembered, Settings},
+    parse::tcp,
+    tables::{AddressFlags, HookValue, IfIndex},
+    wire::Address,
+};
+
+/// Writes down both directions, where they do not say it already.
+#[inline(always)]
+pub(super) fn remember<A: Address, K: Kernel<A>>(
+    kernel: &K,
+    desk: &mut Desk<A>,
+    hook: &HookValue,
+    judged: Judged,
+) -> Result<Action, Drop> {
+    let renews = desk.packet.tcp_flags & tcp::SYN != 0;
+    let answer = Rewrite::of(&desk.packet.key).reversed();
+    if !desk.packet.destination_mac.is_group()
+        && (renews || !judged.is_said(&desk.packet, &desk.partner, (judged.other, &answer)))
+    {
+        desk.value = judged.partner(desk, hook);
+        kernel.remember(&desk.other, &desk.value)?;
+    }
+    if !renews && judged.is_said(&desk.packet, &desk.own, (judged.own, &desk.wire)) {
+        kernel.refresh(&desk.packet.key, desk.packet.now, desk.packet.ingress);
+        return Ok(Action::Confirmed);
+    }
+    desk.value = judged.own(desk);
+    kernel.remember(&desk.packet.key, &desk.value)?;
+    Ok(Action::Remembered)
+}
+
+/// Whether a packet that a workload sends may go directly to the other one: only where the host
+/// would have brought it there, and nothing on the way would have had a say.
+#[inline(always)]
+pub(super) fn delivery<A: Address>(desk: &Desk<A>, hook: &HookValue) -> FlowFlags {
+    let (packet, to) = (&desk.packet, &desk.destination);
+    let is_rewritten = desk.is_rewritten();
+    if packet.key.place.side() as u8 != Side::From as u8
+        || packet.settings.has(Settings::STACK)
+        || !to.is_local()
+        || (to.ifindex == packet.key.place.ifindex() && !is_rewritten)
+        || hook.segment == 0
+        || hook.segment != to.segment
+    {
+        return FlowFlags::NONE;
+    }
+    let isolated = hook.flags.has(AddressFlags::PORT_ISOLATED) && to.flags.has(AddressFlags::PORT_ISOLATED);
+    if is_rewritten {
+        // it went to whoever routes, and gets the receiver's MAC address
+        return if isolated { FlowFlags::NONE } else { FlowFlags::ROUTED };
+    }
+    let routed = hook.flags.has(AddressFlags::ROUTED) && to.flags.has(AddressFlags::ROUTED);
+    if routed && packet.destination_mac == hook.host_mac {
+        FlowFlags::ROUTED
+    } else if !routed && !isolated && packet.destination_mac == to.mac {
+        FlowFlags::DIRECT
+    } else {
+        FlowFlags::NONE
+    }
+}
+
+/// What was found out about a connection.
+#[derive(Clone, Copy)]
+pub(super) struct Judged {
+    rules: Rules,
+    /// What entries say of the packet's direction, and of the other.
+    own: FlowFlags,
+    other: FlowFlags,
+}
+
+/// Which flags an entry must have as they are.
+const TELLING: FlowFlags =
+    FlowFlags::REPLY.with(FlowFlags::UNCLEAR).with(FlowFlags::TRANSLATED).with(FlowFlags::UNVOUCHED);
+
+impl Judged {
+    /// `flags`: how packets are delivered, in either direction.
+    #[inline(always)]
+    pub(super) fn new<A: Address>(desk: &Desk<A>, rules: Rules, (is_reply, flags): (bool, FlowFlags)) -> Self {
+        let (own, other) = if desk.is_rewritten() { legs(desk, flags) } else { (FlowFlags::NONE, FlowFlags::NONE) };
+        let (own, other) = if is_reply { (own.with(FlowFlags::REPLY), other) } else { (own, other.with(FlowFlags::REPLY)) };
+        Self { rules, own: own.with(flags), other: other.with(flags) }
+    }
+
+    /// Whether an entry says already what was found out.
+    #[inline(always)]
+    fn is_said<A: Address>(
+        &self,
+        packet: &Packet<A>,
+        entry: &Remembered<A>,
+        (flags, rewrite): (FlowFlags, &Rewrite<A>),
+    ) -> bool {
+        entry.word.generation() == packet.generation
+            && entry.word.flags().0 & TELLING.0 == flags.0 & TELLING.0
+            && (!flags.has(FlowFlags::TRANSLATED) || entry.rewrite == *rewrite)
+    }
+
+    /// The entry of the packet's own direction, this packet counted.
+    #[inline(always)]
+    fn own<A: Address>(&self, desk: &Desk<A>) -> FlowValue<A> {
+        let (packet, before) = (&desk.packet, &desk.own);
+        let ifindex = match packet.key.place.side() {
+            Side::From => desk.destination.ifindex,
+            Side::To => packet.ingress,
+        };
+        // a new connection on the same ports starts anew
+        let (packets, bytes, flags) = before.totals();
+        let tcp_flags = if packet.tcp_flags & tcp::SYN != 0 { packet.tcp_flags } else { flags | packet.tcp_flags };
+        FlowValue {
+            word: Word::new(packet.generation, packet.key.tag(), self.own),
+            packets: packets + u64::from(packet.packets),
+            bytes: bytes + u64::from(packet.bytes),
+            ifindex,
+            source_mac: packet.source_mac,
+            destination_mac: desk.destination.mac,
+            tcp_flags,
+            rewrite: desk.wire,
+            ..self.entry(desk, before)
+        }
+    }
+
+    /// The entry of the other direction.
+    #[inline(always)]
+    fn partner<A: Address>(&self, desk: &Desk<A>, hook: &HookValue) -> FlowValue<A> {
+        let (packet, before) = (&desk.packet, &desk.partner);
+        let (source_mac, ifindex) = match (packet.key.place.side(), desk.other.place.side()) {
+            (Side::From, Side::From) => (desk.destination.mac, desk.source.ifindex),
+            (Side::To, Side::From) => (hook.mac, desk.source.ifindex),
+            // the first packet tells where they really come from
+            (_, Side::To) => (packet.destination_mac, desk.destination.ifindex),
+        };
+        FlowValue {
+            word: Word::new(packet.generation, desk.other.tag(), self.other),
+            ifindex,
+            source_mac,
+            destination_mac: desk.source.mac,
+            tcp_flags: if opens(packet.tcp_flags) { 0 } else { before.totals().2 },
+            rewrite: Rewrite::of(&packet.key).reversed(),
+            ..self.entry(desk, before)
+        }
+    }
+
+    /// What both directions have in common. Counters go on from what was there.
+    #[inline(always)]
+    fn entry<A: Address>(&self, desk: &Desk<A>, before: &Remembered<A>) -> FlowValue<A> {
+        let packet = &desk.packet;
+        let (packets, bytes, tcp_flags) = before.totals();
+        FlowValue {
+            word: Word(0),
+            packets,
+            bytes,
+            seen: packet.now,
+            judged: packet.now,
+            ifindex: IfIndex::NONE,
+            source_mac: packet.source_mac,
+            destination_mac: packet.destination_mac,
+            egress_rule: PackedRule::new(self.rules.egress),
+            ingress_rule: PackedRule::new(self.rules.ingress),
+            tcp_flags,
+            reserved: 0,
+            rewrite: Rewrite::NONE,
+            service: desk.service,
+        }
+    }
+}
+
+/// Which hook translates which direction: see [`translate`](super::translate).
+#[inline(always)]
+fn legs<A: Address>(desk: &Desk<A>, flags: FlowFlags) -> (FlowFlags, FlowFlags) {
+    let both = (FlowFlags::TRANSLATED, FlowFlags::TRANSLATED);
+    if flags.has(FlowFlags::ROUTED) || !matches!(desk.packet.key.place.side(), Side::From) {
+        return both;
+    }
+    // through the stack, and only one address changes: the client's hook translates the answers, too
+    if desk.keeps_destination() {
+        // an answer, which leaves the backend as it is
+        (FlowFlags::UNVOUCHED, FlowFlags::TRANSLATED)
+    } else if desk.keeps_source() && desk.destination.is_local() {
+        (FlowFlags::TRANSLATED, FlowFlags::UNVOUCHED)
+    } else {
+        both
+    }
+}

@@ -1,0 +1,274 @@
+//! Services: a packet to a published address goes to one of the backends, and what the backend answers seems to come
+//! from that address.
+//!
+//! ```text
+//! resolve   what does the packet become?          (no state is made yet)
+//!           ends, opening, judge: about the real ends
+//! claim     for a new connection: the pair of translations, with a port of its own
+//! ```
+//!
+//! Between two endpoints both directions are translated where they leave their sender, if they are delivered directly.
+//! Through the stack only the client's own hook translates, both ways: so the host's conntrack sees the client and the
+//! backend, in both directions.
+
+use super::Desk;
+use crate::{
+    drops::{Drop, Side},
+    flow::{FlowFlags, PortPair, Rewrite, seconds},
+    kernel::Kernel,
+    nat::{self, Claim, NatKey, NatState, Translation, Zone},
+    parse::tcp,
+    service::{self, Affinity, AffinityKey, Backend, MemberKey, ServiceKey},
+    wire::{Address, PortBe, Protocol},
+};
+
+/// Whether, and as what, a packet is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Translated {
+    No,
+    /// In the direction in which the connection was opened; there is a pair.
+    Original,
+    Reply,
+    /// There is none yet: [`Desk::wire`] says what it would be like.
+    New,
+}
+
+/// Finds out what the packet becomes: [`Desk::wire`].
+///
+/// # Errors
+///
+/// [`Drop::NoBackend`]: nobody is behind the published address.
+#[inline(always)]
+pub(super) fn resolve<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zone) -> Result<Translated, Drop> {
+    desk.wire = Rewrite::of(&desk.packet.key);
+    desk.service = 0;
+    if desk.packet.destination_mac.is_group() {
+        return Ok(Translated::No);
+    }
+    desk.original = NatKey::of(&desk.packet.key, zone);
+    desk.half = kernel.translation(&desk.original);
+    if desk.half.exists() {
+        if desk.half.is_reply() || is_current(kernel, desk) {
+            return Ok(known(kernel, desk));
+        }
+        forget(kernel, desk);
+        if desk.packet.key.protocol() == Protocol::TCP && desk.packet.tcp_flags & tcp::SYN == 0 {
+            return Err(Drop::NoBackend);
+        }
+    }
+    match desk.packet.key.place.side() {
+        Side::From => published(kernel, desk),
+        Side::To => Ok(Translated::No),
+    }
+}
+
+/// The packet is of a connection that is translated already.
+#[inline(always)]
+fn known<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Translated {
+    let is_reply = desk.half.is_reply();
+    let state = desk.half.state.after(desk.packet.tcp_flags, is_reply);
+    desk.wire = desk.half.rewrite;
+    desk.service = desk.half.service;
+    desk.reply = NatKey::reply(&desk.wire, desk.original.protocol, desk.original.zone);
+    kernel.renew(&desk.original, desk.packet.now, state);
+    kernel.renew(&desk.reply, desk.packet.now, state);
+    if is_reply { Translated::Reply } else { Translated::Original }
+}
+
+/// Whether the backend of a pair still is one.
+#[inline(always)]
+fn is_current<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> bool {
+    let (key, to) = (&desk.packet.key, &desk.half.rewrite);
+    if key.destination == to.destination && key.ports.destination() == to.ports.destination() {
+        return true;
+    }
+    kernel.has_member(&MemberKey {
+        address: key.destination,
+        backend: to.destination,
+        port: key.ports.destination(),
+        backend_port: to.ports.destination(),
+        protocol: key.protocol(),
+        zero: 0,
+        zeros: 0,
+    })
+}
+
+/// Takes both halves back.
+#[inline(always)]
+fn forget<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) {
+    desk.reply = NatKey::reply(&desk.half.rewrite, desk.original.protocol, desk.original.zone);
+    kernel.release(&desk.reply);
+    kernel.release(&desk.original);
+}
+
+/// A packet to a published address, from a client that has no pair yet.
+#[inline(always)]
+fn published<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Translated, Drop> {
+    let key = &desk.packet.key;
+    let protocol = key.protocol();
+    // nobody's packets on a wire go to a loopback address; those of a neighbour must not reach what is published there
+    if !protocol.has_ports() || key.destination.is_loopback() {
+        return Ok(Translated::No);
+    }
+    let (address, port) = (key.destination, key.ports.destination());
+    let Some(value) = kernel.service(&ServiceKey { address, port, protocol, zero: 0 }) else {
+        return Ok(Translated::No);
+    };
+    let (service, affinity) = (value.service, value.affinity);
+    let client_port = if affinity == 0 { key.ports.source() } else { PortBe::ZERO };
+    let hash = service::hash(&key.source, client_port, address.fold() ^ u32::from(port.0));
+    let Some(entry) = service::pick(hash, value) else { return Err(Drop::NoBackend) };
+    let backend = choose(kernel, desk, (entry, affinity))?;
+    let key = &desk.packet.key;
+    // to itself: an answer to its own address would never come out again
+    let source = if backend.address == key.source { key.destination } else { key.source };
+    desk.wire = Rewrite {
+        source,
+        destination: backend.address,
+        ports: PortPair::new(key.ports.source(), backend.port),
+    };
+    desk.service = service;
+    Ok(Translated::New)
+}
+
+/// The backend that the client has stayed with, else the one of the Maglev table.
+#[inline(always)]
+fn choose<A: Address, K: Kernel<A>>(
+    kernel: &K,
+    desk: &Desk<A>,
+    (entry, affinity): (u32, u32),
+) -> Result<Backend<A>, Drop> {
+    let Some(backend) = kernel.backend(entry) else { return Err(Drop::NoBackend) };
+    let mut backend = *backend;
+    if affinity == 0 {
+        return Ok(backend);
+    }
+    let key = &desk.packet.key;
+    let (address, port, protocol) = (key.destination, key.ports.destination(), key.protocol());
+    let client = AffinityKey { client: key.source, address, port, protocol, zero: 0 };
+    if let Some(stays) = kernel.affinity(&client) {
+        let Affinity { backend: before, seen } = *stays;
+        let member = MemberKey {
+            address,
+            backend: before.address,
+            port,
+            backend_port: before.port,
+            protocol,
+            zero: 0,
+            zeros: 0,
+        };
+        if desk.packet.now.since(seen) <= seconds(affinity) && kernel.has_member(&member) {
+            backend = before;
+        }
+    }
+    kernel.stay(&client, &Affinity { backend, seen: desk.packet.now });
+    Ok(backend)
+}
+
+/// Makes the pair of a new connection: [`Desk::wire`] may get another port for the client.
+///
+/// # Errors
+///
+/// [`Drop::Translation`]: there is no room, or no port was free.
+#[inline(always)]
+pub(super) fn claim<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<(), Drop> {
+    let masquerades = desk.original.zone == Zone::UPLINKS;
+    let protocol = desk.packet.key.protocol();
+    let mut attempt = 0;
+    while attempt < nat::ATTEMPTS {
+        desk.reply = NatKey::reply(&desk.wire, desk.original.protocol, desk.original.zone);
+        desk.other = desk.packet.key.rewritten(&desk.wire).reversed(desk.other.place);
+        let is_free = if masquerades { !kernel.is_bound(&desk.reply) } else { !is_plain(kernel, desk) };
+        if is_free {
+            match take(kernel, desk) {
+                Claim::Made => return Ok(()),
+                Claim::Full => return Err(Drop::Translation),
+                Claim::Taken => {}
+            }
+        }
+        // SCTP's checksum is of the whole packet
+        if !protocol.has_ports() && !protocol.is_icmp() || protocol == Protocol::SCTP {
+            return Err(Drop::Translation);
+        }
+        let port = nat::another_port(kernel.random());
+        desk.wire.ports = nat::with_client_port(desk.wire.ports, port);
+        attempt += 1;
+    }
+    Err(Drop::Translation)
+}
+
+/// Whether the answers would be those of a connection that is not translated.
+#[inline(always)]
+fn is_plain<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> bool {
+    let entry = kernel.recall(&desk.other);
+    entry.word.generation() == desk.packet.generation
+        && !entry.word.flags().has(FlowFlags::TRANSLATED)
+        && !entry.word.flags().has(FlowFlags::UNVOUCHED)
+}
+
+/// Tries to get both halves.
+#[inline(always)]
+fn take<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Claim {
+    let Desk { service, .. } = *desk;
+    let seen = desk.packet.now;
+    let back = desk.original.rewrite().reversed();
+    let tag = desk.reply.tag();
+    desk.half = Translation { rewrite: back, service, seen, state: NatState::EXISTS.with(NatState::REPLY), tag };
+    match kernel.claim(&desk.reply, &desk.half) {
+        Claim::Made => {}
+        Claim::Full => return Claim::Full,
+        Claim::Taken => {
+            // ours, whose other half is gone?
+            let there = kernel.translation(&desk.reply);
+            if !there.is_reply() || there.rewrite != back {
+                return Claim::Taken;
+            }
+        }
+    }
+    let tag = desk.original.tag();
+    desk.half = Translation { rewrite: desk.wire, service, seen, state: NatState::EXISTS, tag };
+    let claimed = kernel.claim(&desk.original, &desk.half);
+    if claimed != Claim::Made {
+        kernel.release(&desk.reply);
+    }
+    if claimed == Claim::Taken {
+        // a packet of the same connection was faster on another CPU
+        desk.half = kernel.translation(&desk.original);
+        if desk.half.exists() {
+            desk.wire = desk.half.rewrite;
+            desk.other = desk.packet.key.rewritten(&desk.wire).reversed(desk.other.place);
+            return Claim::Made;
+        }
+    }
+    claimed
+}
+
+/// Whether somebody's translation has the key of the answers to a packet that is not translated itself.
+#[inline(always)]
+pub(super) fn clashes<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zone) -> bool {
+    desk.reply = NatKey::reply(&Rewrite::of(&desk.packet.key), desk.packet.key.protocol, zone);
+    desk.half = kernel.translation(&desk.reply);
+    desk.half.exists() && desk.half.is_reply()
+}
+
+impl<A: Address> Desk<A> {
+    /// The packet leaves with other addresses or ports than it came with.
+    #[inline(always)]
+    pub(super) fn is_rewritten(&self) -> bool {
+        self.wire != Rewrite::of(&self.packet.key)
+    }
+
+    /// Its sender stays as it is.
+    #[inline(always)]
+    pub(super) fn keeps_source(&self) -> bool {
+        self.wire.source == self.packet.key.source && self.wire.ports.source() == self.packet.key.ports.source()
+    }
+
+    /// Its receiver stays as it is.
+    #[inline(always)]
+    pub(super) fn keeps_destination(&self) -> bool {
+        self.wire.destination == self.packet.key.destination
+            && self.wire.ports.destination() == self.packet.key.ports.destination()
+    }
+}
