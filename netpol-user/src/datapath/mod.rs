@@ -10,13 +10,14 @@
 //! | `links` | classifiers on interfaces, by TCX or clsact |
 //! | `slots` | the tables that a publication fills |
 //! | `publish` | a snapshot becomes the policy, with one write |
-//! | `batch` | many entries with one system call |
+//! | `batch`, `mapped` | many entries with one system call, very many without any |
 //! | `published` | what was published, read back |
 //! | `records` | flows, denials and counters, read |
 //! | `testrun` | frames of ours, without an interface |
 
 mod batch;
 mod links;
+mod mapped;
 mod pins;
 mod programs;
 mod publish;

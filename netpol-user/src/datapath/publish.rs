@@ -15,8 +15,8 @@ use netpol_common::{
 };
 
 use super::{
-    Datapath, Error, Pins, batch,
-    slots::{INNER_MAP, NO_PREALLOC},
+    Datapath, Error, Pins, batch, mapped,
+    slots::{INNER_MAP, MAPPABLE, MAPPED, NO_PREALLOC},
 };
 use crate::compile::Snapshot;
 
@@ -80,7 +80,7 @@ fn fill(pins: &Pins, slot: u32, snapshot: &Snapshot) -> Result<(), Error> {
         Box::new(|| of.hash("SERVICES6", snapshot.services6.iter().copied())),
         Box::new(|| of.array("BACKENDS4", &snapshot.backends4)),
         Box::new(|| of.array("BACKENDS6", &snapshot.backends6)),
-        Box::new(|| of.array("MAGLEV", &snapshot.maglev)),
+        Box::new(|| of.mapped(MAPPED, &snapshot.maglev)),
         Box::new(|| of.hash("MEMBERS4", snapshot.members4.iter().copied())),
         Box::new(|| of.hash("MEMBERS6", snapshot.members6.iter().copied())),
         Box::new(|| of.trie("POOLS4", snapshot.pools4.iter().map(|net| (four(net), POOL)))),
@@ -150,6 +150,14 @@ impl Slot<'_> {
             let inner = Array::<MapData, V>::create(room(values.len()), INNER_MAP)?;
             let entries = values.iter().enumerate().map(|(index, value)| (index as u32, *value));
             batch::update(&inner, entries)?;
+            Ok(inner)
+        })
+    }
+
+    fn mapped(self, name: &'static str, words: &[u32]) -> Result<(), Error> {
+        self.put(name, || {
+            let inner = Array::<MapData, u32>::create(room(words.len()), INNER_MAP | MAPPABLE)?;
+            mapped::write(&inner, words)?;
             Ok(inner)
         })
     }

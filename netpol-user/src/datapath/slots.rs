@@ -24,6 +24,9 @@ pub(super) const NO_PREALLOC: u32 = 1;
 /// `BPF_F_INNER_MAP`: the array may have another size than its template.
 pub(super) const INNER_MAP: u32 = 1 << 12;
 
+/// `BPF_F_MMAPABLE`: userspace may write the array's memory.
+pub(super) const MAPPABLE: u32 = 1 << 10;
+
 /// `enum bpf_map_type` of linux/bpf.h
 #[derive(Clone, Copy)]
 #[repr(u32)]
@@ -59,13 +62,16 @@ const SLOTS: [(&str, Kind, usize, usize); 18] = [
     ("SERVICES6", Kind::Hash, size_of::<ServiceKey<Addr6>>(), size_of::<ServiceValue>()),
     ("BACKENDS4", Kind::Array, size_of::<u32>(), size_of::<Backend<Addr4>>()),
     ("BACKENDS6", Kind::Array, size_of::<u32>(), size_of::<Backend<Addr6>>()),
-    ("MAGLEV", Kind::Array, size_of::<u32>(), size_of::<u32>()),
+    (MAPPED, Kind::Array, size_of::<u32>(), size_of::<u32>()),
     ("MEMBERS4", Kind::Hash, size_of::<MemberKey<Addr4>>(), size_of::<u32>()),
     ("MEMBERS6", Kind::Hash, size_of::<MemberKey<Addr6>>(), size_of::<u32>()),
     ("POOLS4", Kind::LpmTrie, size_of::<Key<Addr4>>(), size_of::<u32>()),
     ("POOLS6", Kind::LpmTrie, size_of::<Key<Addr6>>(), size_of::<u32>()),
     ("UPLINKS", Kind::Hash, size_of::<u32>(), size_of::<Uplink>()),
 ];
+
+/// The only array with millions of entries.
+pub(super) const MAPPED: &str = "MAGLEV";
 
 /// Makes and pins those that are not there.
 pub(super) fn create(pins: &Pins) -> Result<(), Error> {
@@ -76,6 +82,7 @@ pub(super) fn create(pins: &Pins) -> Result<(), Error> {
         }
         let flags = match kind {
             Kind::LpmTrie => NO_PREALLOC,
+            Kind::Array if name == MAPPED => INNER_MAP | MAPPABLE,
             Kind::Array => INNER_MAP,
             Kind::Hash | Kind::ArrayOfMaps => 0,
         };
