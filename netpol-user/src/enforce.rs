@@ -20,7 +20,7 @@ use netpol_common::{
 };
 
 use crate::{
-    compile::{self, CompileError, RuleName, Snapshot},
+    compile::{self, BackendName, BackendState, CompileError, RuleName, ServiceName, Snapshot},
     datapath::{self, Datapath, Hook, Pins, Settings, Way},
     format::Loaded,
     model::World,
@@ -41,6 +41,8 @@ pub struct Options {
     pub attach: Option<Way>,
     /// Endpoints that are not running are an error.
     pub strict: bool,
+    /// Names of the interfaces to the outside; empty: those with a default route.
+    pub uplinks: Vec<String>,
     /// Find out what would change, and change nothing.
     pub dry_run: bool,
 }
@@ -132,9 +134,11 @@ impl Instance {
         };
         let present = self.present()?;
         let found = timed(&mut timings.discover, || source::discover(&loaded.world))?;
+        let uplinks = timed(&mut timings.discover, || source::uplinks(&found, &options.uplinks))?;
         let workloads: Vec<_> = found.workloads.iter().map(|found| found.workload.clone()).collect();
         let mut snapshot =
             timed(&mut timings.compile, || compile::compile(&loaded.world, &workloads, &found.host_addresses))?;
+        snapshot.uplinks = uplinks.iter().map(|uplink| (uplink.ifindex, uplink.into())).collect();
         let held = held(&loaded.world, &found, present.as_ref());
         snapshot.hooks.extend(held.values().map(|held| (IfIndex(held.ifindex), closed())));
         let names = names(loaded, &found, (&snapshot, options.settings, way), &held);
@@ -364,6 +368,30 @@ fn names(
         endpoints: identity.endpoints.iter().map(ToString::to_string).collect(),
         networks: identity.networks.iter().map(ToString::to_string).collect(),
     };
+    let service = |ServiceName { service, port_name, port, protocol, affinity, addresses, backends }: &ServiceName| {
+        let backend = |BackendName { endpoint, address, port, weight, state }: &BackendName| state::Backend {
+            endpoint: endpoint.as_ref().map(ToString::to_string),
+            address: *address,
+            port: *port,
+            weight: *weight,
+            state: match state {
+                BackendState::Running => state::Health::Running,
+                BackendState::Pending => state::Health::Pending,
+                BackendState::Ready => state::Health::Ready,
+                BackendState::NotReady => state::Health::NotReady,
+            },
+        };
+        state::Service {
+            namespace: service.namespace.clone(),
+            name: service.name.clone(),
+            port_name: port_name.clone(),
+            port: *port,
+            protocol: protocol.to_string(),
+            affinity: *affinity,
+            addresses: addresses.iter().map(|&(address, port)| state::Place { address, port }).collect(),
+            backends: backends.iter().map(backend).collect(),
+        }
+    };
     let document = |source: &crate::format::Source| state::Document {
         name: source.name.clone(),
         text: String::from_utf8_lossy(&source.text).into_owned(),
@@ -378,11 +406,12 @@ fn names(
         pending: found.pending.iter().map(pending).collect(),
         identities: snapshot.identities.iter().map(identity).collect(),
         rules: snapshot.rules.iter().map(rule).collect(),
+        services: snapshot.services.iter().map(service).collect(),
         policies: loaded.policies,
         sources: loaded.sources.iter().map(document).collect(),
     };
     let mut hasher = DefaultHasher::new();
-    (format!("{snapshot:?}"), format!("{names:?}"), settings.0).hash(&mut hasher);
+    (snapshot, format!("{names:?}"), settings.0).hash(&mut hasher);
     names.fingerprint = hasher.finish();
     names
 }

@@ -3,6 +3,7 @@
 
 use std::{
     fs, io,
+    net::IpAddr,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -60,6 +61,9 @@ pub struct Names {
     pub identities: Vec<Identity>,
     /// By rule number; the first stands for rule 1.
     pub rules: Vec<Rule>,
+    /// By service number; the first stands for number 1.
+    #[serde(default)]
+    pub services: Vec<Service>,
     pub policies: usize,
     /// The documents themselves.
     pub sources: Vec<Document>,
@@ -71,7 +75,7 @@ pub struct Endpoint {
     pub namespace: String,
     pub name: String,
     pub labels: Labels,
-    pub addresses: Vec<std::net::IpAddr>,
+    pub addresses: Vec<IpAddr>,
     /// The host end of its veth.
     pub interface: String,
     pub ifindex: u32,
@@ -131,6 +135,63 @@ impl Rule {
         match direction {
             Direction::Egress => "egress",
             Direction::Ingress => "ingress",
+        }
+    }
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub namespace: String,
+    pub name: String,
+    pub port_name: Option<String>,
+    pub port: u16,
+    pub protocol: String,
+    /// For how many seconds a client address keeps its backend.
+    pub affinity: Option<u32>,
+    /// Where it is published.
+    pub addresses: Vec<Place>,
+    pub backends: Vec<Backend>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub address: IpAddr,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// `namespace/name`; `None`: a slice lists its address.
+    pub endpoint: Option<String>,
+    pub address: Option<IpAddr>,
+    pub port: u16,
+    pub weight: u8,
+    pub state: Health,
+}
+
+/// Whether a backend gets packets: those that run or are ready do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    Running,
+    /// Its endpoint does not run.
+    Pending,
+    Ready,
+    NotReady,
+}
+
+impl Health {
+    pub const fn answers(self) -> bool {
+        matches!(self, Self::Running | Self::Ready)
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Pending => "pending",
+            Self::Ready => "ready",
+            Self::NotReady => "not-ready",
         }
     }
 }

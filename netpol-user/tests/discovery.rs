@@ -18,6 +18,7 @@ fn document(name: &str, netns: impl Into<PathBuf>, interface: Option<&str>) -> D
         labels: Labels::new(),
         addresses: vec![],
         ports: vec![],
+        weight: 1,
         attachment: Some(Attachment { netns: netns.into(), interface: interface.map(str::to_owned) }),
         origin: Origin { file: "endpoints.yaml".into(), line: 7, column: 1 },
     }

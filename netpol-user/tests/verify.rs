@@ -27,6 +27,7 @@ fn world(endpoints: &[&Endpoint], ports: &[Port]) -> World {
             .iter()
             .map(|port| EndpointPort { name: None, port: port.number, protocol: port.protocol })
             .collect(),
+        weight: 1,
         attachment: Some(Attachment { netns: endpoint.netns().to_owned(), interface: None }),
         origin: Origin::default(),
     };

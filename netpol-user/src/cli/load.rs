@@ -46,6 +46,9 @@ pub struct Load {
     /// Do not limit how fast a container may open connections (50,000 a second).
     #[arg(long)]
     unlimited_flows: bool,
+    /// An interface to the outside (may be given again). By default: those with a default route.
+    #[arg(long, value_name = "NAME")]
+    uplink: Vec<String>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -120,7 +123,7 @@ impl Load {
             Attach::Tcx => Some(Way::Tcx),
             Attach::Cls => Some(Way::Cls),
         };
-        Options { settings, attach, strict: self.strict, dry_run: self.dry_run }
+        Options { settings, attach, strict: self.strict, uplinks: self.uplink.clone(), dry_run: self.dry_run }
     }
 
     fn json<'a>(&self, report: &'a Report, read: Duration) -> Json<'a> {

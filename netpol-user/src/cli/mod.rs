@@ -11,6 +11,7 @@ mod matrix;
 mod output;
 mod policies;
 mod question;
+mod services;
 mod status;
 mod trace;
 mod unload;
@@ -63,6 +64,7 @@ enum Command {
     Status(status::Status),
     Endpoints(endpoints::Endpoints),
     Identities(identities::Identities),
+    Services(services::Services),
     Flows(flows::Flows),
     Policies(policies::Policies),
 }
@@ -96,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Status(command) => command.run(&instance),
         Command::Endpoints(command) => command.run(&instance),
         Command::Identities(command) => command.run(&instance),
+        Command::Services(command) => command.run(&instance),
         Command::Flows(command) => command.run(&instance),
         Command::Policies(command) => command.run(&instance),
     };

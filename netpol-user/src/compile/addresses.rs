@@ -5,6 +5,7 @@ use std::{
     net::IpAddr,
 };
 
+use ipnet::IpNet;
 use netpol_common::tables::{AddressFlags, AddressKey, AddressValue, HookValue, Identity, IfIndex, Network};
 use netpol_common::wire::MacWords;
 
@@ -21,7 +22,7 @@ pub(super) fn fill(
     let networks = found.networks()?;
     let mut values = BTreeMap::new();
     for (workload, address) in found.addresses() {
-        let flags = flags(workload, isolated);
+        let flags = flags(workload, isolated).with(masquerade(found.world, address));
         let identity = identities.endpoints.get(&(workload.endpoint, address)).copied().unwrap_or(Identity::WORLD);
         let Workload { ifindex, segment, mac, .. } = *workload;
         let network = networks.of(workload, address);
@@ -80,11 +81,19 @@ pub(super) struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    fn addresses(&self) -> impl Iterator<Item = (&'a Workload, IpAddr)> {
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (&'a Workload, IpAddr)> + use<'a> {
         self.workloads.iter().flat_map(|workload| {
             let mut seen = HashSet::new();
             workload.addresses.iter().filter(move |address| seen.insert(**address)).map(move |&a| (workload, a))
         })
+    }
+
+    /// How many have an address, the host included.
+    pub(super) fn uses(&self) -> HashMap<IpAddr, usize> {
+        let mut uses = HashMap::new();
+        let host: HashSet<_> = self.host.iter().copied().collect();
+        host.into_iter().chain(self.addresses().map(|(_, a)| a)).for_each(|a| *uses.entry(a).or_default() += 1);
+        uses
     }
 
     /// Refuses what would leave open who is meant.
@@ -100,12 +109,7 @@ impl<'a> Found<'a> {
                 });
             }
         }
-        let mut uses: HashMap<IpAddr, usize> = HashMap::new();
-        for address in self.host.iter().copied().collect::<HashSet<_>>() {
-            *uses.entry(address).or_default() += 1;
-        }
-        self.addresses().for_each(|(_, address)| *uses.entry(address).or_default() += 1);
-        let mut networks = Networks { uses, crowded: HashSet::new() };
+        let mut networks = Networks { uses: self.uses(), crowded: HashSet::new() };
         let own = |(workload, address)| match networks.of(workload, address) {
             Network::SHARED => None,
             own => Some(own),
@@ -142,6 +146,26 @@ impl Networks {
     fn asked_from(&self, workload: &Workload) -> Network {
         if self.crowded.contains(&workload.network) { workload.network } else { Network::SHARED }
     }
+}
+
+/// Pools that hold the same address say the same.
+fn masquerade(world: &World, address: IpAddr) -> AddressFlags {
+    let translated = world.pools.iter().any(|pool| pool.masquerades() && pool.cidr.contains(&address));
+    if translated { AddressFlags::MASQUERADE } else { AddressFlags::default() }
+}
+
+/// Every pool, also those that translate nothing: what goes into one is not translated.
+pub(super) fn pools(snapshot: &mut Snapshot, world: &World) {
+    for pool in &world.pools {
+        match pool.cidr {
+            IpNet::V4(net) => snapshot.pools4.push(net),
+            IpNet::V6(net) => snapshot.pools6.push(net),
+        }
+    }
+    snapshot.pools4.sort_unstable();
+    snapshot.pools4.dedup();
+    snapshot.pools6.sort_unstable();
+    snapshot.pools6.dedup();
 }
 
 fn flags(workload: &Workload, [egress, ingress]: &[Bits; 2]) -> AddressFlags {

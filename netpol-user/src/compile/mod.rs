@@ -9,7 +9,9 @@
 //! | `shape` | what one rule says about one protocol: rectangles of ports |
 //! | `table` | an ordered list of rules as ports and ranges that need no order of policies any more |
 //! | `pairs` | which table holds between a subject and a peer |
-//! | `addresses` | who is behind an address |
+//! | `addresses` | who is behind an address, and whose is translated on the way out |
+//! | `services` | who answers at a published address |
+//! | `maglev` | which backend each client gets, so that it hardly ever changes |
 //! | [`lookup`] | the way back: what the tables say, as the kernel would read them |
 //!
 //! The same input gives the same tables, in whatever order endpoints were found.
@@ -18,9 +20,11 @@ mod addresses;
 mod bits;
 mod identity;
 pub mod lookup;
+mod maglev;
 mod pairs;
 mod rules;
 mod select;
+mod services;
 mod shape;
 mod table;
 #[cfg(test)]
@@ -30,14 +34,15 @@ use std::net::IpAddr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use netpol_common::{
+    service::{Backend, MemberKey, ServiceKey, ServiceValue, Uplink},
     tables::{
         AddressKey, AddressValue, HookValue, Identity, IfIndex, Network, PairKey, PairValue, PortKey, Range, Ruling,
     },
-    wire::{Addr4, Addr6, Mac},
+    wire::{Addr4, Addr6, Mac, Protocol},
 };
 
 use self::{addresses::Found, identity::Identities, rules::Book};
-use crate::model::{Direction, ObjectName, Origin, PolicyKind, World};
+use crate::model::{Direction, ObjectName, Origin, PolicyKind, Weight, World};
 
 /// Compiles what `world` says for the endpoints that run. `host` has the host's own addresses.
 ///
@@ -49,7 +54,10 @@ pub fn compile(world: &World, workloads: &[Workload], host: &[IpAddr]) -> Result
     let mut snapshot = Snapshot::default();
     pairs::fill(&mut snapshot, &book, &identities, world.profile)?;
     let isolated = identities.isolated(&book, world);
-    addresses::fill(&mut snapshot, &Found { world, workloads, host }, &identities, &isolated)?;
+    let found = Found { world, workloads, host };
+    addresses::fill(&mut snapshot, &found, &identities, &isolated)?;
+    addresses::pools(&mut snapshot, world);
+    services::fill(&mut snapshot, &found)?;
     let Identities { names, networks4, networks6, .. } = identities;
     Ok(Snapshot { networks4, networks6, identities: names, rules: book.names, ..snapshot })
 }
@@ -75,6 +83,18 @@ pub enum CompileError {
         /// `None`: the host itself.
         two: Option<ObjectName>,
     },
+    #[error(
+        "services {one} and {two} both publish {address} port {port}/{protocol}, an address of the host; \
+         give one of them another port"
+    )]
+    ServiceTwice { address: IpAddr, port: u16, protocol: Protocol, one: ObjectName, two: ObjectName },
+    #[error("service {service} has the address {address}, which is endpoint {endpoint}'s; give it one that nobody has")]
+    ServiceAtEndpoint { address: IpAddr, service: ObjectName, endpoint: ObjectName },
+    #[error(
+        "service {service} cannot tell its backend {endpoint} from others: {address} is somebody else's, too; \
+         give the endpoint an address of its own"
+    )]
+    BackendTwice { service: ObjectName, endpoint: ObjectName, address: IpAddr },
     #[error("{one} and {two} are behind the same interface (number {ifindex})")]
     InterfaceTwice { ifindex: u32, one: ObjectName, two: ObjectName },
 }
@@ -98,7 +118,7 @@ pub struct Workload {
 }
 
 /// One generation's tables, and the names of what is in them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Snapshot {
     pub addresses4: Vec<(AddressKey<Addr4>, AddressValue)>,
     pub addresses6: Vec<(AddressKey<Addr6>, AddressValue)>,
@@ -108,14 +128,65 @@ pub struct Snapshot {
     pub pairs: Vec<(PairKey, PairValue)>,
     pub ports: Vec<(PortKey, Ruling)>,
     pub ranges: Vec<Range>,
+    pub services4: Vec<(ServiceKey<Addr4>, ServiceValue)>,
+    pub services6: Vec<(ServiceKey<Addr6>, ServiceValue)>,
+    pub backends4: Vec<Backend<Addr4>>,
+    pub backends6: Vec<Backend<Addr6>>,
+    /// The Maglev tables of all services: indexes into the family's backends.
+    pub maglev: Vec<u32>,
+    pub members4: Vec<(MemberKey<Addr4>, u32)>,
+    pub members6: Vec<(MemberKey<Addr6>, u32)>,
+    pub pools4: Vec<Ipv4Net>,
+    pub pools6: Vec<Ipv6Net>,
+    /// What discovery found: no document says it.
+    pub uplinks: Vec<(IfIndex, Uplink)>,
+    /// By service number; the first stands for number 1.
+    pub services: Vec<ServiceName>,
     /// By identity number from [`Identity::FIRST`].
     pub identities: Vec<IdentityName>,
     /// By rule number; the first stands for rule 1.
     pub rules: Vec<RuleName>,
 }
 
+/// What a service number stands for: one port of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ServiceName {
+    pub service: ObjectName,
+    pub port_name: Option<String>,
+    pub port: u16,
+    pub protocol: Protocol,
+    /// In seconds.
+    pub affinity: Option<u32>,
+    /// Where it is published, with the port there.
+    pub addresses: Vec<(IpAddr, u16)>,
+    pub backends: Vec<BackendName>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BackendName {
+    /// `None`: a slice lists its address.
+    pub endpoint: Option<ObjectName>,
+    /// `None`: the endpoint does not run, and its document has no address.
+    pub address: Option<IpAddr>,
+    pub port: u16,
+    pub weight: Weight,
+    pub state: BackendState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BackendState {
+    /// An endpoint that was found.
+    Running,
+    /// An endpoint that does not run: it gets nothing.
+    Pending,
+    /// A slice says so.
+    Ready,
+    /// A slice says so: it gets nothing.
+    NotReady,
+}
+
 /// Who shares an identity.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IdentityName {
     pub endpoints: Vec<ObjectName>,
     /// For identities of outside addresses: the prefixes.
@@ -123,7 +194,7 @@ pub struct IdentityName {
 }
 
 /// What a rule number stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RuleName {
     pub kind: PolicyKind,
     pub namespace: Option<String>,

@@ -2,5 +2,6 @@
 
 mod errors;
 mod property;
+mod services;
 mod tables;
 mod worlds;

@@ -10,13 +10,18 @@
 //! | `links` | classifiers on interfaces, by TCX or clsact |
 //! | `slots` | the tables that a publication fills |
 //! | `publish` | a snapshot becomes the policy, with one write |
+//! | `batch`, `mapped` | many entries with one system call, very many without any |
+//! | `published` | what was published, read back |
 //! | `records` | flows, denials and counters, read |
 //! | `testrun` | frames of ours, without an interface |
 
+mod batch;
 mod links;
+mod mapped;
 mod pins;
 mod programs;
 mod publish;
+mod published;
 mod records;
 mod slots;
 mod testrun;
@@ -31,6 +36,7 @@ pub use netpol_common::{
 };
 pub use pins::Pins;
 pub use programs::Datapath;
+pub use published::Published;
 pub use records::{Counter, Record};
 pub use testrun::{Action, Arrival};
 

@@ -5,8 +5,9 @@ use std::{io, thread};
 
 use aya::{
     Pod,
-    maps::{Array, ArrayOfMaps, HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
+    maps::{Array, ArrayOfMaps, HashMap, InnerMap, LpmTrie, MapData, MapError, lpm_trie::Key},
 };
+use ipnet::{Ipv4Net, Ipv6Net};
 use netpol_common::{
     flow::Generation,
     kernel::{Live, Settings},
@@ -14,8 +15,8 @@ use netpol_common::{
 };
 
 use super::{
-    Datapath, Error, Pins,
-    slots::{INNER_MAP, NO_PREALLOC},
+    Datapath, Error, Pins, batch, mapped,
+    slots::{INNER_MAP, MAPPABLE, MAPPED, NO_PREALLOC},
 };
 use crate::compile::Snapshot;
 
@@ -64,22 +65,27 @@ fn wait_for_readers() -> Result<(), Error> {
 /// Makes the inner maps of a slot. Each replacement waits for RCU, so all wait at once.
 fn fill(pins: &Pins, slot: u32, snapshot: &Snapshot) -> Result<(), Error> {
     type Task<'a> = Box<dyn FnOnce() -> Result<(), Error> + Send + 'a>;
-    let hooks = || snapshot.hooks.iter().map(|(ifindex, value)| (ifindex.0, *value));
-    let networks4 = || {
-        snapshot.networks4.iter().map(|(net, id)| (Key::new(net.prefix_len().into(), Addr4::from(net.network())), *id))
-    };
-    let networks6 = || {
-        snapshot.networks6.iter().map(|(net, id)| (Key::new(net.prefix_len().into(), Addr6::from(net.network())), *id))
-    };
+    let of = Slot { pins, slot };
+    let (hooks, uplinks) = (&snapshot.hooks, &snapshot.uplinks);
     let tasks: Vec<Task<'_>> = vec![
-        Box::new(|| hash(pins, slot, "ADDRESSES4", snapshot.addresses4.iter().copied())),
-        Box::new(|| hash(pins, slot, "ADDRESSES6", snapshot.addresses6.iter().copied())),
-        Box::new(|| hash(pins, slot, "HOOKS", hooks())),
-        Box::new(|| hash(pins, slot, "PAIRS", snapshot.pairs.iter().copied())),
-        Box::new(|| hash(pins, slot, "PORTS", snapshot.ports.iter().copied())),
-        Box::new(|| trie(pins, slot, "NETWORKS4", networks4())),
-        Box::new(|| trie(pins, slot, "NETWORKS6", networks6())),
-        Box::new(|| ranges(pins, slot, snapshot)),
+        Box::new(|| of.hash("ADDRESSES4", snapshot.addresses4.iter().copied())),
+        Box::new(|| of.hash("ADDRESSES6", snapshot.addresses6.iter().copied())),
+        Box::new(|| of.trie("NETWORKS4", snapshot.networks4.iter().map(|(net, id)| (four(net), *id)))),
+        Box::new(|| of.trie("NETWORKS6", snapshot.networks6.iter().map(|(net, id)| (six(net), *id)))),
+        Box::new(|| of.hash("HOOKS", hooks.iter().map(|(ifindex, value)| (ifindex.0, *value)))),
+        Box::new(|| of.hash("PAIRS", snapshot.pairs.iter().copied())),
+        Box::new(|| of.hash("PORTS", snapshot.ports.iter().copied())),
+        Box::new(|| of.array("RANGES", &snapshot.ranges)),
+        Box::new(|| of.hash("SERVICES4", snapshot.services4.iter().copied())),
+        Box::new(|| of.hash("SERVICES6", snapshot.services6.iter().copied())),
+        Box::new(|| of.array("BACKENDS4", &snapshot.backends4)),
+        Box::new(|| of.array("BACKENDS6", &snapshot.backends6)),
+        Box::new(|| of.mapped(MAPPED, &snapshot.maglev)),
+        Box::new(|| of.hash("MEMBERS4", snapshot.members4.iter().copied())),
+        Box::new(|| of.hash("MEMBERS6", snapshot.members6.iter().copied())),
+        Box::new(|| of.trie("POOLS4", snapshot.pools4.iter().map(|net| (four(net), POOL)))),
+        Box::new(|| of.trie("POOLS6", snapshot.pools6.iter().map(|net| (six(net), POOL)))),
+        Box::new(|| of.hash("UPLINKS", uplinks.iter().map(|(ifindex, value)| (ifindex.0, *value)))),
     ];
     thread::scope(|scope| {
         let running: Vec<_> = tasks.into_iter().map(|task| scope.spawn(task)).collect();
@@ -89,53 +95,77 @@ fn fill(pins: &Pins, slot: u32, snapshot: &Snapshot) -> Result<(), Error> {
     })
 }
 
+/// What a prefix of a pool has: being there is all that it says.
+const POOL: u32 = 1;
+
+fn four(net: &Ipv4Net) -> Key<Addr4> {
+    Key::new(net.prefix_len().into(), net.network().into())
+}
+
+fn six(net: &Ipv6Net) -> Key<Addr6> {
+    Key::new(net.prefix_len().into(), net.network().into())
+}
+
 /// The kernel wants room for at least one.
 fn room(entries: usize) -> u32 {
     u32::try_from(entries.max(1)).unwrap_or(u32::MAX)
 }
 
-fn hash<K: Pod, V: Pod>(
-    pins: &Pins,
+/// Where a publication writes.
+#[derive(Clone, Copy)]
+struct Slot<'a> {
+    pins: &'a Pins,
     slot: u32,
-    name: &'static str,
-    entries: impl ExactSizeIterator<Item = (K, V)>,
-) -> Result<(), Error> {
-    let outer = pins.map(name)?;
-    let fill = || -> Result<(), MapError> {
-        let mut inner = HashMap::create(room(entries.len()), 0)?;
-        for (key, value) in entries {
-            inner.insert(key, value, 0)?;
-        }
-        ArrayOfMaps::<MapData, HashMap<MapData, K, V>>::try_from(outer)?.set(slot, &inner, 0)
-    };
-    fill().map_err(Error::map(name))
 }
 
-fn trie<A: Pod, V: Pod>(
-    pins: &Pins,
-    slot: u32,
-    name: &'static str,
-    entries: impl ExactSizeIterator<Item = (Key<A>, V)>,
-) -> Result<(), Error> {
-    let outer = pins.map(name)?;
-    let fill = || -> Result<(), MapError> {
-        let mut inner = LpmTrie::create(room(entries.len()), NO_PREALLOC)?;
-        for (key, value) in entries {
-            inner.insert(&key, value, 0)?;
-        }
-        ArrayOfMaps::<MapData, LpmTrie<MapData, A, V>>::try_from(outer)?.set(slot, &inner, 0)
-    };
-    fill().map_err(Error::map(name))
-}
+impl Slot<'_> {
+    fn hash<K: Pod, V: Pod>(
+        self,
+        name: &'static str,
+        entries: impl ExactSizeIterator<Item = (K, V)>,
+    ) -> Result<(), Error> {
+        self.put(name, || {
+            let inner = HashMap::<MapData, K, V>::create(room(entries.len()), 0)?;
+            batch::update(&inner, entries)?;
+            Ok(inner)
+        })
+    }
 
-fn ranges(pins: &Pins, slot: u32, snapshot: &Snapshot) -> Result<(), Error> {
-    let outer = pins.map("RANGES")?;
-    let fill = || -> Result<(), MapError> {
-        let mut inner = Array::create(room(snapshot.ranges.len()), INNER_MAP)?;
-        for (index, range) in (0..).zip(&snapshot.ranges) {
-            inner.set(index, *range, 0)?;
-        }
-        ArrayOfMaps::<MapData, Array<MapData, netpol_common::tables::Range>>::try_from(outer)?.set(slot, &inner, 0)
-    };
-    fill().map_err(Error::map("RANGES"))
+    fn trie<A: Pod, V: Pod>(
+        self,
+        name: &'static str,
+        entries: impl ExactSizeIterator<Item = (Key<A>, V)>,
+    ) -> Result<(), Error> {
+        self.put(name, || {
+            let mut inner = LpmTrie::<MapData, A, V>::create(room(entries.len()), NO_PREALLOC)?;
+            for (key, value) in entries {
+                inner.insert(&key, value, 0)?;
+            }
+            Ok(inner)
+        })
+    }
+
+    fn array<V: Pod>(self, name: &'static str, values: &[V]) -> Result<(), Error> {
+        self.put(name, || {
+            let inner = Array::<MapData, V>::create(room(values.len()), INNER_MAP)?;
+            let entries = values.iter().enumerate().map(|(index, value)| (index as u32, *value));
+            batch::update(&inner, entries)?;
+            Ok(inner)
+        })
+    }
+
+    fn mapped(self, name: &'static str, words: &[u32]) -> Result<(), Error> {
+        self.put(name, || {
+            let inner = Array::<MapData, u32>::create(room(words.len()), INNER_MAP | MAPPABLE)?;
+            mapped::write(&inner, words)?;
+            Ok(inner)
+        })
+    }
+
+    /// Fills a new map, then puts it into the slot.
+    fn put<M: InnerMap>(self, name: &'static str, make: impl FnOnce() -> Result<M, MapError>) -> Result<(), Error> {
+        let outer = self.pins.map(name)?;
+        let put = || ArrayOfMaps::<MapData, M>::try_from(outer)?.set(self.slot, &make()?, 0);
+        put().map_err(Error::map(name))
+    }
 }

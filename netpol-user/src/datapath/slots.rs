@@ -1,4 +1,4 @@
-//! The outer maps of policy tables, each with two slots.
+//! The outer maps of tables that a publication fills, each with two slots.
 //!
 //! aya would make them with the object's BTF, and the maps of a publication have none. Before Linux 6.2
 //! that is a difference to the kernel: `bpf_map_meta_equal` compares the offset of a timer that neither
@@ -11,6 +11,7 @@ use std::{
 };
 
 use aya::maps::{MapData, lpm_trie::Key};
+use netpol_common::service::{Backend, MemberKey, ServiceKey, ServiceValue, Uplink};
 use netpol_common::tables::{
     AddressKey, AddressValue, HookValue, Identity, PairKey, PairValue, PortKey, Range, Ruling,
 };
@@ -22,6 +23,9 @@ use super::{Error, Pins};
 pub(super) const NO_PREALLOC: u32 = 1;
 /// `BPF_F_INNER_MAP`: the array may have another size than its template.
 pub(super) const INNER_MAP: u32 = 1 << 12;
+
+/// `BPF_F_MMAPABLE`: userspace may write the array's memory.
+pub(super) const MAPPABLE: u32 = 1 << 10;
 
 /// `enum bpf_map_type` of linux/bpf.h
 #[derive(Clone, Copy)]
@@ -45,7 +49,7 @@ struct Create {
 }
 
 /// Every table in slots, and what its inner maps are like.
-const SLOTS: [(&str, Kind, usize, usize); 8] = [
+const SLOTS: [(&str, Kind, usize, usize); 18] = [
     ("ADDRESSES4", Kind::Hash, size_of::<AddressKey<Addr4>>(), size_of::<AddressValue>()),
     ("ADDRESSES6", Kind::Hash, size_of::<AddressKey<Addr6>>(), size_of::<AddressValue>()),
     ("NETWORKS4", Kind::LpmTrie, size_of::<Key<Addr4>>(), size_of::<Identity>()),
@@ -54,7 +58,20 @@ const SLOTS: [(&str, Kind, usize, usize); 8] = [
     ("PAIRS", Kind::Hash, size_of::<PairKey>(), size_of::<PairValue>()),
     ("PORTS", Kind::Hash, size_of::<PortKey>(), size_of::<Ruling>()),
     ("RANGES", Kind::Array, size_of::<u32>(), size_of::<Range>()),
+    ("SERVICES4", Kind::Hash, size_of::<ServiceKey<Addr4>>(), size_of::<ServiceValue>()),
+    ("SERVICES6", Kind::Hash, size_of::<ServiceKey<Addr6>>(), size_of::<ServiceValue>()),
+    ("BACKENDS4", Kind::Array, size_of::<u32>(), size_of::<Backend<Addr4>>()),
+    ("BACKENDS6", Kind::Array, size_of::<u32>(), size_of::<Backend<Addr6>>()),
+    (MAPPED, Kind::Array, size_of::<u32>(), size_of::<u32>()),
+    ("MEMBERS4", Kind::Hash, size_of::<MemberKey<Addr4>>(), size_of::<u32>()),
+    ("MEMBERS6", Kind::Hash, size_of::<MemberKey<Addr6>>(), size_of::<u32>()),
+    ("POOLS4", Kind::LpmTrie, size_of::<Key<Addr4>>(), size_of::<u32>()),
+    ("POOLS6", Kind::LpmTrie, size_of::<Key<Addr6>>(), size_of::<u32>()),
+    ("UPLINKS", Kind::Hash, size_of::<u32>(), size_of::<Uplink>()),
 ];
+
+/// The only array with millions of entries.
+pub(super) const MAPPED: &str = "MAGLEV";
 
 /// Makes and pins those that are not there.
 pub(super) fn create(pins: &Pins) -> Result<(), Error> {
@@ -65,6 +82,7 @@ pub(super) fn create(pins: &Pins) -> Result<(), Error> {
         }
         let flags = match kind {
             Kind::LpmTrie => NO_PREALLOC,
+            Kind::Array if name == MAPPED => INNER_MAP | MAPPABLE,
             Kind::Array => INNER_MAP,
             Kind::Hash | Kind::ArrayOfMaps => 0,
         };

@@ -7,7 +7,7 @@ use super::{
     node::{Node, shorten},
     object::{Collected, Object},
     reader::{Fields, Report, Text},
-    validate,
+    slice, validate,
 };
 use crate::model::{Attachment, Endpoint, EndpointPort, ObjectName, Protocol};
 
@@ -23,6 +23,7 @@ pub fn read(mut object: Object<'_>, collected: &mut Collected) {
         labels: std::mem::take(&mut object.labels),
         addresses: Vec::new(),
         ports: Vec::new(),
+        weight: slice::weight(&object),
         attachment: None,
         origin: object.origin(),
     };

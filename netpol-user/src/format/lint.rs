@@ -3,7 +3,10 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::Diagnostic;
-use crate::model::{Action, Endpoint, EntityMatch, Origin, Policy, PortMatch, Protocol, Rule, Selector, World};
+use crate::model::{
+    Action, Endpoint, EntityMatch, ObjectName, Origin, Policy, PortMatch, Protocol, Rule, Selector, Service, Target,
+    World,
+};
 
 /// Warnings about what `world` says. `namespaces` are those that have a document or an endpoint.
 pub fn lint(world: &World, namespaces: &BTreeSet<String>) -> Vec<Diagnostic> {
@@ -13,6 +16,11 @@ pub fn lint(world: &World, namespaces: &BTreeSet<String>) -> Vec<Diagnostic> {
     for policy in world.tiers.iter().flat_map(|tier| &tier.policies) {
         lint.policy(policy, namespaces);
     }
+    // documents without any endpoint are services alone, as with policies
+    if !world.endpoints.is_empty() {
+        world.services.iter().for_each(|service| lint.service(service));
+    }
+    lint.slices();
     lint.warnings
 }
 
@@ -57,6 +65,44 @@ impl<'a> Lint<'a> {
             }
             if has_endpoints {
                 self.rule(rule, &mut seen);
+            }
+        }
+    }
+
+    fn service(&mut self, service: &'a Service) {
+        let Some(selector) = &service.selector else { return };
+        if !self.chooses_endpoint(selector) {
+            let message = format!("service `{}` selects no endpoint", service.name);
+            let help = "whoever calls it is refused until an endpoint of its namespace has such labels";
+            return self.warn(&service.origin, message, help);
+        }
+        for port in &service.ports {
+            let Target::Named(name) = &port.target else { continue };
+            let world = self.world;
+            let Some(left) = self.left.checked_sub(world.endpoints.len()) else { return };
+            self.left = left;
+            let declares = |endpoint: &Endpoint| {
+                let mut ports = endpoint.ports.iter();
+                selector.selects(world, Some(&endpoint.name.namespace), &endpoint.labels)
+                    && ports.any(|p| p.name.as_ref() == Some(name) && p.protocol == port.protocol)
+            };
+            if !world.endpoints.iter().any(declares) {
+                let protocol = port.protocol;
+                let message =
+                    format!("no endpoint that `{}` selects declares a {protocol} port `{name}`", service.name);
+                self.warn(&port.origin, message, "name it in `spec.ports` of the Endpoints, or write its number");
+            }
+        }
+    }
+
+    fn slices(&mut self) {
+        let services: HashSet<&ObjectName> = self.world.services.iter().map(|service| &service.name).collect();
+        for slice in &self.world.slices {
+            let Some(service) = &slice.service else { continue };
+            let service = ObjectName { namespace: slice.name.namespace.clone(), name: service.clone() };
+            if !services.contains(&service) {
+                let message = format!("slice `{}` belongs to `{service}`, and there is no such service", slice.name);
+                self.warn(&slice.origin, message, "nothing is done with it; is the label spelt right?");
             }
         }
     }

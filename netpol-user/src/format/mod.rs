@@ -16,9 +16,12 @@ mod kubernetes;
 mod lint;
 mod node;
 mod object;
+mod pool;
+mod published;
 mod reader;
 pub mod selector;
 mod service;
+mod slice;
 #[cfg(test)]
 mod tests;
 mod tiers;
@@ -27,8 +30,6 @@ mod validate;
 use std::path::PathBuf;
 
 use crate::model::{Origin, World};
-
-pub use service::{IpPool, Service, ServicePort};
 
 /// Text to read documents from, under the name that positions carry.
 #[derive(Clone, Debug)]
@@ -46,10 +47,6 @@ pub struct Loaded {
     pub policies: usize,
     /// Documents of all kinds.
     pub documents: usize,
-    /// Read and checked; nothing is done with them yet.
-    pub services: Vec<Service>,
-    /// Read and checked; nothing is done with them yet.
-    pub pools: Vec<IpPool>,
     /// For showing the lines that warnings point at.
     pub sources: Vec<Source>,
 }

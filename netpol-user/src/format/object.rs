@@ -7,15 +7,16 @@ use std::{
 };
 
 use super::{
-    Diagnostic, Invalid, IpPool, Loaded, Service, Source, calico, cluster, endpoint,
+    Diagnostic, Invalid, Loaded, Source, calico, cluster, endpoint,
     files::Found,
     kubernetes, lint,
     node::{self, Node, Pos, Value},
+    pool, published,
     reader::{Fields, Report, Text, did_you_mean, labels, nearest},
-    service, tiers,
+    service, slice, tiers,
     validate::Name,
 };
-use crate::model::{Endpoint, Labels, NetworkSet, Origin, World};
+use crate::model::{Endpoint, EndpointSlice, Labels, NetworkSet, Origin, Pool, Service, World};
 
 /// The label that every namespace carries.
 pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
@@ -33,7 +34,8 @@ pub struct Collected {
     pub policies: Vec<tiers::Ranked>,
     pub tiers: Vec<tiers::TierDocument>,
     pub services: Vec<Service>,
-    pub pools: Vec<IpPool>,
+    pub slices: Vec<EndpointSlice>,
+    pub pools: Vec<Pool>,
     pub policy_documents: usize,
     documents: usize,
     objects: HashMap<(&'static str, &'static str, String, String), Origin>,
@@ -58,6 +60,9 @@ pub struct Object<'a> {
     pub namespace: Option<String>,
     pub labels: Labels,
     pub spec: Option<Fields<'a>>,
+    /// What stands beside `metadata` and `spec`.
+    pub body: Fields<'a>,
+    pub annotations: Option<&'a Node>,
 }
 
 impl<'a> Object<'a> {
@@ -104,7 +109,8 @@ const CALICO: &str = "projectcalico.org/v3";
 static KINDS: &[Kind] = &[
     Kind { api: "netpol.dev/v1", kind: "Endpoint", place: Namespaced, name: Some(Name::Subdomain), read: endpoint::read },
     Kind { api: "v1", kind: "Namespace", place: Cluster, name: Some(Name::Label), read: kubernetes::read_namespace },
-    Kind { api: "v1", kind: "Service", place: Namespaced, name: Some(Name::Label), read: service::read_service },
+    Kind { api: "v1", kind: "Service", place: Namespaced, name: Some(Name::Label), read: service::read },
+    Kind { api: "discovery.k8s.io/v1", kind: "EndpointSlice", place: Namespaced, name: Some(Name::Subdomain), read: slice::read },
     Kind { api: "networking.k8s.io/v1", kind: "NetworkPolicy", place: Namespaced, name: Some(Name::Subdomain), read: kubernetes::read_policy },
     Kind { api: CNP, kind: "ClusterNetworkPolicy", place: Cluster, name: Some(Name::Subdomain), read: cluster::read_policy },
     Kind { api: ANP, kind: "AdminNetworkPolicy", place: Cluster, name: Some(Name::Subdomain), read: cluster::read_former },
@@ -117,7 +123,7 @@ static KINDS: &[Kind] = &[
     Kind { api: CALICO, kind: "Tier", place: Cluster, name: Some(Name::Label), read: calico::read_tier },
     Kind { api: CALICO, kind: "NetworkSet", place: Namespaced, name: Some(Name::Subdomain), read: calico::read_set },
     Kind { api: CALICO, kind: "GlobalNetworkSet", place: Cluster, name: Some(Name::Subdomain), read: calico::read_set },
-    Kind { api: CALICO, kind: "IPPool", place: Cluster, name: Some(Name::Subdomain), read: service::read_pool },
+    Kind { api: CALICO, kind: "IPPool", place: Cluster, name: Some(Name::Subdomain), read: pool::read },
 ];
 
 /// Reads all sources.
@@ -140,7 +146,8 @@ pub fn load(found: Found) -> Result<Loaded, Invalid> {
     errors.extend(without.map(|path| empty(&sources[path.start])));
     let (documents, policies) = (collected.documents, collected.policy_documents);
     let known_namespaces = std::mem::take(&mut collected.known_namespaces);
-    let (world, services, pools) = assemble(collected, &mut errors);
+    let world = assemble(collected, &mut errors);
+    errors.extend(published::conflicts(&world));
     if errors.is_empty() {
         warnings.extend(lint::lint(&world, &known_namespaces));
     }
@@ -150,7 +157,7 @@ pub fn load(found: Found) -> Result<Loaded, Invalid> {
     if !errors.is_empty() {
         return Err(Invalid { errors, warnings, sources });
     }
-    Ok(Loaded { world, warnings, policies, documents, services, pools, sources })
+    Ok(Loaded { world, warnings, policies, documents, sources })
 }
 
 fn place(diagnostic: &Diagnostic) -> (&str, u32, u32) {
@@ -168,7 +175,7 @@ fn empty(first: &Source) -> Diagnostic {
     }
 }
 
-fn assemble(mut collected: Collected, errors: &mut Vec<Diagnostic>) -> (World, Vec<Service>, Vec<IpPool>) {
+fn assemble(mut collected: Collected, errors: &mut Vec<Diagnostic>) -> World {
     let policies = std::mem::take(&mut collected.policies);
     for namespace in policies.iter().filter_map(|ranked| ranked.policy.namespace.clone()).collect::<Vec<_>>() {
         collected.namespace(&namespace);
@@ -176,11 +183,11 @@ fn assemble(mut collected: Collected, errors: &mut Vec<Diagnostic>) -> (World, V
     for namespace in collected.sets.iter().filter_map(|set| set.namespace.clone()).collect::<Vec<_>>() {
         collected.namespace(&namespace);
     }
-    let Collected { namespaces, endpoints, sets, tiers, services, pools, .. } = collected;
+    let Collected { namespaces, endpoints, sets, tiers, services, slices, pools, .. } = collected;
     let tiers = tiers::order(policies, tiers, errors);
-    let mut world = World { namespaces, endpoints, sets, tiers, ..World::default() };
+    let mut world = World { namespaces, endpoints, sets, services, slices, pools, tiers, ..World::default() };
     calico::derive_labels(&mut world);
-    (world, services, pools)
+    world
 }
 
 fn read_source(source: &Source, report: &Report, collected: &mut Collected) {
@@ -266,9 +273,9 @@ fn read_object(root: &Node, report: &Report, collected: &mut Collected) {
     let spec = fields.node("spec");
     let metadata = fields.fields("metadata");
     let Some(metadata) = fields.require("metadata", metadata) else { return };
-    let Some((name, namespace, labels)) = read_metadata(metadata, kind, report) else { return };
+    let Some(Metadata { name, namespace, labels, annotations }) = read_metadata(metadata, kind, report) else { return };
     let spec = spec.and_then(|node| report.fields(node, "spec"));
-    let object = Object { report, kind, at: root.at, name, namespace, labels, spec };
+    let object = Object { report, kind, at: root.at, name, namespace, labels, spec, body: fields, annotations };
     collected.claim(&object);
     (kind.read)(object, collected);
 }
@@ -316,9 +323,15 @@ fn find_kind(api: Text<'_>, kind: Text<'_>, report: &Report) -> Option<&'static 
     None
 }
 
-/// What a server writes into `metadata`, and what only people read.
-const SERVERS: [&str; 10] = [
-    "annotations",
+struct Metadata<'a> {
+    name: Text<'a>,
+    namespace: Option<String>,
+    labels: Labels,
+    annotations: Option<&'a Node>,
+}
+
+/// What a server writes into `metadata`.
+const SERVERS: [&str; 9] = [
     "creationTimestamp",
     "deletionTimestamp",
     "finalizers",
@@ -330,12 +343,9 @@ const SERVERS: [&str; 10] = [
     "uid",
 ];
 
-fn read_metadata<'a>(
-    mut metadata: Fields<'a>,
-    kind: &'static Kind,
-    report: &'a Report,
-) -> Option<(Text<'a>, Option<String>, Labels)> {
+fn read_metadata<'a>(mut metadata: Fields<'a>, kind: &'static Kind, report: &'a Report) -> Option<Metadata<'a>> {
     metadata.ignore(&SERVERS);
+    let annotations = metadata.node("annotations");
     let labels = labels(&mut metadata, "labels");
     let namespace = metadata.text("namespace");
     let namespace = match (kind.place, namespace) {
@@ -355,7 +365,7 @@ fn read_metadata<'a>(
     if let Some(rule) = kind.name {
         rule.check(report, name);
     }
-    Some((name, namespace, labels))
+    Some(Metadata { name, namespace, labels, annotations })
 }
 
 #[cfg(test)]

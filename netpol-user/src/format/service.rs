@@ -1,106 +1,189 @@
-//! `v1 Service` and Calico's `IPPool`: read and checked, kept for when they are implemented.
+//! `v1 Service`: what is published, without a cluster that would hand out addresses and ports.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use super::{
     kubernetes::PROTOCOLS,
-    node::{Node, Value},
+    node::{Node, Pos, Value, shorten},
     object::{Collected, Object},
-    reader::{Fields, Report, labels},
+    reader::{Fields, Report, Text, labels},
     validate,
 };
-use crate::model::{Labels, ObjectName, Origin, PortMatch, Protocol};
-
-/// What a `v1 Service` says.
-#[derive(Clone, Debug)]
-pub struct Service {
-    pub name: ObjectName,
-    /// Endpoints behind it, by labels. `None`: none by itself.
-    pub selector: Option<Labels>,
-    pub cluster_ips: Vec<IpAddr>,
-    pub external_ips: Vec<IpAddr>,
-    pub node_port: bool,
-    /// `sessionAffinity: ClientIP`, and for how many seconds.
-    pub affinity: Option<u32>,
-    pub ports: Vec<ServicePort>,
-    pub origin: Origin,
-}
-
-/// One port of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServicePort {
-    pub name: Option<String>,
-    pub protocol: Protocol,
-    pub port: u16,
-    /// A number (a range of one) or a name.
-    pub target: PortMatch,
-    pub node_port: Option<u16>,
-}
-
-/// What an `IPPool` says that matters here.
-#[derive(Clone, Debug)]
-pub struct IpPool {
-    pub name: String,
-    pub cidr: IpNet,
-    /// What leaves the pool gets the host's address.
-    pub nat_outgoing: bool,
-    pub disabled: bool,
-    pub origin: Origin,
-}
+use crate::model::{
+    Expr, IpVersion, Labels, ObjectName, Origin, Protocol, Scope, Selector, Service, ServicePort, Target,
+};
 
 /// Fields that say how a cluster provides a service, not what it is.
-const CLUSTERS: [&str; 14] = [
+const CLUSTERS: [&str; 7] = [
     "allocateLoadBalancerNodePorts",
     "externalName",
-    "externalTrafficPolicy",
-    "healthCheckNodePort",
-    "internalTrafficPolicy",
-    "ipFamilies",
     "ipFamilyPolicy",
     "loadBalancerClass",
-    "loadBalancerIP",
-    "loadBalancerSourceRanges",
-    "publishNotReadyAddresses",
     "topologyKeys",
     "trafficDistribution",
     "trafficPolicy",
 ];
 
-const AFFINITIES: [(&str, bool); 2] = [("None", false), ("ClientIP", true)];
-const TYPES: [(&str, bool); 4] =
-    [("ClusterIP", false), ("NodePort", true), ("LoadBalancer", true), ("ExternalName", false)];
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Type {
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
+}
 
-pub fn read_service(mut object: Object<'_>, collected: &mut Collected) {
+const TYPES: [(&str, Type); 4] = [
+    ("ClusterIP", Type::ClusterIp),
+    ("NodePort", Type::NodePort),
+    ("LoadBalancer", Type::LoadBalancer),
+    ("ExternalName", Type::ExternalName),
+];
+const AFFINITIES: [(&str, bool); 2] = [("None", false), ("ClientIP", true)];
+const FAMILIES: [(&str, IpVersion); 2] = [("IPv4", IpVersion::V4), ("IPv6", IpVersion::V6)];
+/// On one host every endpoint is local: both mean the same.
+const TRAFFIC: [(&str, ()); 2] = [("Cluster", ()), ("Local", ())];
+
+pub fn read(mut object: Object<'_>, collected: &mut Collected) {
     let report = object.report;
     let Some(mut spec) = object.required_spec() else { return };
     spec.ignore(&CLUSTERS);
-    let mut cluster_ips = Vec::new();
-    let single = spec.text("clusterIP");
-    for text in single.into_iter().chain(spec.texts("clusterIPs").unwrap_or_default()) {
-        if matches!(text.text, "" | "None") {
-            continue;
-        }
-        cluster_ips.extend(validate::address(report, text));
+    let kind = spec.choice("type", &TYPES).unwrap_or(Type::ClusterIp);
+    refuse(report, &mut spec, kind);
+    let (mut addresses, headless) = addresses(report, &mut spec);
+    if let (true, Type::NodePort | Type::LoadBalancer) = (headless, kind) {
+        let at = spec.key_at("clusterIP").unwrap_or(spec.at);
+        report.error_help(at, "a headless service publishes nothing", "leave `clusterIP: None` or the `type` out");
     }
-    // `clusterIPs` repeats `clusterIP`.
-    cluster_ips.dedup();
-    let external = spec.texts("externalIPs").unwrap_or_default();
+    let external = external(report, &mut spec, kind);
+    let has_external = !external.is_empty() || matches!(kind, Type::NodePort | Type::LoadBalancer);
+    traffic_policies(report, &mut spec, has_external);
+    addresses.extend(external);
+    let mut seen = HashSet::new();
+    addresses.retain(|(address, _)| seen.insert(*address));
     let sticky = spec.choice("sessionAffinity", &AFFINITIES).unwrap_or(false);
     let timeout = affinity_timeout(&mut spec, report);
+    let namespace = object.namespace.clone().unwrap_or_default();
+    let selector = spec.node("selector").map(|_| labels(&mut spec, "selector"));
     let service = Service {
-        name: ObjectName { namespace: object.namespace.clone().unwrap_or_default(), name: object.name() },
-        selector: spec.node("selector").map(|_| labels(&mut spec, "selector")),
-        cluster_ips,
-        external_ips: external.into_iter().filter_map(|text| validate::address(report, text)).collect(),
-        node_port: spec.choice("type", &TYPES).unwrap_or(false),
+        name: ObjectName { namespace: namespace.clone(), name: object.name() },
+        // an empty one selects nothing, unlike those of policies
+        selector: selector.filter(|labels| !labels.is_empty()).map(|labels| selector_of(namespace, labels)),
+        family: family(report, &mut spec),
         affinity: sticky.then_some(timeout),
-        ports: spec.list("ports").unwrap_or_default().iter().filter_map(|node| port(report, node)).collect(),
+        publish_not_ready: spec.boolean("publishNotReadyAddresses").unwrap_or(false),
+        ports: ports(report, &mut spec, kind),
         origin: object.origin(),
+        addresses,
     };
-    report.warning(object.name.at, "services are not implemented in this version", "nothing is done with this one");
+    let publishes = !service.addresses.is_empty() || service.ports.iter().any(|port| port.node_port.is_some());
+    if !publishes && !headless && kind != Type::ExternalName {
+        let help = "give it a `clusterIP`, `externalIPs`, or `type: NodePort` and `nodePort`s: nobody hands them out";
+        report.warning(object.name.at, format!("service `{}` has no address", service.name), help);
+    }
     collected.services.push(service);
+}
+
+fn selector_of(namespace: String, labels: Labels) -> Selector {
+    let all = labels.into_iter().map(|(key, value)| Expr::Eq(key, value)).collect();
+    Selector { scope: Scope::Namespace(namespace), labels: Expr::And(all) }
+}
+
+/// What would be silently lost.
+fn refuse(report: &Report, spec: &mut Fields<'_>, kind: Type) {
+    if let (Type::ExternalName, Some(node)) = (kind, spec.node("type")) {
+        let help = "clients use that name themselves; to publish addresses outside, list them in an EndpointSlice";
+        report.error_help(node.at, "`type: ExternalName` has no meaning without a DNS server", help);
+    }
+    for (name, what, help) in [
+        (
+            "loadBalancerSourceRanges",
+            "a load balancer in front",
+            "say in a policy about the endpoints who may call them",
+        ),
+        ("healthCheckNodePort", "a load balancer that asks", "leave it out"),
+    ] {
+        if spec.node(name).is_some() {
+            let at = spec.key_at(name).unwrap_or(spec.at);
+            report.error_help(at, format!("`{name}` has no meaning without {what}"), help);
+        }
+    }
+}
+
+/// `clusterIP` and `clusterIPs`, and whether they say `None`.
+fn addresses(report: &Report, spec: &mut Fields<'_>) -> (Vec<(IpAddr, Origin)>, bool) {
+    let single = spec.text("clusterIP");
+    let list = spec.texts("clusterIPs").unwrap_or_default();
+    if let (Some(single), Some(first)) = (single, list.first())
+        && single.text != first.text
+    {
+        let message = format!("the first of `clusterIPs` is `{}`, not `{}`", single.text, shorten(first.text));
+        report.error_help(first.at, message, "`clusterIP` repeats the first of them; leave one of the two out");
+    }
+    let mut addresses = Vec::new();
+    let mut headless = false;
+    for text in single.into_iter().chain(list) {
+        match text.text {
+            "" => {}
+            "None" => headless = true,
+            _ => addresses.extend(published(report, text)),
+        }
+    }
+    if headless && let Some((_, origin)) = addresses.first() {
+        let at = Pos { line: origin.line, column: origin.column };
+        report.error_help(at, "a service is headless or has addresses, not both", "remove `None` or the address");
+    }
+    (addresses, headless)
+}
+
+fn external(report: &Report, spec: &mut Fields<'_>, kind: Type) -> Vec<(IpAddr, Origin)> {
+    let balanced = spec.text("loadBalancerIP").filter(|text| !text.text.is_empty());
+    if let (Some(text), true) = (balanced, kind != Type::LoadBalancer) {
+        report.error_help(text.at, "`loadBalancerIP` belongs to `type: LoadBalancer`", "write it into `externalIPs`");
+    }
+    let external = spec.texts("externalIPs").unwrap_or_default();
+    balanced.into_iter().chain(external).filter_map(|text| published(report, text)).collect()
+}
+
+/// An address that clients may be given.
+fn published(report: &Report, text: Text<'_>) -> Option<(IpAddr, Origin)> {
+    let address = validate::address(report, text)?;
+    unicast(report, address, text.at).then(|| (address, report.origin(text.at)))
+}
+
+/// Reports an address that means nobody, everybody, or somebody else on each link.
+pub fn unicast(report: &Report, address: IpAddr, at: Pos) -> bool {
+    let special = match address {
+        IpAddr::V4(address) => address.is_link_local() || address == Ipv4Addr::BROADCAST,
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    let special = special || address.is_unspecified() || address.is_loopback() || address.is_multicast();
+    if special {
+        let help = "not the unspecified one, loopback, link-local or a group; localhost is published by a `nodePort`";
+        report.error_help(at, format!("`{address}` is no address that everybody can reach"), help);
+    }
+    !special
+}
+
+fn traffic_policies(report: &Report, spec: &mut Fields<'_>, has_external: bool) {
+    spec.choice("internalTrafficPolicy", &TRAFFIC);
+    if spec.choice("externalTrafficPolicy", &TRAFFIC).is_some() && !has_external {
+        let at = spec.key_at("externalTrafficPolicy").unwrap_or(spec.at);
+        let message = "`externalTrafficPolicy` has no meaning for a service that is not published outside";
+        report.error_help(at, message, "leave it out, or publish the service by `externalIPs` or a `nodePort`");
+    }
+}
+
+/// The only one of `ipFamilies`.
+fn family(report: &Report, spec: &mut Fields<'_>) -> Option<IpVersion> {
+    let families = spec.texts("ipFamilies")?;
+    let read = |text: &Text<'_>| super::reader::choose(report, *text, "ipFamilies", &FAMILIES);
+    match families.iter().filter_map(read).collect::<Vec<_>>()[..] {
+        [one] => Some(one),
+        _ => None,
+    }
 }
 
 fn affinity_timeout(spec: &mut Fields<'_>, report: &Report) -> u32 {
@@ -116,55 +199,82 @@ fn affinity_timeout(spec: &mut Fields<'_>, report: &Report) -> u32 {
     u32::try_from(seconds).unwrap_or(DEFAULT)
 }
 
-fn port(report: &Report, node: &Node) -> Option<ServicePort> {
-    let mut fields = report.fields(node, "ports")?;
-    fields.ignore(&["appProtocol"]);
-    let name = fields.text("name").map(|text| text.text.to_owned());
-    let number = fields.integer("port");
-    let number = fields.require("port", number);
-    let protocol = match fields.node("protocol") {
-        Some(_) => fields.choice("protocol", &PROTOCOLS),
-        None => Some(Protocol::TCP),
-    };
-    let node_port = fields.integer("nodePort").and_then(|(number, at)| validate::port(report, number, at));
-    let target = fields.node("targetPort").map(|target| match &target.value {
-        Value::Scalar(scalar) if scalar.integer().is_none() => {
-            Some(PortMatch::Named(validate::port_name(report, report.text(target, "targetPort")?)?))
+fn ports(report: &Report, spec: &mut Fields<'_>, kind: Type) -> Vec<ServicePort> {
+    let nodes = spec.list("ports").unwrap_or_default();
+    let mut names = HashSet::new();
+    let mut numbers = HashSet::new();
+    let mut ports = Vec::new();
+    for node in nodes {
+        let Some(port) = port(report, node, kind) else { continue };
+        if nodes.len() > 1 && port.name.is_none() {
+            report.error_help(node.at, "`name` is missing", "of several ports each has a name");
         }
-        _ => {
-            let port = report.integer(target, "targetPort").and_then(|n| validate::port(report, n, target.at))?;
-            Some(PortMatch::Range(port..=port))
+        if let Some(name) = port.name.as_ref().filter(|name| !names.insert((*name).clone())) {
+            report.error_help(node.at, format!("two ports are named `{name}`"), "give each a name of its own");
         }
-    });
-    drop(fields);
-    let (number, at) = number?;
-    let port = validate::port(report, number, at)?;
-    let target = target.unwrap_or(Some(PortMatch::Range(port..=port)))?;
-    Some(ServicePort { name, protocol: protocol?, port, target, node_port })
+        if !numbers.insert((port.port, port.protocol)) {
+            let message = format!("port {}/{} is given twice", port.port, port.protocol);
+            report.error_help(node.at, message, "remove one, or give it another `port`");
+        }
+        ports.push(port);
+    }
+    ports
 }
 
-/// Fields of a pool that say how Calico hands out and announces addresses.
-const CALICOS: [&str; 8] = [
-    "allowedUses",
-    "assignmentMode",
-    "blockSize",
-    "disableBGPExport",
-    "ipipMode",
-    "namespaceSelector",
-    "nodeSelector",
-    "vxlanMode",
-];
+fn port(report: &Report, node: &Node, kind: Type) -> Option<ServicePort> {
+    let mut fields = report.fields(node, "ports")?;
+    fields.ignore(&["appProtocol"]);
+    let name = fields.text("name").filter(|text| !text.text.is_empty());
+    let number = fields.integer("port");
+    let number = fields.require("port", number);
+    let protocol = protocol(report, &mut fields);
+    let node_port = node_port(report, &mut fields, kind);
+    let target = fields.node("targetPort").map(|node| target(report, node));
+    drop(fields);
+    if let Some(name) = name.filter(|name| !validate::Name::Label.holds(name.text)) {
+        validate::Name::Label.check(report, name);
+    }
+    let (number, at) = number?;
+    let port = validate::port(report, number, at)?;
+    let target = target.unwrap_or(Some(Target::Number(port)))?;
+    let name = name.map(|text| text.text.to_owned());
+    Some(ServicePort { name, protocol: protocol?, port, target, node_port, origin: report.origin(node.at) })
+}
 
-pub fn read_pool(mut object: Object<'_>, collected: &mut Collected) {
-    let report = object.report;
-    let Some(mut spec) = object.required_spec() else { return };
-    spec.ignore(&CALICOS);
-    let cidr = spec.text("cidr");
-    let cidr = spec.require("cidr", cidr).and_then(|text| validate::cidr(report, text));
-    let nat_outgoing = spec.boolean("natOutgoing").unwrap_or(false);
-    let disabled = spec.boolean("disabled").unwrap_or(false);
-    report.warning(object.name.at, "pools are not implemented in this version", "nothing is masqueraded");
-    let Some(cidr) = cidr else { return };
-    let pool = IpPool { name: object.name(), cidr, nat_outgoing, disabled, origin: object.origin() };
-    collected.pools.push(pool);
+/// TCP where nothing is said.
+pub fn protocol(report: &Report, fields: &mut Fields<'_>) -> Option<Protocol> {
+    let at = fields.node("protocol").map(|node| node.at);
+    let protocol = if at.is_some() { fields.choice("protocol", &PROTOCOLS) } else { Some(Protocol::TCP) };
+    if let (Some(Protocol::SCTP), Some(at)) = (protocol, at) {
+        let help = "its checksum is over the whole packet; let clients use the endpoints' own addresses";
+        report.error_help(at, "SCTP is not translated", help);
+        return None;
+    }
+    protocol
+}
+
+fn node_port(report: &Report, fields: &mut Fields<'_>, kind: Type) -> Option<u16> {
+    let given = fields.integer("nodePort").filter(|(number, _)| *number != 0);
+    match (kind, given) {
+        (Type::NodePort, None) if fields.key_at("nodePort").is_none() => {
+            report.error_help(fields.at, "`nodePort` is missing", "write the port to publish: nobody hands one out");
+        }
+        (Type::ClusterIp, Some((_, at))) => {
+            report.error_help(at, "`nodePort` belongs to `type: NodePort`", "add the `type`, or remove the port");
+        }
+        _ => {}
+    }
+    given.and_then(|(number, at)| validate::port(report, number, at))
+}
+
+fn target(report: &Report, node: &Node) -> Option<Target> {
+    match &node.value {
+        Value::Scalar(scalar) if scalar.integer().is_none() => {
+            Some(Target::Named(validate::port_name(report, report.text(node, "targetPort")?)?))
+        }
+        _ => {
+            let number = report.integer(node, "targetPort")?;
+            Some(Target::Number(validate::port(report, number, node.at)?))
+        }
+    }
 }

@@ -21,6 +21,7 @@ pub mod row;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod selector;
+mod service;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, ops::RangeInclusive, path::PathBuf, sync::Arc};
 
@@ -30,6 +31,7 @@ use serde::Serialize;
 pub use judge::{Decision, EndMismatch, Judgement, Mismatch, Opening, Party, Reason, Standing, Step, judge, walk};
 pub use netpol_common::wire::Protocol;
 pub use selector::Expr;
+pub use service::{EndpointSlice, MAX_WEIGHT, Pool, Service, ServicePort, SliceEndpoint, SlicePort, Target, Weight};
 
 /// Labels of an endpoint, a namespace or a network set.
 pub type Labels = BTreeMap<String, String>;
@@ -42,6 +44,9 @@ pub struct World {
     pub namespaces: BTreeMap<String, Labels>,
     pub endpoints: Vec<Endpoint>,
     pub sets: Vec<NetworkSet>,
+    pub services: Vec<Service>,
+    pub slices: Vec<EndpointSlice>,
+    pub pools: Vec<Pool>,
     /// In the order in which they are asked.
     pub tiers: Vec<Tier>,
     /// What happens to a direction about which no tier decides.
@@ -93,6 +98,8 @@ pub struct Endpoint {
     /// Declared addresses; discovery replaces them by the real ones.
     pub addresses: Vec<IpAddr>,
     pub ports: Vec<EndpointPort>,
+    /// As a backend of services.
+    pub weight: Weight,
     /// Where it is found. `None` for endpoints that only exist on paper (conformance data).
     pub attachment: Option<Attachment>,
     pub origin: Origin,

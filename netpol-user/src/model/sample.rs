@@ -19,6 +19,7 @@ pub fn endpoint(name: &str, addresses: &str) -> Endpoint {
         labels: labels(&format!("name={name}")),
         addresses: addresses.map(|address| address.parse().expect("an address")).collect(),
         ports: vec![],
+        weight: 1,
         attachment: None,
         origin: origin("endpoints.yaml", 1),
     }

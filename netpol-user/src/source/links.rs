@@ -8,7 +8,7 @@ use std::{
 
 use netpol_common::wire::Mac;
 
-use crate::netlink::{Socket, attribute, attributes, push, text, word};
+use crate::netlink::{Socket, attribute, attributes, half, push, text, word};
 
 /// An interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct Link {
     /// `veth`, `bridge`, ...; empty for hardware and loopback.
     pub kind: String,
     pub mac: Mac,
+    /// In bytes, without the link's own header.
+    pub mtu: u32,
     pub up: bool,
     /// The interface at the other end, in the namespace that [`Self::peer_namespace`] names.
     pub peer: Option<u32>,
@@ -80,6 +82,18 @@ pub struct BridgeOptions {
 pub struct Assigned {
     pub link: u32,
     pub address: IpAddr,
+    /// Good everywhere, and not secondary, temporary, deprecated or still being looked for.
+    pub primary: bool,
+}
+
+/// A way to everywhere, in the main table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefaultRoute {
+    pub link: u32,
+    /// The source address that it asks for.
+    pub source: Option<IpAddr>,
+    /// The lowest is the best.
+    pub priority: u32,
 }
 
 /// All interfaces, in the order of their numbers.
@@ -98,6 +112,18 @@ pub fn links(socket: &mut Socket) -> io::Result<Vec<Link>> {
 pub fn addresses(socket: &mut Socket) -> io::Result<Vec<Assigned>> {
     let messages = socket.dump(libc::RTM_GETADDR, &[0; IFADDRMSG])?;
     Ok(messages.iter().filter_map(|message| assigned(message)).collect())
+}
+
+/// The default routes of both families.
+pub fn default_routes(socket: &mut Socket) -> io::Result<Vec<DefaultRoute>> {
+    let mut routes = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut body = vec![0; RTMSG];
+        body[0] = family as u8;
+        let messages = socket.dump(libc::RTM_GETROUTE, &body)?;
+        routes.extend(messages.iter().filter_map(|message| default_route(message)).flatten());
+    }
+    Ok(routes)
 }
 
 /// This namespace's number for another one; `None` if it has none.
@@ -144,6 +170,7 @@ fn link(body: &[u8]) -> Option<Link> {
         match kind {
             libc::IFLA_IFNAME => link.name = text(value),
             libc::IFLA_ADDRESS => link.mac = value.try_into().unwrap_or_default(),
+            libc::IFLA_MTU => link.mtu = word(value).unwrap_or_default(),
             libc::IFLA_LINK => link.peer = word(value),
             libc::IFLA_LINK_NETNSID => link.peer_namespace = word(value).map(|number| number as i32),
             libc::IFLA_MASTER => link.master = word(value),
@@ -209,14 +236,82 @@ fn forwards_ipv4(families: &[u8]) -> bool {
 }
 
 fn assigned(body: &[u8]) -> Option<Assigned> {
+    /// Not to be chosen for what begins now. (`IFA_F_TEMPORARY` is `IFA_F_SECONDARY`, for IPv6.)
+    const AVOIDED: u32 = libc::IFA_F_SECONDARY
+        | libc::IFA_F_OPTIMISTIC
+        | libc::IFA_F_DADFAILED
+        | libc::IFA_F_DEPRECATED
+        | libc::IFA_F_TENTATIVE;
+    let &[family, _, flags, scope] = body.first_chunk()?;
     let link = word(body.get(4..)?)?;
     let rest = body.get(IFADDRMSG..)?;
     // on a point-to-point link the other attribute, IFA_ADDRESS, is the far end
     let value = attribute(rest, libc::IFA_LOCAL).or_else(|| attribute(rest, libc::IFA_ADDRESS))?;
-    let address = match i32::from(body[0]) {
-        libc::AF_INET => Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?).into(),
-        libc::AF_INET6 => Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?).into(),
-        _ => return None,
-    };
-    Some(Assigned { link, address })
+    let address = address(family, value)?;
+    let flags = attribute(rest, libc::IFA_FLAGS).and_then(word).unwrap_or_else(|| flags.into());
+    Some(Assigned { link, address, primary: scope == libc::RT_SCOPE_UNIVERSE && flags & AVOIDED == 0 })
+}
+
+/// One for each interface that it leads through; `None`: no default route.
+fn default_route(body: &[u8]) -> Option<Vec<DefaultRoute>> {
+    let &[family, destination, _, _, table, _, _, kind] = body.first_chunk()?;
+    let rest = body.get(RTMSG..)?;
+    let table = attribute(rest, libc::RTA_TABLE).and_then(word).unwrap_or_else(|| table.into());
+    if (destination, kind, table) != (0, libc::RTN_UNICAST, libc::RT_TABLE_MAIN.into()) {
+        return None;
+    }
+    let source = attribute(rest, libc::RTA_PREFSRC).and_then(|value| address(family, value));
+    let priority = attribute(rest, libc::RTA_PRIORITY).and_then(word).unwrap_or_default();
+    let single = attribute(rest, libc::RTA_OIF).and_then(word);
+    let several = attribute(rest, libc::RTA_MULTIPATH).map(hops).unwrap_or_default();
+    Some(single.into_iter().chain(several).map(|link| DefaultRoute { link, source, priority }).collect())
+}
+
+/// The interfaces of a list of `struct rtnexthop`: length, flags, weight, interface, attributes.
+fn hops(mut bytes: &[u8]) -> Vec<u32> {
+    let mut links = Vec::new();
+    while let (Some(length), Some(link)) = (half(bytes), bytes.get(4..).and_then(word)) {
+        links.push(link);
+        // never less than the structure itself: what is malformed must end
+        bytes = bytes.get(usize::from(length).max(8).next_multiple_of(4)..).unwrap_or_default();
+    }
+    links
+}
+
+fn address(family: u8, value: &[u8]) -> Option<IpAddr> {
+    match i32::from(family) {
+        libc::AF_INET => Some(Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?).into()),
+        libc::AF_INET6 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?).into()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_with_several_hops_lead_through_each_interface() {
+        let hop = |link: u32| [&[16, 0, 0, 0][..], &link.to_ne_bytes(), &[8, 0, 5, 0, 10, 0, 0, 1]].concat();
+        assert_eq!(hops(&[hop(3), hop(4)].concat()), [3, 4]);
+        assert_eq!(hops(&[0; 8]), [0], "a length of nothing ends");
+        assert_eq!(hops(&hop(3)[..6]), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn only_unicast_routes_to_everywhere_in_the_main_table_count() {
+        let route = |length, table, kind| {
+            let mut body = vec![libc::AF_INET as u8, length, 0, 0, table, 0, 0, kind, 0, 0, 0, 0];
+            push(&mut body, libc::RTA_OIF, &7u32.to_ne_bytes());
+            push(&mut body, libc::RTA_PREFSRC, &[192, 0, 2, 1]);
+            body
+        };
+        let (main, unicast) = (libc::RT_TABLE_MAIN, libc::RTN_UNICAST);
+        let source = Some(IpAddr::from([192, 0, 2, 1]));
+        let expected = DefaultRoute { link: 7, source, priority: 0 };
+        assert_eq!(default_route(&route(0, main, unicast)), Some(vec![expected]));
+        assert_eq!(default_route(&route(8, main, unicast)), None);
+        assert_eq!(default_route(&route(0, libc::RT_TABLE_LOCAL, unicast)), None);
+        assert_eq!(default_route(&route(0, main, libc::RTN_UNREACHABLE)), None);
+    }
 }

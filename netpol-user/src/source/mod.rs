@@ -11,6 +11,7 @@
 //! | `host` | this namespace: interfaces, bridges, addresses, settings |
 //! | `delivery` | whether the kernel would take a packet straight from one endpoint to another |
 //! | `netfilter` | which rules would see that packet |
+//! | `uplinks` | the interfaces to the outside |
 //! | `links` | what the kernel tells of interfaces, addresses and routes |
 
 mod delivery;
@@ -18,6 +19,7 @@ mod host;
 mod inside;
 mod links;
 mod netfilter;
+mod uplinks;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -29,6 +31,7 @@ use netpol_common::tables::{IfIndex, Network};
 
 pub use delivery::Delivery;
 pub use links::PortState;
+pub use uplinks::{Uplink, uplinks};
 
 use crate::{
     compile::Workload,
@@ -106,6 +109,10 @@ pub enum Error {
         #[source]
         error: io::Error,
     },
+    #[error("--uplink {name}: there is no interface of this name; `ip link` shows them")]
+    NoUplink { name: String },
+    #[error("--uplink {name}: endpoints are behind it; name the interface that leads outside")]
+    InnerUplink { name: String },
     /// About the documents: what they say can mean several things here.
     #[error("{}", summary(.0))]
     Endpoints(Vec<Diagnostic>),

@@ -34,6 +34,7 @@ pub fn endpoint(name: &str, address: &str) -> Endpoint {
         labels: labels(&[("app", name)]),
         addresses: vec![address.parse().unwrap()],
         ports: Vec::new(),
+        weight: 1,
         attachment: None,
         origin: at(0),
     }
@@ -303,6 +304,7 @@ pub fn world() -> impl Strategy<Value = World> {
                 .collect(),
             tiers: [a, b, c].into_iter().take(tiers).collect(),
             profile: if open { Profile::Allow } else { Profile::Deny },
+            ..World::default()
         },
     )
 }
@@ -317,6 +319,7 @@ fn numbered((number, (labels, ports, four, six)): (usize, (Labels, Vec<EndpointP
         labels,
         addresses: addresses.into_iter().filter_map(|(has, address)| has.then_some(address)).collect(),
         ports,
+        weight: 1,
         attachment: None,
         origin: at(0),
     }

@@ -180,24 +180,6 @@ fn a_byte_that_is_no_utf8_has_a_line_and_a_column() {
 }
 
 #[test]
-fn services_and_pools_are_kept_and_said_to_do_nothing() {
-    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {clusterIP: 10.96.0.10, selector: {app: web}, \
-                type: NodePort, sessionAffinity: ClientIP, ports: [{port: 80, targetPort: http, nodePort: 30080}]}\n---\n\
-                apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: pool}\nspec: {cidr: 10.0.0.0/16, natOutgoing: true}\n";
-    let loaded = load(text).expect("valid");
-    assert_eq!(loaded.services[0].ports[0].node_port, Some(30080));
-    assert_eq!(loaded.services[0].affinity, Some(10_800));
-    assert!(loaded.pools[0].nat_outgoing);
-    assert_eq!(
-        show(&loaded.warnings),
-        [
-            "3:18 services are not implemented in this version | nothing is done with this one",
-            "8:18 pools are not implemented in this version | nothing is masqueraded",
-        ]
-    );
-}
-
-#[test]
 fn what_is_probably_not_meant_is_a_warning() {
     let text = network_policy(
         "\n  podSelector: {matchLabels: {app: b}}\n  ingress:\n    - from: [{podSelector: {matchLabels: {app: c}}}]\n      ports: [{port: http}]",

@@ -83,7 +83,9 @@ fn sound() -> String {
         network_policy("{podSelector: {matchLabels: {a: b}}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}], ports: [{port: 80, endPort: 90}]}]}"),
         cluster_policy("ingress: [{action: Accept, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {number: 80}}}]}]"),
         calico_policy("{order: 1, selector: \"a == 'b'\", ingress: [{action: Allow, protocol: TCP, destination: {ports: [\"1:10\", x]}}]}"),
-        "apiVersion: v1\nkind: Service\nmetadata: &m {name: s}\nspec: {ports: [{port: 80}]}\n".to_owned(),
+        "apiVersion: v1\nkind: Service\nmetadata: &m {name: s}\nspec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}\n".to_owned(),
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, labels: {kubernetes.io/service-name: s}, annotations: {netpol.dev/weight: \"9\"}}\naddressType: IPv4\nendpoints: [{addresses: [192.0.2.7]}]\nports: [{port: 80}]\n".to_owned(),
+        "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.0.0.0/16, natOutgoing: true}\n".to_owned(),
     ]
     .join("---\n")
         + &endpoint("x", "a")

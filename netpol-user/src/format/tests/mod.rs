@@ -6,6 +6,7 @@ mod documents;
 mod hostile;
 mod kubernetes;
 mod selectors;
+mod services;
 
 use super::{Diagnostic, Invalid, Loaded, Source, parse};
 use crate::model::{Match, Opening, Party, Policy, PolicyKind, Protocol, Rule, World, judge};

@@ -1,0 +1,241 @@
+//! Services and pools, from documents to the tables that the classifiers read.
+
+mod support;
+
+use std::net::IpAddr;
+
+use netpol_common::{
+    service::{ServiceValue, Uplink},
+    tables::IfIndex,
+    wire::{Addr4, Addr6, MacWords, Protocol},
+};
+use netpol_user::{
+    datapath::{Datapath, Pins, Published},
+    model::World,
+    source::{self, discover},
+};
+use support::{Endpoint, Host, Scene};
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+/// A Service with this spec in flow style.
+fn service(name: &str, spec: &str) -> String {
+    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+}
+
+fn pool(name: &str, spec: &str) -> String {
+    format!("apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+}
+
+#[track_caller]
+fn published(host: &Host) -> Published {
+    let datapath = Datapath::open(&Pins::at(host.bpffs())).unwrap_or_else(|error| panic!("{error}"));
+    datapath.published().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Addresses and ports of the backends in a service's Maglev table, each once.
+fn answers(published: &Published, value: &ServiceValue, four: bool) -> Vec<(IpAddr, u16)> {
+    let backends = if four { &published.backends4 } else { &published.backends6 };
+    let slots = &published.maglev[value.first as usize..(value.first + value.size) as usize];
+    let mut answers: Vec<_> = slots.iter().map(|&index| backends[index as usize]).collect();
+    answers.sort_unstable();
+    answers.dedup();
+    answers
+}
+
+/// Where a service is published, with the value there.
+#[track_caller]
+fn at(published: &Published, text: &str, port: u16) -> ServiceValue {
+    let address = address(text);
+    let is_it = |row: &&(IpAddr, u16, Protocol, ServiceValue)| (row.0, row.1) == (address, port);
+    let found = published.services.iter().find(is_it);
+    found.unwrap_or_else(|| panic!("nothing at {text} port {port}: {published:?}")).3
+}
+
+/// The host's own way out is where the machine outside is.
+fn default_routes(scene: &Scene) {
+    scene.host.itself().net(async |net| {
+        for (everywhere, gateway) in [("0.0.0.0/0", "192.0.2.9"), ("::/0", "2001:db8::9")] {
+            net.route(everywhere.parse().expect("a network"), "v-outside", Some(address(gateway))).await;
+        }
+    });
+}
+
+#[test]
+fn published_tables_say_what_the_documents_say() {
+    let scene = Scene::bridged();
+    default_routes(&scene);
+    let Scene { host, a, b, .. } = &scene;
+    let web = service(
+        "web",
+        "{type: NodePort, clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10, \"fd96::10\"], selector: {app: b}, \
+         sessionAffinity: ClientIP, ports: [{name: http, port: 80, targetPort: web, nodePort: 8080}]}",
+    );
+    let away = service("away", "{clusterIP: 10.96.0.11, ports: [{port: 53, protocol: UDP}]}");
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                 metadata: {name: away-1, labels: {kubernetes.io/service-name: away}}\naddressType: IPv4\n\
+                 endpoints: [{addresses: [192.0.2.77]}, {addresses: [192.0.2.78], conditions: {ready: false}}]\n\
+                 ports: [{port: 5353, protocol: UDP}]\n"
+        .to_owned();
+    let nat = pool("inner", "{cidr: 10.0.0.0/16, natOutgoing: true}");
+    let other = pool("other", "{cidr: \"fd99::/64\", disabled: true}");
+    let b_document = b.document_with(", ports: [{name: web, port: 8081}]");
+    let documents = [a.document(), b_document, web, away, slice, nat, other].join("---\n");
+    host.load_path(&[], &host.documents("load.yaml", &documents));
+
+    let tables = published(host);
+    let cluster = at(&tables, "10.96.0.10", 80);
+    assert_eq!((cluster.affinity, cluster.service, cluster.size), (10_800, 1, 1));
+    assert_eq!(answers(&tables, &cluster, true), [(address("10.0.0.20"), 8081)]);
+    assert_eq!(answers(&tables, &at(&tables, "fd96::10", 80), false), [(address("fd00::20"), 8081)]);
+    for place in ["127.0.0.1", "10.0.0.1", "192.0.2.1"] {
+        assert_eq!(at(&tables, place, 8080), cluster, "{place}");
+    }
+    assert_eq!(at(&tables, "::1", 8080), at(&tables, "2001:db8::1", 8080));
+    let away = at(&tables, "10.96.0.11", 53);
+    assert_eq!((away.affinity, away.service), (0, 2));
+    assert_eq!(answers(&tables, &away, true), [(address("192.0.2.77"), 5353)]);
+    assert_eq!(tables.members.len(), tables.services.len(), "each place here has one backend");
+    let pools: Vec<_> = tables.pools.iter().map(ToString::to_string).collect();
+    assert_eq!(pools, ["10.0.0.0/16", "fd99::/64"]);
+    let (index, mac) = host.net(async |net| (net.index("v-outside").await, net.mac("v-outside").await));
+    let uplink = Uplink {
+        address4: Addr4::from("192.0.2.1".parse::<std::net::Ipv4Addr>().unwrap()),
+        address6: Addr6::from("2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap()),
+        mac: MacWords::new(mac),
+        reserved: 0,
+        mtu: 1500,
+    };
+    assert_eq!(tables.uplinks, [(IfIndex(index), uplink)]);
+
+    host.load(&[a, b], &[]);
+    assert_eq!(
+        published(host),
+        Published {
+            maglev: vec![0],
+            backends4: vec![(address("0.0.0.0"), 0)],
+            backends6: vec![(address("::"), 0)],
+            uplinks: tables.uplinks,
+            ..Published::default()
+        }
+    );
+    host.netpol(&["unload"]).ok();
+    assert!(!host.bpffs().exists(), "nothing stays pinned");
+}
+
+#[test]
+fn services_are_listed_with_their_backends_and_what_state_they_are_in() {
+    let scene = Scene::bridged();
+    let Scene { host, a, b, .. } = &scene;
+    let web = service("web", "{clusterIP: 10.96.0.10, selector: {tier: web}, ports: [{port: 80, targetPort: 8080}]}");
+    let tier = |document: String| document.replace("labels: {", "labels: {tier: web, ");
+    let gone = "apiVersion: netpol.dev/v1\nkind: Endpoint\n\
+                metadata: {name: gone, labels: {tier: web}, annotations: {netpol.dev/weight: \"5\"}}\n\
+                spec: {netns: npt-not-there}\n"
+        .to_owned();
+    let documents = [tier(a.document()), tier(b.document()), gone, web].join("---\n");
+    host.load_path(&[], &host.documents("load.yaml", &documents));
+    let table = host.netpol(&["services"]).ok();
+    let row = table.lines().nth(1).unwrap_or_else(|| panic!("{table}"));
+    let cells: Vec<_> = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+    assert_eq!(
+        cells,
+        ["default/web", "80/tcp", "10.96.0.10:80", "default/a:8080,default/b:8080,default/gone:8080*5 (pending)", "-"]
+    );
+    let json = host.netpol(&["services", "-o", "json"]).json();
+    assert_eq!(json[0]["addresses"], serde_json::json!([{"address": "10.96.0.10", "port": 80}]));
+    assert_eq!(
+        json[0]["backends"][4],
+        serde_json::json!({
+            "endpoint": "default/gone", "address": null, "port": 8080, "weight": 5, "state": "pending"
+        })
+    );
+    assert_eq!(json[0]["backends"][0]["state"], "running");
+}
+
+#[test]
+fn a_change_of_backends_alone_is_a_new_generation() {
+    let scene = Scene::bridged();
+    let Scene { host, a, b, .. } = &scene;
+    let to = |app: &str| {
+        service("web", &format!("{{clusterIP: 10.96.0.10, selector: {{app: {app}}}, ports: [{{port: 80}}]}}"))
+    };
+    let first = host.load(&[a, b], &[to("a")])["generation"].clone();
+    assert_eq!(host.load(&[a, b], &[to("a")])["changed"], false);
+    let second = host.load(&[a, b], &[to("b")]);
+    assert_eq!((&second["changed"], second["generation"].as_u64()), (&true.into(), first.as_u64().map(|n| n + 1)));
+    let tables = published(host);
+    assert_eq!(answers(&tables, &at(&tables, "10.96.0.10", 80), true), [(b.ipv4(), 80)]);
+}
+
+#[test]
+fn ten_thousand_services_are_published() {
+    let scene = Scene::bridged();
+    let Scene { host, a, b, c, .. } = &scene;
+    let one = |n: u32| {
+        let [_, _, x, y] = n.to_be_bytes();
+        let spec =
+            format!("{{clusterIP: 10.96.{x}.{y}, selector: {{app: a}}, ports: [{{port: 80, targetPort: {}}}]}}", n + 1);
+        service(&format!("s{n}"), &spec)
+    };
+    let services: Vec<_> = (0..10_000).map(one).collect();
+    let report = host.load(&[a, b, c], &services);
+    let tables = published(host);
+    assert_eq!((tables.services.len(), tables.members.len()), (10_000, 10_000), "{report}");
+    assert_eq!(answers(&tables, &at(&tables, "10.96.39.15", 80), true), [(a.ipv4(), 10_000)]);
+}
+
+/// What discovery says of a host with one endpoint on a bridge.
+fn uplinks(host: &Host, endpoints: &[&Endpoint], named: &[&str]) -> Result<Vec<source::Uplink>, String> {
+    let text = endpoints.iter().map(|endpoint| endpoint.document()).collect::<Vec<_>>().join("---\n");
+    let source = netpol_user::format::Source { name: "t".to_owned(), text: text.into_bytes() };
+    let world: World = netpol_user::format::parse(vec![source]).expect("valid documents").world;
+    let named: Vec<_> = named.iter().map(|&name| name.to_owned()).collect();
+    let found = || {
+        let found = discover(&world).map_err(|error| error.to_string())?;
+        source::uplinks(&found, &named).map_err(|error| error.to_string())
+    };
+    host.namespace.enter(found).expect("entering a network namespace needs root")
+}
+
+#[test]
+fn uplinks_have_a_default_route_or_are_named_and_lead_to_no_endpoint() {
+    let scene = Scene::bridged();
+    let Scene { host, a, .. } = &scene;
+    let names = |named: &[&str]| {
+        uplinks(host, &[a], named).map(|all| all.into_iter().map(|uplink| uplink.name).collect::<Vec<_>>())
+    };
+    assert_eq!(names(&[]), Ok(vec![]));
+    assert_eq!(names(&["v-outside"]), Ok(vec!["v-outside".to_owned()]));
+    assert_eq!(
+        names(&["eth7"]),
+        Err("--uplink eth7: there is no interface of this name; `ip link` shows them".to_owned())
+    );
+    for inner in ["br0", "v-a"] {
+        let expected = format!("--uplink {inner}: endpoints are behind it; name the interface that leads outside");
+        assert_eq!(names(&[inner]), Err(expected));
+    }
+    default_routes(&scene);
+    host.run("ip", &["route", "add", "default", "via", "10.0.0.10", "metric", "7"]);
+    assert_eq!(names(&[]), Ok(vec!["v-outside".to_owned()]), "not the bridge");
+}
+
+#[test]
+fn an_uplinks_address_is_the_routes_or_the_first_that_is_good_everywhere() {
+    let scene = Scene::bridged();
+    let Scene { host, a, .. } = &scene;
+    let addresses = || {
+        let all = uplinks(host, &[a], &["v-outside"]).unwrap();
+        (all[0].address4.unwrap().to_string(), all[0].address6.unwrap().to_string())
+    };
+    let expected = |four: &str, six: &str| (four.to_owned(), six.to_owned());
+    host.run("ip", &["address", "add", "192.0.2.50/24", "dev", "v-outside"]);
+    assert_eq!(addresses(), expected("192.0.2.1", "2001:db8::1"));
+    host.run("ip", &["route", "add", "default", "via", "192.0.2.9", "src", "192.0.2.50"]);
+    host.run("ip", &["-6", "route", "add", "default", "via", "2001:db8::9", "metric", "9"]);
+    assert_eq!(addresses(), expected("192.0.2.50", "2001:db8::1"));
+    host.run("ip", &["address", "del", "2001:db8::1/64", "dev", "v-outside"]);
+    assert_eq!(uplinks(host, &[a], &["v-outside"]).unwrap()[0].address6, None, "a link-local one is none");
+}
