@@ -22,11 +22,11 @@ use netpol_common::{
 use crate::{
     compile::{self, CompileError, RuleName, Snapshot},
     datapath::{self, Datapath, Hook, Pins, Settings, Way},
-    format::Loaded,
+    format::{Diagnostic, Loaded},
     model::World,
     netns::Namespace,
     privileges,
-    source::{self, Delivery, Discovery, Found},
+    source::{self, Delivery, Discovery, Found, Known},
     state::{self, Names, State},
 };
 
@@ -41,6 +41,8 @@ pub struct Options {
     pub attach: Option<Way>,
     /// Endpoints that are not running are an error.
     pub strict: bool,
+    /// Addresses that were added to known interfaces are believed.
+    pub accept_addresses: bool,
     /// Find out what would change, and change nothing.
     pub dry_run: bool,
 }
@@ -57,6 +59,8 @@ pub struct Report {
     pub attached: Vec<String>,
     pub detached: usize,
     pub pending: Vec<state::Pending>,
+    /// Addresses that endpoints have and that are not believed.
+    pub warnings: Vec<Diagnostic>,
     pub timings: Timings,
 }
 
@@ -131,7 +135,10 @@ impl Instance {
             Some(self.state.lock(PATIENCE)?)
         };
         let present = self.present()?;
-        let found = timed(&mut timings.discover, || source::discover(&loaded.world))?;
+        let seen = present.as_ref().map(|present| present.seen.as_slice()).unwrap_or_default();
+        let known = Known { seen, accept: options.accept_addresses };
+        let found = timed(&mut timings.discover, || source::discover(&loaded.world, known))?;
+        let warnings: Vec<_> = found.refused.iter().map(|refused| refused.diagnostic(&loaded.world)).collect();
         let workloads: Vec<_> = found.workloads.iter().map(|found| found.workload.clone()).collect();
         let mut snapshot =
             timed(&mut timings.compile, || compile::compile(&loaded.world, &workloads, &found.host_addresses))?;
@@ -143,7 +150,7 @@ impl Instance {
         }
         let hooks = hooks(&found);
         if options.dry_run {
-            return self.rehearse(names, &snapshot, hooks.len());
+            return Ok(Report { warnings, ..self.rehearse(names, &snapshot, hooks.len())? });
         }
         if present.as_ref().is_some_and(|present| present.namespace != names.namespace) {
             return Err(Error::OtherNamespace);
@@ -178,6 +185,7 @@ impl Instance {
             changed: true,
             detached: gone.iter().chain(&otherwise).filter(|it| !wanted.contains(it)).collect::<HashSet<_>>().len(),
             pending: names.pending.clone(),
+            warnings,
             attached,
             timings,
         };
@@ -220,7 +228,7 @@ impl Instance {
     }
 
     /// What is enforced now, if anything is and its names are known.
-    fn present(&self) -> Result<Option<Names>, Error> {
+    pub fn present(&self) -> Result<Option<Names>, Error> {
         if !self.pins.exist() {
             return Ok(None);
         }
@@ -243,6 +251,7 @@ impl Instance {
             attached: Vec::new(),
             detached: 0,
             pending: names.pending,
+            warnings: Vec::new(),
             timings: Timings::default(),
         })
     }
@@ -376,6 +385,7 @@ fn names(
         attach: way,
         endpoints: found.workloads.iter().map(endpoint).collect(),
         pending: found.pending.iter().map(pending).collect(),
+        seen: found.seen.clone(),
         identities: snapshot.identities.iter().map(identity).collect(),
         rules: snapshot.rules.iter().map(rule).collect(),
         policies: loaded.policies,

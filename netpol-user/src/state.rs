@@ -15,6 +15,7 @@ use crate::{
     datapath::Way,
     format::Source,
     model::{Direction, Labels},
+    source::Seen,
 };
 
 /// An instance's folder.
@@ -56,6 +57,9 @@ pub struct Names {
     pub attach: Way,
     pub endpoints: Vec<Endpoint>,
     pub pending: Vec<Pending>,
+    /// The interfaces of endpoints, and the addresses that they were first seen with.
+    #[serde(default)]
+    pub seen: Vec<Seen>,
     /// By identity number; the first is [`netpol_common::tables::Identity::FIRST`].
     pub identities: Vec<Identity>,
     /// By rule number; the first stands for rule 1.

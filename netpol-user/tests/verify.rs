@@ -10,7 +10,7 @@ use netpol_user::{
         Attachment, Direction, Endpoint as Document, EndpointPort, Expr, Labels, ObjectName, Origin, Policy,
         PolicyKind, Protocol, Scope, Selector, Tier, TierDefault, World,
     },
-    source::discover,
+    source::{Known, discover},
     verify::{Error, Observed, Options, Port, Report, Row, Verdict, verify},
 };
 use support::{Endpoint, Host};
@@ -56,7 +56,7 @@ fn isolate(world: &mut World, name: &str, direction: Direction) {
 
 fn run(host: &Host, world: &World, options: &Options) -> Result<Report, Error> {
     let inside = host.namespace.enter(|| {
-        let discovery = discover(world).unwrap_or_else(|error| panic!("{error}"));
+        let discovery = discover(world, Known::default()).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(discovery.pending, []);
         verify(world, &discovery, options, &|_, _| {})
     });

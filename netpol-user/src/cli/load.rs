@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{
     Instance, Outcome, OutputArgs,
+    diagnostics::{self, Line},
     output::{self, counted},
     question,
 };
@@ -34,6 +35,9 @@ pub struct Load {
     /// Endpoints that are not running are an error.
     #[arg(long)]
     strict: bool,
+    /// Believe the addresses that interfaces have now, also those that they were first seen without.
+    #[arg(long)]
+    accept_addresses: bool,
     /// How packets between two endpoints travel.
     #[arg(long, value_enum, default_value_t = Forwarding::Direct)]
     forwarding: Forwarding,
@@ -79,6 +83,7 @@ struct Json<'a> {
     attached: &'a [String],
     detached: usize,
     pending: &'a [Pending],
+    warnings: Vec<Line<'a>>,
     timings: Milliseconds,
 }
 
@@ -104,6 +109,9 @@ impl Load {
             bar.set_position(done as u64);
         })?;
         bar.finish_and_clear();
+        if !report.warnings.is_empty() {
+            eprintln!("{}", diagnostics::render_warnings(&report.warnings, &loaded.sources));
+        }
         output::print(self.output.output, &self.json(&report, read), |_| self.text(&report))?;
         Ok(Outcome::Done)
     }
@@ -120,12 +128,28 @@ impl Load {
             Attach::Tcx => Some(Way::Tcx),
             Attach::Cls => Some(Way::Cls),
         };
-        Options { settings, attach, strict: self.strict, dry_run: self.dry_run }
+        Options {
+            settings,
+            attach,
+            strict: self.strict,
+            accept_addresses: self.accept_addresses,
+            dry_run: self.dry_run,
+        }
     }
 
     fn json<'a>(&self, report: &'a Report, read: Duration) -> Json<'a> {
-        let Report { generation, endpoints, identities, policies, changed, attached, detached, pending, timings } =
-            report;
+        let Report {
+            generation,
+            endpoints,
+            identities,
+            policies,
+            changed,
+            attached,
+            detached,
+            pending,
+            warnings,
+            timings,
+        } = report;
         let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         let Timings { discover, compile, open, attach, publish } = *timings;
         Json {
@@ -138,6 +162,7 @@ impl Load {
             attached,
             detached: *detached,
             pending,
+            warnings: warnings.iter().map(Line::from).collect(),
             timings: Milliseconds {
                 read_ms: ms(read),
                 discover_ms: ms(discover),

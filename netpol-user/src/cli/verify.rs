@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Instance, Outcome, OutputArgs, output, question};
 use crate::{
-    source::{self, Pending},
+    source::{self, Known, Pending},
     verify::{self, Options, Port, Report, Row},
 };
 
@@ -36,7 +36,8 @@ pub struct Verify {
 impl Verify {
     pub fn run(&self, instance: &Instance) -> Result<Outcome> {
         let world = if self.path.is_empty() { question::loaded(instance)? } else { question::read(&self.path)? };
-        let discovery = source::discover(&world)?;
+        let seen = instance.open().present()?.map(|names| names.seen).unwrap_or_default();
+        let discovery = source::discover(&world, Known { seen: &seen, accept: false })?;
         for Pending { endpoint, reason } in &discovery.pending {
             let name = world.endpoints[*endpoint].name.to_string();
             eprintln!("warning: endpoint {} is pending: {}", output::escape(&name), output::escape(reason));
