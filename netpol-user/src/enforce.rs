@@ -128,12 +128,7 @@ impl Instance {
         let mut timings = Timings::default();
         let way = Way::choose(options.attach)?;
         // what is found out must hold until it is published: nobody else publishes meanwhile
-        let _lock = if options.dry_run {
-            None
-        } else {
-            self.state.create()?;
-            Some(self.state.lock(PATIENCE)?)
-        };
+        let _lock = if options.dry_run { None } else { Some(self.state.lock(PATIENCE)?) };
         let present = self.present()?;
         let seen = present.as_ref().map(|present| present.seen.as_slice()).unwrap_or_default();
         let known = Known { seen, accept: options.accept_addresses };
@@ -211,18 +206,15 @@ impl Instance {
     }
 
     /// Takes everything off that was attached, removes what was pinned, and the names. `false`: there
-    /// was nothing.
-    pub fn unload(&self) -> Result<bool, Error> {
+    /// was nothing. When this returns nothing is attached any more; `progress` hears of each link that is off.
+    pub fn unload(&self, progress: &dyn Fn(usize, usize)) -> Result<bool, Error> {
         privileges::require(&[privileges::ATTACH])?;
-        self.state.create()?;
-        let existed = {
-            let _lock = self.state.lock(PATIENCE)?;
-            // a pin can be removed from everywhere, a filter only where its interface is
-            if self.present()?.is_some_and(|present| present.attach == Way::Cls && !is_here(present.namespace)) {
-                return Err(Error::OtherNamespace);
-            }
-            datapath::unload(&self.pins)?
-        };
+        let _lock = self.state.lock(PATIENCE)?;
+        // a pin can be removed from everywhere, a filter only where its interface is
+        if self.present()?.is_some_and(|present| present.attach == Way::Cls && !is_here(present.namespace)) {
+            return Err(Error::OtherNamespace);
+        }
+        let existed = datapath::unload(&self.pins, progress)?;
         self.state.remove();
         Ok(existed)
     }

@@ -5,13 +5,12 @@ use std::{
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{
     Instance, Outcome, OutputArgs,
     diagnostics::{self, Line},
-    output::{self, counted},
+    output::{self, Progress, counted},
     question,
 };
 use crate::{
@@ -102,13 +101,9 @@ impl Load {
         let begin = Instant::now();
         let loaded = question::load(&self.path)?;
         let read = begin.elapsed();
-        // hidden where standard error is no terminal
-        let bar = ProgressBar::no_length().with_style(style());
-        let report = instance.open().load(&loaded, &self.options(), &|done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-        })?;
-        bar.finish_and_clear();
+        let progress = Progress::of("attaching");
+        let report = instance.open().load(&loaded, &self.options(), &|done, all| progress.tell(done, all))?;
+        drop(progress);
         if !report.warnings.is_empty() {
             eprintln!("{}", diagnostics::render_warnings(&report.warnings, &loaded.sources));
         }
@@ -200,9 +195,4 @@ impl Load {
         }
         lines.join("\n")
     }
-}
-
-fn style() -> ProgressStyle {
-    let style = ProgressStyle::with_template("attaching {bar:30} {pos}/{len}, {elapsed}");
-    style.unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -2,9 +2,12 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Instance, Outcome, OutputArgs, output, question};
+use super::{
+    Instance, Outcome, OutputArgs,
+    output::{self, Progress},
+    question,
+};
 use crate::{
     source::{self, Known, Pending},
     verify::{self, Options, Port, Report, Row},
@@ -47,21 +50,12 @@ impl Verify {
             timeout: Duration::from_millis(self.timeout),
             deadline: Duration::from_secs(self.deadline),
         };
-        // hidden where standard error is no terminal
-        let bar = ProgressBar::no_length().with_style(style());
-        let report = verify::verify(&world, &discovery, &options, &|done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-        })?;
-        bar.finish_and_clear();
+        let progress = Progress::of("connections");
+        let report = verify::verify(&world, &discovery, &options, &|done, all| progress.tell(done, all))?;
+        drop(progress);
         output::print(self.output.output, &report, table)?;
         Ok(if report.ok { Outcome::Done } else { Outcome::DoesNotHold })
     }
-}
-
-fn style() -> ProgressStyle {
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} connections, {elapsed}");
-    style.unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 fn table(report: &Report) -> String {

@@ -7,12 +7,14 @@
 //! |---|---|
 //! | `pins` | the folder: what lies where, and whether it is of this version |
 //! | `programs` | the classifiers, loaded once |
+//! | `calls` | bpf(2) itself, for what aya has no function for |
 //! | `links` | classifiers on interfaces, by TCX or clsact |
 //! | `slots` | the tables that a publication fills |
 //! | `publish` | a snapshot becomes the policy, with one write |
 //! | `records` | flows, denials and counters, read |
 //! | `testrun` | frames of ours, without an interface |
 
+mod calls;
 mod links;
 mod pins;
 mod programs;
@@ -62,6 +64,12 @@ pub enum Error {
         #[source]
         error: Box<aya::programs::ProgramError>,
     },
+    #[error("cannot take {path} off its interface")]
+    Detach {
+        path: PathBuf,
+        #[source]
+        error: io::Error,
+    },
     #[error("cannot pin {path}")]
     Pin {
         path: PathBuf,
@@ -94,8 +102,8 @@ pub enum Error {
         #[source]
         error: io::Error,
     },
-    #[error("{interface} was replaced by another interface while it was being attached; run the load again")]
-    Moved { interface: String },
+    #[error("{interface} is gone since it was found; run the load again")]
+    Gone { interface: String },
     #[error("the kernel cannot wait for its readers (membarrier)")]
     Barrier(#[source] io::Error),
 }

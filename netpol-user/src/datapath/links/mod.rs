@@ -123,14 +123,18 @@ impl Datapath {
 }
 
 /// Takes an instance off all interfaces of this namespace and removes its pins. `false`: there was
-/// nothing. Its programs need not be there any more, nor their pins.
+/// nothing. Its programs need not be there any more, nor their pins. When this returns no packet meets
+/// them any more; by TCX that takes time, and `progress` hears of each link.
 ///
 /// # Errors
 /// The first that occurs; the rest is removed all the same.
-pub fn unload(pins: &Pins) -> Result<bool, Error> {
+pub fn unload(pins: &Pins, progress: &dyn Fn(usize, usize)) -> Result<bool, Error> {
     let pinned = pins.root().exists();
+    let links = tcx::detach_all(pins, progress);
     let filters = cls::detach_all(pins);
+    // with its pin, what could not be taken off goes as well
     pins.remove()?;
+    links?;
     Ok(filters? > 0 || pinned)
 }
 
