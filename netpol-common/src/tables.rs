@@ -231,17 +231,9 @@ impl AddressFlags {
     /// Routed: the host end is no bridge port, and forwarding between two such endpoints is the
     /// host's routing alone.
     pub const ROUTED: Self = Self(1 << 4);
-
-    #[inline(always)]
-    pub const fn has(self, flag: Self) -> bool {
-        self.0 & flag.0 != 0
-    }
-
-    #[inline(always)]
-    pub const fn with(self, flag: Self) -> Self {
-        Self(self.0 | flag.0)
-    }
 }
+
+bits!(AddressFlags);
 
 #[cfg(feature = "user")]
 mod user {

@@ -18,7 +18,7 @@ use aya::programs::{
 };
 use netpol_common::tables::IfIndex;
 use netpol_user::datapath::{Datapath, Error, Hook, Pins, Way};
-use support::{Endpoint, Host, Ran, Seen};
+use support::{Endpoint, Host, Ran, Seen, pair};
 
 /// `b` answers `a` on port 80, and nobody else.
 const ONLY_A: &str = "
@@ -51,12 +51,8 @@ struct Shop {
 
 impl Shop {
     fn new() -> Self {
-        let host = Host::new();
-        host.bridge("br0", &["10.0.0.1/16", "fd00::1/64"]);
-        let endpoint = |name, number: u8| {
-            host.endpoint("br0", name, &[&format!("10.0.0.{number}/16"), &format!("fd00::{number}/64")])
-        };
-        let (a, b, c) = (endpoint("a", 10), endpoint("b", 20), endpoint("c", 30));
+        let (host, a, b) = pair();
+        let c = host.numbered("c", 30);
         Self { host, a, b, c }
     }
 

@@ -10,7 +10,7 @@ use netpol_user::{
     netns::Namespace,
     source::{Delivery, Discovery, Error, Known, ROUTED, Reason, discover},
 };
-use support::{Endpoint, Host};
+use support::{Endpoint, Host, pair};
 
 fn document(name: &str, netns: impl Into<PathBuf>, interface: Option<&str>) -> Document {
     Document {
@@ -56,15 +56,6 @@ fn pending(host: &Host, endpoint: Document) -> String {
     let [pending] = &discovery.pending[..] else { panic!("{:?}", discovery.pending) };
     assert_eq!(pending.endpoint, 0);
     pending.reason.clone()
-}
-
-/// A host with two endpoints on one bridge.
-fn pair() -> (Host, Endpoint, Endpoint) {
-    let host = Host::new();
-    host.bridge("br0", &["10.0.0.1/16", "fd00::1/64"]);
-    let a = host.endpoint("br0", "a", &["10.0.0.10/16", "fd00::10/64"]);
-    let b = host.endpoint("br0", "b", &["10.0.0.20/16", "fd00::20/64"]);
-    (host, a, b)
 }
 
 #[test]
