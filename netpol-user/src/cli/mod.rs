@@ -7,6 +7,8 @@ mod flows;
 mod grid;
 mod identities;
 mod load;
+#[cfg(feature = "log")]
+mod log;
 mod matrix;
 mod output;
 mod policies;
@@ -65,6 +67,8 @@ enum Command {
     Identities(identities::Identities),
     Flows(flows::Flows),
     Policies(policies::Policies),
+    #[cfg(feature = "log")]
+    Log(log::Log),
 }
 
 /// How a command that ran ended. (Wrong usage, exit code 2, is clap's.)
@@ -98,6 +102,8 @@ pub fn main() -> ExitCode {
         Command::Identities(command) => command.run(&instance),
         Command::Flows(command) => command.run(&instance),
         Command::Policies(command) => command.run(&instance),
+        #[cfg(feature = "log")]
+        Command::Log(command) => command.run(&instance),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -9,6 +9,7 @@
 //! | `programs` | the classifiers, loaded once |
 //! | `calls` | bpf(2) itself, for what aya has no function for |
 //! | `links` | classifiers on interfaces, by TCX or clsact |
+//! | `log` | what the classifiers log, in builds with that feature |
 //! | `slots` | the tables that a publication fills |
 //! | `publish` | a snapshot becomes the policy, with one write |
 //! | `records` | flows, denials and counters, read |
@@ -16,6 +17,8 @@
 
 mod calls;
 mod links;
+#[cfg(feature = "log")]
+mod log;
 mod pins;
 mod programs;
 mod publish;
@@ -104,6 +107,12 @@ pub enum Error {
     },
     #[error("{interface} is gone since it was found; run the load again")]
     Gone { interface: String },
+    #[cfg(feature = "log")]
+    #[error("the classifiers that are loaded do not log; load them by a build with the feature `log`")]
+    Log(#[source] aya_log::Error),
+    #[cfg(feature = "log")]
+    #[error("cannot read what the classifiers log")]
+    Follow(#[source] io::Error),
     #[error("the kernel cannot wait for its readers (membarrier)")]
     Barrier(#[source] io::Error),
 }
