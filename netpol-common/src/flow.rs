@@ -167,7 +167,9 @@ impl KeyProtocol {
     /// That of the packets in the other direction.
     #[inline(always)]
     pub const fn reversed(self) -> Self {
-        if self.0 & (Self::ASKS | Self::ANSWERS) == 0 { self } else { Self(self.0 ^ (Self::ASKS | Self::ANSWERS)) }
+        // without a branch, of which the verifier would follow both ways, each time
+        let one = self.0 & (Self::ASKS | Self::ANSWERS);
+        Self(self.0 ^ (one | one << 1 | one >> 1) & (Self::ASKS | Self::ANSWERS))
     }
 }
 

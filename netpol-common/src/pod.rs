@@ -26,3 +26,20 @@ macro_rules! pod {
         unsafe impl $(<$($param: $bound + 'static),*>)? aya::Pod for $name $(<$($param),*>)? {}
     )*};
 }
+
+/// Gives a type whose value is a set of bits the two ways to use it.
+macro_rules! bits {
+    ($name:ident) => {
+        impl $name {
+            #[inline(always)]
+            pub const fn has(self, bit: Self) -> bool {
+                self.0 & bit.0 != 0
+            }
+
+            #[inline(always)]
+            pub const fn with(self, bit: Self) -> Self {
+                Self(self.0 | bit.0)
+            }
+        }
+    };
+}

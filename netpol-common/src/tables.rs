@@ -197,6 +197,21 @@ pod! {
     }
 }
 
+impl HookValue {
+    /// Of an interface that nothing passes: no address is behind it, and no frame has its MAC address.
+    pub const NOBODY: Self = Self {
+        network: Network::SHARED,
+        master: IfIndex::NONE,
+        segment: 0,
+        mac: MacWords::ZERO,
+        host_mac: MacWords::ZERO,
+        flags: AddressFlags::ISOLATED_EGRESS.with(AddressFlags::ISOLATED_INGRESS),
+        reserved: 0,
+        identity4: Identity::ANY,
+        identity6: Identity::ANY,
+    };
+}
+
 const _: () = {
     let () = AddressKey::<crate::wire::Addr4>::NO_PADDING;
     let () = AddressKey::<crate::wire::Addr6>::NO_PADDING;
@@ -234,17 +249,9 @@ impl AddressFlags {
     /// In a pool with `natOutgoing`: what it sends through an uplink to outside of all pools gets the uplink's
     /// address.
     pub const MASQUERADE: Self = Self(1 << 5);
-
-    #[inline(always)]
-    pub const fn has(self, flag: Self) -> bool {
-        self.0 & flag.0 != 0
-    }
-
-    #[inline(always)]
-    pub const fn with(self, flag: Self) -> Self {
-        Self(self.0 | flag.0)
-    }
 }
+
+bits!(AddressFlags);
 
 #[cfg(feature = "user")]
 mod user {

@@ -109,9 +109,24 @@ impl From<Mac> for MacWords {
 pub struct Addr4(pub u32);
 
 /// An IPv6 address: the sixteen bytes of the header, in their order in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Eq)]
 #[repr(transparent)]
 pub struct Addr6(pub [u32; 4]);
+
+/// By words: of two arrays the compiler makes a call of `bcmp`, with a stack frame of its own.
+impl PartialEq for Addr6 {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
+        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
+    }
+}
+
+impl core::hash::Hash for Addr6 {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
 
 impl Addr6 {
     /// Link-local, or a group: no router takes it elsewhere (RFC 4291 sections 2.5.6 and 2.7; groups of

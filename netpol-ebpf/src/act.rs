@@ -26,10 +26,24 @@ impl Fate {
     pub const UNDECIDED: Self = Self(u64::MAX);
     /// The same, and there is a valid entry, at which the slow path must look.
     pub const DUE: Self = Self(u64::MAX - 1);
+    /// The same, and nothing was looked for: the packet is not of the usual kind.
+    pub const UNUSUAL: Self = Self(u64::MAX - 2);
 
     #[inline(always)]
     pub const fn is_open(self) -> bool {
-        self.0 >= Self::DUE.0
+        self.0 >= Self::UNUSUAL.0
+    }
+
+    /// In a register, between functions.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.0
+    }
+
+    /// The reverse of [`Fate::pack`].
+    #[inline(always)]
+    pub const fn unpack(packed: u64) -> Self {
+        Self(packed)
     }
 
     #[inline(always)]

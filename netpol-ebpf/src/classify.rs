@@ -1,29 +1,31 @@
-//! The way of a frame.
+//! The way of a frame at a workload's interface.
 //!
 //! ```text
-//! parse -> flow entry -> valid: count it, act
-//!                     -> else: remembered denial -> drop
-//!                                                -> else: the desk, and the slow path (netpol_common::decide)
+//! fast (a function of its own)    parse -> flow entry -> valid: count it, translate it, act
+//!                                                     -> else: remembered denial -> drop
+//!                                                                    -> else: the desk
+//! slow (one function a stage)     identify -> judge -> claim a translation -> settle (netpol_common::decide)
 //! ```
 //!
-//! What is not a whole packet with ports takes the way through [`unusual`](crate::unusual) first.
+//! What is not a whole packet with ports takes the way through [`unusual`](crate::unusual) first. Each stage is a
+//! function that the verifier looks at on its own, called from here: nested, their stack frames would be too large.
 
 use aya_ebpf::bindings::__sk_buff;
 use netpol_common::{
-    decide::{Action, Known, Packet},
+    decide::Action,
     drops::{Drop, Pass, Side},
-    flow::{FlowKey, Place},
+    flow::Place,
     guard,
     headers::{Ethernet, View as _},
-    parse::{self, V4, V6, ethertype},
+    nat::{self, Claim},
+    parse::{V4, V6, ethertype},
     tables::AddressFlags,
 };
 
 use crate::{
     act::{self, Fate},
-    flows::{Seen, confirmed, denied, established, send},
-    frame::{Frame, Skb, now},
-    tables::{FlowMap as _, Maps, hook, live},
+    frame::Skb,
+    tables::{Maps, hook, live},
     unusual::{decode, encode},
     verified,
 };
@@ -45,31 +47,31 @@ pub fn classify(skb: *mut __sk_buff, side: Side) -> i32 {
 
 #[inline(always)]
 fn frame(skb: Skb, side: Side) -> Fate {
-    let linear = skb.linear();
-    let Ok(ethernet) = linear.read::<Ethernet>(0) else { return Fate::dropped(Drop::Malformed) };
-    let frame = Frame { skb, linear, ethernet, place: Place::new(skb.interface(), side), live: live() };
+    let Ok(ethernet) = skb.linear().read::<Ethernet>(0) else { return Fate::dropped(Drop::Malformed) };
     // A tag beside the frame is stripped after us (VID 0), so the host would see what we did not.
     if skb.is_tagged() {
         return Fate::dropped(Drop::Vlan);
     }
+    let place = Place::new(skb.interface(), side);
     match u16::from_be(ethernet.ethertype) {
-        ethertype::IPV4 => ip::<V4>(&frame),
-        ethertype::IPV6 => ip::<V6>(&frame),
-        ethertype::ARP => undisputed(verified::arp(skb.0, frame.place.0)),
+        ethertype::IPV4 => ip::<V4>(skb, place),
+        ethertype::IPV6 => ip::<V6>(skb, place),
+        ethertype::ARP => undisputed(verified::arp(skb.0, place.0)),
         ethertype::VLAN | ethertype::QINQ => Fate::dropped(Drop::Vlan),
-        _ => unknown(&frame),
+        _ => unknown(&ethernet, place),
     }
 }
 
 /// An EtherType that policy says nothing about.
 #[inline(always)]
-fn unknown(frame: &Frame) -> Fate {
-    let Some(hook) = hook(frame.live.generation.slot(), frame.place.ifindex()) else {
-        return undisputed(encode(guard::waiting(frame.live.settings)));
+fn unknown(ethernet: &Ethernet, place: Place) -> Fate {
+    let live = live();
+    let Some(hook) = hook(live.generation.slot(), place.ifindex()) else {
+        return undisputed(encode(guard::waiting(live.settings)));
     };
-    let isolated = match frame.place.side() {
+    let isolated = match place.side() {
         // bridges learn from any frame: another's MAC address would draw the other's traffic here
-        Side::From if frame.ethernet.source != hook.mac => return Fate::dropped(Drop::Spoofed),
+        Side::From if ethernet.source != hook.mac => return Fate::dropped(Drop::Spoofed),
         Side::From => AddressFlags::ISOLATED_EGRESS,
         Side::To => AddressFlags::ISOLATED_INGRESS,
     };
@@ -83,97 +85,66 @@ fn undisputed(code: u32) -> Fate {
         Ok(Action::Related) => Fate::passed(Pass::Stack),
         Ok(Action::Control) => Fate::passed(Pass::Control),
         Ok(Action::Waiting) => Fate::passed(Pass::Waiting),
-        Ok(Action::Remembered | Action::Link | Action::Confirmed | Action::Untouched) => Fate::dropped(Drop::NoPolicy),
+        Ok(_) => Fate::dropped(Drop::NoPolicy),
         Err(drop) => Fate::dropped(drop),
     }
 }
 
 #[inline(always)]
-fn ip<F: Maps>(frame: &Frame) -> Fate {
-    let Some((ip, transport)) = parse::plain::<F, _>(&frame.linear) else { return unusual::<F>(frame) };
-    let key = parse::key(&ip, transport.ports, transport.protocol, frame.place);
-    let seen = Seen { tcp_flags: transport.tcp_flags, transport: ip.transport as u32 };
-    let (fate, known) = remembered::<F>(frame, &key, seen);
-    if !fate.is_open() {
-        return fate;
+fn ip<F: Maps>(skb: Skb, place: Place) -> Fate {
+    let mut fate = F::fast(skb, place);
+    if fate == Fate::UNUSUAL {
+        fate = unusual::<F>(skb, place);
     }
-    if put_on_desk::<F>(frame, key, seen).is_err() {
-        return Fate::dropped(Drop::NoPolicy);
-    }
-    judged::<F>(frame, &key, seen, known)
+    if fate.is_open() { slow::<F>(skb, place) } else { fate }
 }
 
 /// A packet that takes a longer way to its flow, or has none.
 #[inline(always)]
-fn unusual<F: Maps>(frame: &Frame) -> Fate {
-    let code = F::unusual(frame.skb.0, frame.place.0);
+fn unusual<F: Maps>(skb: Skb, place: Place) -> Fate {
+    let code = F::unusual(skb.0, place.0);
     if code == Action::Related as u32 {
         return undisputed(F::related());
     }
     if code == Action::Link as u32 {
-        return undisputed(verified::link(frame.skb.0, frame.place.0));
+        return undisputed(verified::link(skb.0, place.0));
     }
     if code != Action::Remembered as u32 {
         return undisputed(code);
     }
-    let Some(desk) = F::desk() else { return Fate::dropped(Drop::NoPolicy) };
-    // SAFETY: this CPU's desk, as `unusual::read` left it.
-    let packet = unsafe { &(*desk).packet };
-    let (key, seen) = (packet.key, Seen { tcp_flags: packet.tcp_flags, transport: packet.transport });
-    let (fate, known) = remembered::<F>(frame, &key, seen);
-    if fate.is_open() { judged::<F>(frame, &key, seen, known) } else { fate }
-}
-
-/// What is remembered of a packet: its flow's entry, else a denial, decides; else the fate is open, and the
-/// slow path learns what there is.
-#[inline(always)]
-fn remembered<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, seen: Seen) -> (Fate, Known) {
-    let entry = F::FLOWS.find(key);
-    let mut known = Known::NOTHING;
-    if let Some(entry) = entry {
-        known = known.with(Known::FLOW);
-        let fate = established::<F>(frame, key, entry, seen);
-        // a denial is older than an entry that is valid
-        if fate != Fate::UNDECIDED {
-            return (fate, known.with(Known::DENIAL));
-        }
-    }
-    let Some(entry) = F::DENIALS.find(key) else { return (Fate::UNDECIDED, known) };
-    (denied(frame, key, entry, seen.tcp_flags), known.with(Known::DENIAL))
+    F::again(skb, place)
 }
 
 /// No entry has decided about the packet on the desk: the policy does.
 #[inline(always)]
-fn judged<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, seen: Seen, known: Known) -> Fate {
-    let Some(desk) = F::desk() else { return Fate::dropped(Drop::NoPolicy) };
-    // SAFETY: this CPU's desk, which no other program uses meanwhile.
-    unsafe { (*desk).known = known };
-    let code = F::slow(frame.skb.0);
-    if code == Action::Remembered as u32 {
-        // SAFETY: as above.
-        return send::<F>(frame, key, seen.transport, unsafe { &raw const (*desk).value });
+fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
+    let mut code = F::identify();
+    if code == Action::Judge as u32 {
+        code = F::judge();
     }
-    if code == Action::Confirmed as u32 { confirmed::<F>(frame, key, seen) } else { undisputed(code) }
+    if code == Action::Claim as u32 {
+        code = claimed::<F>(skb);
+    }
+    if code == Action::Settle as u32 {
+        code = F::settle();
+    }
+    if code == Action::Remembered as u32 {
+        return F::send(skb, place);
+    }
+    if code == Action::Confirmed as u32 { F::confirm(skb, place) } else { undisputed(code) }
 }
 
-/// Writes down what the slow path needs to know.
+/// Gets a pair of translations for the packet on the desk: [`Action::Settle`], or why not.
 #[inline(always)]
-pub fn put_on_desk<F: Maps>(frame: &Frame, key: FlowKey<F::Address>, seen: Seen) -> Result<(), Drop> {
-    let Some(desk) = F::desk() else { return Err(Drop::NoPolicy) };
-    // SAFETY: this CPU's desk, which no other program uses meanwhile.
-    let desk = unsafe { &mut *desk };
-    desk.packet = Packet {
-        key,
-        source_mac: frame.ethernet.source,
-        destination_mac: frame.ethernet.destination,
-        ingress: frame.skb.ingress(),
-        tcp_flags: seen.tcp_flags,
-        transport: seen.transport,
-        packets: frame.skb.packets(),
-        bytes: frame.skb.bytes(),
-        generation: frame.live.generation,
-        settings: frame.live.settings,
-        now: now(),
-    };
-    Ok(())
+pub fn claimed<F: Maps>(skb: Skb) -> u32 {
+    for _ in 0..nat::ATTEMPTS {
+        let claim = F::attempt(skb.0);
+        if claim == Claim::Made as u32 {
+            return Action::Settle as u32;
+        }
+        if claim != Claim::Taken as u32 {
+            break;
+        }
+    }
+    encode(Err(Drop::Translation))
 }

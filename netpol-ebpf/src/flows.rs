@@ -1,16 +1,17 @@
 //! The hot path: entries that speak for a packet, and what they say.
 
 use netpol_common::{
-    decide,
+    decide::{self, Known, Packet},
     drops::{Drop, Pass, Side},
-    flow::{FlowFlags, FlowKey, FlowValue, Rewrite, Ticks},
+    flow::{FlowFlags, FlowKey, FlowValue, Place, Rewrite, Ticks},
+    parse,
     tables::IfIndex,
-    wire::Address,
+    wire::{Address, MacWords},
 };
 
 use crate::{
     act::Fate,
-    frame::{Frame, now},
+    frame::{Frame, Skb, now},
     rewrite,
     tables::{FlowMap as _, Maps},
 };
@@ -21,6 +22,109 @@ pub struct Seen {
     pub tcp_flags: u8,
     /// Offset of the transport header; 0: there is none.
     pub transport: u32,
+}
+
+/// A packet of the usual kind: what is remembered of its flow decides. [`Fate::UNUSUAL`]: it is of another kind; another
+/// open fate: it is on the desk.
+#[inline(always)]
+pub fn fast<F: Maps>(skb: Skb, place: Place) -> Fate {
+    let Ok(frame) = Frame::read(skb, place) else { return Fate::dropped(Drop::Malformed) };
+    let Some((ip, transport)) = parse::plain::<F, _>(&frame.linear) else { return Fate::UNUSUAL };
+    let key = parse::key(&ip, transport.ports, transport.protocol, place);
+    let seen = Seen { tcp_flags: transport.tcp_flags, transport: ip.transport as u32 };
+    let (fate, known) = remembered::<F>(&frame, &key, seen);
+    if fate.is_open() && put_on_desk::<F>(&frame, key, seen, known).is_err() {
+        return Fate::dropped(Drop::NoPolicy);
+    }
+    fate
+}
+
+/// The same for the packet on the desk.
+#[inline(always)]
+pub fn again<F: Maps>(skb: Skb, place: Place) -> Fate {
+    let Ok(frame) = Frame::read(skb, place) else { return Fate::dropped(Drop::Malformed) };
+    let Some(desk) = F::desk() else { return Fate::dropped(Drop::NoPolicy) };
+    // SAFETY: this CPU's desk, as `unusual::read` left it.
+    let packet = unsafe { &(*desk).packet };
+    let (key, seen) = (packet.key, Seen { tcp_flags: packet.tcp_flags, transport: packet.transport });
+    let (fate, known) = remembered::<F>(&frame, &key, seen);
+    // SAFETY: as above.
+    unsafe { (*desk).known = known };
+    fate
+}
+
+/// Sends the packet on the desk on, the way that its new entry says.
+#[inline(always)]
+pub fn send<F: Maps>(skb: Skb, place: Place) -> Fate {
+    let Ok(frame) = Frame::read(skb, place) else { return Fate::dropped(Drop::Malformed) };
+    let Some(desk) = F::desk() else { return Fate::dropped(Drop::NoPolicy) };
+    // SAFETY: this CPU's desk, which no other program uses meanwhile.
+    let (packet, value) = unsafe { (&(*desk).packet, &(*desk).value) };
+    let (flags, interface, mac) = (value.word.flags(), value.ifindex, value.destination_mac);
+    if flags.has(FlowFlags::TRANSLATED)
+        && rewritten::<F>(skb, &packet.key, packet.transport, &value.rewrite).is_err()
+    {
+        return Fate::dropped(Drop::Translation);
+    }
+    deliver(&frame, flags, (interface, mac))
+}
+
+/// The slow path has just confirmed the entry of the packet on the desk: acts on it.
+#[inline(always)]
+pub fn confirm<F: Maps>(skb: Skb, place: Place) -> Fate {
+    let Ok(frame) = Frame::read(skb, place) else { return Fate::dropped(Drop::Malformed) };
+    let Some(desk) = F::desk() else { return Fate::dropped(Drop::NoPolicy) };
+    // SAFETY: this CPU's desk, which no other program uses meanwhile.
+    let packet = unsafe { &(*desk).packet };
+    let (key, seen) = (packet.key, Seen { tcp_flags: packet.tcp_flags, transport: packet.transport });
+    let Some(entry) = F::FLOWS.find(&key) else { return Fate::dropped(Drop::FlowTable) };
+    entry_says::<F>(&frame, &key, entry, (seen, now())).unwrap_or(Fate::dropped(Drop::FlowTable))
+}
+
+/// What is remembered of a packet: its flow's entry, else a denial, decides; else the fate is open, and the
+/// slow path learns what there is.
+#[inline(always)]
+fn remembered<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, seen: Seen) -> (Fate, Known) {
+    let entry = F::FLOWS.find(key);
+    let mut known = Known::NOTHING;
+    if let Some(entry) = entry {
+        known = known.with(Known::FLOW);
+        let fate = established::<F>(frame, key, entry, seen);
+        // a denial is older than an entry that is valid
+        if fate != Fate::UNDECIDED {
+            return (fate, known.with(Known::DENIAL));
+        }
+    }
+    let Some(entry) = F::DENIALS.find(key) else { return (Fate::UNDECIDED, known) };
+    (denied(frame, key, entry, seen.tcp_flags), known.with(Known::DENIAL))
+}
+
+/// Writes down what the slow path needs to know.
+#[inline(always)]
+pub fn put_on_desk<F: Maps>(
+    frame: &Frame,
+    key: FlowKey<F::Address>,
+    seen: Seen,
+    known: Known,
+) -> Result<(), Drop> {
+    let Some(desk) = F::desk() else { return Err(Drop::NoPolicy) };
+    // SAFETY: this CPU's desk, which no other program uses meanwhile.
+    let desk = unsafe { &mut *desk };
+    desk.known = known;
+    desk.packet = Packet {
+        key,
+        source_mac: frame.ethernet.source,
+        destination_mac: frame.ethernet.destination,
+        ingress: frame.skb.ingress(),
+        tcp_flags: seen.tcp_flags,
+        transport: seen.transport,
+        packets: frame.skb.packets(),
+        bytes: frame.skb.bytes(),
+        generation: frame.live.generation,
+        settings: frame.live.settings,
+        now: now(),
+    };
+    Ok(())
 }
 
 /// Whether an entry is this flow's, in this generation. One aligned load; the element may have been
@@ -34,7 +138,7 @@ fn speaks_for<A: Address>(frame: &Frame, key: &FlowKey<A>, entry: *mut FlowValue
 
 /// The hot path: a valid entry speaks for the packet. An open fate: the slow path must look.
 #[inline(always)]
-pub(crate) fn established<F: Maps>(
+fn established<F: Maps>(
     frame: &Frame,
     key: &FlowKey<F::Address>,
     entry: *mut FlowValue<F::Address>,
@@ -54,13 +158,6 @@ pub(crate) fn established<F: Maps>(
         return Fate::DUE;
     }
     entry_says::<F>(frame, key, entry, (seen, now)).unwrap_or(Fate::UNDECIDED)
-}
-
-/// The slow path has just confirmed the entry: act on it.
-#[inline(always)]
-pub(crate) fn confirmed<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, seen: Seen) -> Fate {
-    let Some(entry) = F::FLOWS.find(key) else { return Fate::dropped(Drop::FlowTable) };
-    entry_says::<F>(frame, key, entry, (seen, now())).unwrap_or(Fate::dropped(Drop::FlowTable))
 }
 
 /// Counts a packet in its flow and sends it on. `None`: the element has become another flow's.
@@ -84,13 +181,7 @@ fn entry_says<F: Maps>(
         return None;
     }
     touch(frame, entry, seen.tcp_flags, now);
-    if flags.has(FlowFlags::DIRECT) && mac == frame.ethernet.destination {
-        return Some(Fate::direct(frame.skb, interface));
-    }
-    if flags.has(FlowFlags::ROUTED) {
-        return Some(Fate::routed(frame.skb, interface, mac));
-    }
-    Some(to_stack(frame, flags, interface))
+    Some(deliver(frame, flags, (interface, mac)))
 }
 
 #[inline(always)]
@@ -107,42 +198,22 @@ fn translated<F: Maps>(
         return None;
     }
     touch(frame, entry, seen.tcp_flags, now);
-    if rewritten::<F>(frame, key, seen.transport, &to).is_err() {
+    if rewritten::<F>(frame.skb, key, seen.transport, &to).is_err() {
         return Some(Fate::dropped(Drop::Translation));
     }
-    Some(if flags.has(FlowFlags::ROUTED) {
-        Fate::routed(frame.skb, interface, mac)
-    } else {
-        to_stack(frame, flags, interface)
-    })
+    Some(deliver(frame, flags, (interface, mac)))
 }
 
-/// Sends an allowed packet on, the way that its new entry says; its desk has a copy.
+/// Sends an allowed packet on, the way that its entry says.
 #[inline(always)]
-pub(crate) fn send<F: Maps>(
-    frame: &Frame,
-    key: &FlowKey<F::Address>,
-    transport: u32,
-    value: *const FlowValue<F::Address>,
-) -> Fate {
-    // SAFETY: this CPU's desk, which no other program uses meanwhile.
-    let value = unsafe { &*value };
-    let (flags, interface, mac) = (value.word.flags(), value.ifindex, value.destination_mac);
-    if flags.has(FlowFlags::TRANSLATED) && rewritten::<F>(frame, key, transport, &value.rewrite).is_err() {
-        return Fate::dropped(Drop::Translation);
-    }
+fn deliver(frame: &Frame, flags: FlowFlags, (interface, mac): (IfIndex, MacWords)) -> Fate {
     if flags.has(FlowFlags::DIRECT) && mac == frame.ethernet.destination {
         return Fate::direct(frame.skb, interface);
     }
     if flags.has(FlowFlags::ROUTED) {
         return Fate::routed(frame.skb, interface, mac);
     }
-    to_stack(frame, flags, interface)
-}
-
-/// To the host's stack; the receiver's hook learns that the packet was judged here.
-#[inline(always)]
-fn to_stack(frame: &Frame, flags: FlowFlags, interface: IfIndex) -> Fate {
+    // to the host's stack; the receiver's hook learns that the packet was judged here
     if let Side::From = frame.place.side()
         && interface != IfIndex::NONE
         && !flags.has(FlowFlags::UNVOUCHED)
@@ -154,13 +225,12 @@ fn to_stack(frame: &Frame, flags: FlowFlags, interface: IfIndex) -> Fate {
 
 #[inline(always)]
 fn rewritten<F: Maps>(
-    frame: &Frame,
+    skb: Skb,
     key: &FlowKey<F::Address>,
     transport: u32,
     to: &Rewrite<F::Address>,
 ) -> Result<(), Drop> {
-    let from = Rewrite::of(key);
-    match F::rewrite(frame.skb.0, &from, to, rewrite::at(transport, key.protocol)) {
+    match F::rewrite(skb.0, rewrite::of(key), to, rewrite::at(transport, key.protocol)) {
         0 => Ok(()),
         _ => Err(Drop::Translation),
     }
@@ -204,7 +274,7 @@ unsafe fn add(counter: *mut u64, n: u64) {
 
 /// A remembered denial. [`Fate::UNDECIDED`]: it does not speak for this packet.
 #[inline(always)]
-pub(crate) fn denied<A: Address>(frame: &Frame, key: &FlowKey<A>, entry: *mut FlowValue<A>, tcp_flags: u8) -> Fate {
+fn denied<A: Address>(frame: &Frame, key: &FlowKey<A>, entry: *mut FlowValue<A>, tcp_flags: u8) -> Fate {
     // SAFETY: elements of a preallocated map stay mapped.
     let value = unsafe { &*entry };
     let flags = value.word.flags();

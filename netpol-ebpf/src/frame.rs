@@ -12,6 +12,8 @@ use netpol_common::{
     tables::IfIndex,
 };
 
+use crate::tables::live;
+
 /// What every stage needs to know of a frame.
 #[derive(Clone, Copy)]
 pub struct Frame {
@@ -20,6 +22,18 @@ pub struct Frame {
     pub ethernet: Ethernet,
     pub place: Place,
     pub live: Live,
+}
+
+impl Frame {
+    /// # Errors
+    ///
+    /// [`Drop::Malformed`]: there is no Ethernet header.
+    #[inline(always)]
+    pub fn read(skb: Skb, place: Place) -> Result<Self, Drop> {
+        let linear = skb.linear();
+        let ethernet = linear.read(0)?;
+        Ok(Self { skb, linear, ethernet, place, live: live() })
+    }
 }
 
 /// The coarse monotonic clock.

@@ -27,6 +27,13 @@ const _: () = {
     assert!(core::mem::offset_of!(Key, ports) == core::mem::offset_of!(To, ports));
 };
 
+/// What the packets of a key are like, without copying it.
+#[inline(always)]
+pub fn of<A: Address>(key: &FlowKey<A>) -> &Rewrite<A> {
+    // SAFETY: both are repr(C), and a key begins with the fields of a rewrite (asserted above).
+    unsafe { &*(&raw const *key).cast() }
+}
+
 /// Where a packet's transport header is, and whose it is: offset (bits 0-15; 0: a later fragment has none), and
 /// protocol with its direction (16-31).
 #[inline(always)]

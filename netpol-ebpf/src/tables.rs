@@ -14,7 +14,7 @@ use aya_ebpf::{
 use netpol_common::{
     decide::Desk,
     drops::Drop,
-    flow::{FlowKey, FlowValue, Generation, Rewrite, Ticks},
+    flow::{FlowKey, FlowValue, Generation, Place, Rewrite, Ticks},
     kernel::{FragmentKey, FragmentPorts, Kernel, Live, Remembered, Settings},
     nat::{Claim, NatKey, NatState, Translation},
     parse::{Family, V4, V6},
@@ -26,7 +26,7 @@ use netpol_common::{
     wire::{Addr4, Addr6, Address, Protocol},
 };
 
-use crate::{frame::Skb, maps, verified};
+use crate::{act::Fate, frame::Skb, maps, verified};
 
 /// The published generation and settings, read once per packet.
 #[inline(always)]
@@ -72,8 +72,16 @@ pub trait Maps: Family {
     fn desk() -> Option<*mut Desk<Self::Address>>;
 
     // The family's functions in `verified`.
-    fn slow(skb: *mut __sk_buff) -> u32;
-    fn uplink_slow(skb: *mut __sk_buff) -> u32;
+    fn fast(skb: Skb, place: Place) -> Fate;
+    fn again(skb: Skb, place: Place) -> Fate;
+    fn send(skb: Skb, place: Place) -> Fate;
+    fn confirm(skb: Skb, place: Place) -> Fate;
+    fn identify() -> u32;
+    fn judge() -> u32;
+    fn settle() -> u32;
+    fn identify_uplink() -> u32;
+    fn settle_uplink() -> u32;
+    fn attempt(skb: *mut __sk_buff) -> u32;
     fn rewrite(skb: *mut __sk_buff, from: &Rewrite<Self::Address>, to: &Rewrite<Self::Address>, at: u32) -> u32;
     fn unusual(skb: *mut __sk_buff, place: u32) -> u32;
     fn related() -> u32;
@@ -160,13 +168,53 @@ impl Maps for V4 {
     }
 
     #[inline(always)]
-    fn slow(skb: *mut __sk_buff) -> u32 {
-        verified::slow4(skb)
+    fn fast(skb: Skb, place: Place) -> Fate {
+        Fate::unpack(verified::fast4(skb.0, place.0))
     }
 
     #[inline(always)]
-    fn uplink_slow(skb: *mut __sk_buff) -> u32 {
-        verified::uplink4(skb)
+    fn again(skb: Skb, place: Place) -> Fate {
+        Fate::unpack(verified::again4(skb.0, place.0))
+    }
+
+    #[inline(always)]
+    fn send(skb: Skb, place: Place) -> Fate {
+        Fate::unpack(verified::send4(skb.0, place.0))
+    }
+
+    #[inline(always)]
+    fn confirm(skb: Skb, place: Place) -> Fate {
+        Fate::unpack(verified::confirm4(skb.0, place.0))
+    }
+
+    #[inline(always)]
+    fn identify() -> u32 {
+        verified::identify4()
+    }
+
+    #[inline(always)]
+    fn judge() -> u32 {
+        verified::judge4()
+    }
+
+    #[inline(always)]
+    fn settle() -> u32 {
+        verified::settle4()
+    }
+
+    #[inline(always)]
+    fn identify_uplink() -> u32 {
+        verified::identify_uplink4()
+    }
+
+    #[inline(always)]
+    fn settle_uplink() -> u32 {
+        verified::settle_uplink4()
+    }
+
+    #[inline(always)]
+    fn attempt(skb: *mut __sk_buff) -> u32 {
+        verified::attempt4(skb)
     }
 
     #[inline(always)]
@@ -248,13 +296,53 @@ impl Maps for V6 {
     }
 
     #[inline(always)]
-    fn slow(skb: *mut __sk_buff) -> u32 {
-        verified::slow6(skb)
+    fn fast(skb: Skb, place: Place) -> Fate {
+        Fate::unpack(verified::fast6(skb.0, place.0))
     }
 
     #[inline(always)]
-    fn uplink_slow(skb: *mut __sk_buff) -> u32 {
-        verified::uplink6(skb)
+    fn again(skb: Skb, place: Place) -> Fate {
+        Fate::unpack(verified::again6(skb.0, place.0))
+    }
+
+    #[inline(always)]
+    fn send(skb: Skb, place: Place) -> Fate {
+        Fate::unpack(verified::send6(skb.0, place.0))
+    }
+
+    #[inline(always)]
+    fn confirm(skb: Skb, place: Place) -> Fate {
+        Fate::unpack(verified::confirm6(skb.0, place.0))
+    }
+
+    #[inline(always)]
+    fn identify() -> u32 {
+        verified::identify6()
+    }
+
+    #[inline(always)]
+    fn judge() -> u32 {
+        verified::judge6()
+    }
+
+    #[inline(always)]
+    fn settle() -> u32 {
+        verified::settle6()
+    }
+
+    #[inline(always)]
+    fn identify_uplink() -> u32 {
+        verified::identify_uplink6()
+    }
+
+    #[inline(always)]
+    fn settle_uplink() -> u32 {
+        verified::settle_uplink6()
+    }
+
+    #[inline(always)]
+    fn attempt(skb: *mut __sk_buff) -> u32 {
+        verified::attempt6(skb)
     }
 
     #[inline(always)]

@@ -5,21 +5,20 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use netpol_common::{
-    decide::Action,
+    decide::{Action, Known},
     drops::Drop,
     flow::{Place, seconds},
     guard::{self, LinkMessage, Passage},
-    headers::{Arp, Ethernet, Icmp, Ipv6, Neighbour, View as _},
+    headers::{Arp, Icmp, Ipv6, Neighbour, View as _},
     kernel::{FragmentKey, FragmentPorts, Kernel as _},
     parse::{self, Family, Fragment, FragmentId, IcmpKind, Ip, NETWORK, Transport, V4, V6, tcp},
     wire::{Addr6, Address as _},
 };
 
 use crate::{
-    classify::put_on_desk,
-    flows::Seen,
+    flows::{Seen, put_on_desk},
     frame::{Frame, Skb, now},
-    tables::{Maps, Tables, live},
+    tables::{Maps, Tables},
 };
 
 /// Set in a code when the rest is a reason to drop; else the code is an [`Action`].
@@ -50,9 +49,7 @@ fn whole(skb: *mut __sk_buff, place: u32) -> Result<Frame, Drop> {
     if skb.linear().len() < parse::FARTHEST && skb.linear().len() < skb.bytes() as usize {
         skb.pull(parse::FARTHEST as u32);
     }
-    let linear = skb.linear();
-    let ethernet: Ethernet = linear.read(0)?;
-    Ok(Frame { skb, linear, ethernet, place: Place(place), live: live() })
+    Frame::read(skb, Place(place))
 }
 
 #[inline(always)]
@@ -90,7 +87,7 @@ pub fn read<F: Maps>(skb: *mut __sk_buff, place: u32) -> Result<Action, Drop> {
     }
     let whole = !matches!(ip.fragment, Fragment::Later(_));
     let seen = Seen { tcp_flags: transport.tcp_flags, transport: if whole { ip.transport as u32 } else { 0 } };
-    put_on_desk::<F>(&frame, parse::key(&ip, transport.ports, transport.protocol, frame.place), seen)?;
+    put_on_desk::<F>(&frame, parse::key(&ip, transport.ports, transport.protocol, frame.place), seen, Known::EVERYTHING)?;
     match transport.icmp {
         Some(class) if !class.is_flow() => icmp::<F>(&frame, &ip, class),
         _ => Ok(Action::Remembered),

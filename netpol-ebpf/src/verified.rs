@@ -5,9 +5,10 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use netpol_common::{
-    decide,
+    decide::{self, Action, Desk, translate},
     drops::Drop,
-    flow::{Generation, Rewrite},
+    flow::{Generation, Place, Rewrite},
+    nat::Claim,
     parse::{V4, V6},
     policy::{self, Probe},
     tables::{Identity, Subject},
@@ -15,6 +16,7 @@ use netpol_common::{
 };
 
 use crate::{
+    flows,
     frame::Skb,
     rewrite,
     tables::{Maps, Tables},
@@ -38,46 +40,87 @@ pub extern "C" fn policy_verdict(generation: u32, subject: u32, peer: u32, probe
     }
 }
 
-/// [`decide::decide`] on this CPU's desk.
+/// A stage of [`decide`], on this CPU's desk.
 #[inline(always)]
-fn slow<F: Maps>(skb: *mut __sk_buff) -> u32 {
+fn stage<F: Maps>(
+    skb: Skb,
+    stage: impl FnOnce(&Tables<F>, &mut Desk<F::Address>) -> Result<Action, Drop>,
+) -> u32 {
     let Some(desk) = F::desk() else { return encode(Err(Drop::NoPolicy)) };
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     let desk = unsafe { &mut *desk };
-    encode(decide::decide(&Tables::<F>::of(Skb(skb), desk.packet.generation), desk))
+    encode(stage(&Tables::<F>::of(skb, desk.packet.generation), desk))
 }
 
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn slow4(skb: *mut __sk_buff) -> u32 {
-    slow::<V4>(skb)
+/// Declares a function for each family: `decide`'s stages, each with a stack frame of its own.
+macro_rules! stages {
+    ($($four:ident, $six:ident: $stage:expr;)*) => {$(
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $four() -> u32 {
+            stage::<V4>(NO_PACKET, $stage)
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $six() -> u32 {
+            stage::<V6>(NO_PACKET, $stage)
+        }
+    )*};
 }
 
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn slow6(skb: *mut __sk_buff) -> u32 {
-    slow::<V6>(skb)
+stages! {
+    identify4, identify6: decide::identify;
+    judge4, judge6: decide::judge;
+    settle4, settle6: decide::settle;
+    identify_uplink4, identify_uplink6: decide::identify_uplink;
+    settle_uplink4, settle_uplink6: decide::settle_uplink;
+    related4, related6: decide::decide_icmp_error;
 }
 
-/// [`decide::decide_uplink`] on this CPU's desk.
+/// Declares a function for each family: what [`flows`] does with a packet. They return a packed [`Fate`].
+macro_rules! ways {
+    ($($four:ident, $six:ident: $way:ident;)*) => {$(
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $four(skb: *mut __sk_buff, place: u32) -> u64 {
+            flows::$way::<V4>(Skb(skb), Place(place)).pack()
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $six(skb: *mut __sk_buff, place: u32) -> u64 {
+            flows::$way::<V6>(Skb(skb), Place(place)).pack()
+        }
+    )*};
+}
+
+ways! {
+    fast4, fast6: fast;
+    again4, again6: again;
+    send4, send6: send;
+    confirm4, confirm6: confirm;
+}
+
+/// [`translate::attempt`] on this CPU's desk. It searches the sockets of the packet's namespace.
 #[inline(always)]
-fn uplink<F: Maps>(skb: *mut __sk_buff) -> u32 {
-    let Some(desk) = F::desk() else { return encode(Err(Drop::NoPolicy)) };
+fn attempt<F: Maps>(skb: *mut __sk_buff) -> u32 {
+    let Some(desk) = F::desk() else { return Claim::Full as u32 };
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     let desk = unsafe { &mut *desk };
-    encode(decide::decide_uplink(&Tables::<F>::of(Skb(skb), desk.packet.generation), desk))
+    translate::attempt(&Tables::<F>::of(Skb(skb), desk.packet.generation), desk) as u32
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn uplink4(skb: *mut __sk_buff) -> u32 {
-    uplink::<V4>(skb)
+pub extern "C" fn attempt4(skb: *mut __sk_buff) -> u32 {
+    attempt::<V4>(skb)
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn uplink6(skb: *mut __sk_buff) -> u32 {
-    uplink::<V6>(skb)
+pub extern "C" fn attempt6(skb: *mut __sk_buff) -> u32 {
+    attempt::<V6>(skb)
 }
 
 /// [`rewrite::rewrite`]. 0: done.
@@ -106,27 +149,6 @@ pub extern "C" fn rewrite6(
     // SAFETY: as in `rewrite4`.
     let (Some(from), Some(to)) = (unsafe { from.as_ref() }, unsafe { to.as_ref() }) else { return 1 };
     u32::from(rewrite::rewrite::<V6>(Skb(skb), from, to, at).is_err())
-}
-
-/// [`decide::decide_icmp_error`] on this CPU's desk.
-#[inline(always)]
-fn related<F: Maps>() -> u32 {
-    let Some(desk) = F::desk() else { return encode(Err(Drop::NoPolicy)) };
-    // SAFETY: this CPU's desk, which no other program uses meanwhile.
-    let desk = unsafe { &mut *desk };
-    encode(decide::decide_icmp_error(&Tables::<F>::of(NO_PACKET, desk.packet.generation), desk))
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn related4() -> u32 {
-    related::<V4>()
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn related6() -> u32 {
-    related::<V6>()
 }
 
 #[unsafe(no_mangle)]

@@ -15,18 +15,17 @@ use std::{
 };
 
 use netpol_common::{
-    tables::{AddressFlags, HookValue, Identity, IfIndex, Network},
-    wire::MacWords,
+    tables::{AddressFlags, HookValue, IfIndex},
 };
 
 use crate::{
     compile::{self, BackendName, BackendState, CompileError, RuleName, ServiceName, Snapshot},
-    datapath::{self, Datapath, Hook, Pins, Settings, Way},
-    format::Loaded,
+    datapath::{self, Datapath, Hook, Pins, Role, Settings, Way},
+    format::{Diagnostic, Loaded},
     model::World,
     netns::Namespace,
     privileges,
-    source::{self, Delivery, Discovery, Found},
+    source::{self, Delivery, Discovery, Found, Known},
     state::{self, Names, State},
 };
 
@@ -43,6 +42,8 @@ pub struct Options {
     pub strict: bool,
     /// Names of the interfaces to the outside; empty: those with a default route.
     pub uplinks: Vec<String>,
+    /// Addresses that were added to known interfaces are believed.
+    pub accept_addresses: bool,
     /// Find out what would change, and change nothing.
     pub dry_run: bool,
 }
@@ -59,6 +60,8 @@ pub struct Report {
     pub attached: Vec<String>,
     pub detached: usize,
     pub pending: Vec<state::Pending>,
+    /// Addresses that endpoints have and that are not believed.
+    pub warnings: Vec<Diagnostic>,
     pub timings: Timings,
 }
 
@@ -126,28 +129,37 @@ impl Instance {
         let mut timings = Timings::default();
         let way = Way::choose(options.attach)?;
         // what is found out must hold until it is published: nobody else publishes meanwhile
-        let _lock = if options.dry_run {
-            None
-        } else {
-            self.state.create()?;
-            Some(self.state.lock(PATIENCE)?)
-        };
+        let _lock = if options.dry_run { None } else { Some(self.state.lock(PATIENCE)?) };
         let present = self.present()?;
-        let found = timed(&mut timings.discover, || source::discover(&loaded.world))?;
+        let seen = present.as_ref().map(|present| present.seen.as_slice()).unwrap_or_default();
+        let known = Known { seen, accept: options.accept_addresses };
+        let found = timed(&mut timings.discover, || source::discover(&loaded.world, known))?;
+        let warnings: Vec<_> = found.refused.iter().map(|refused| refused.diagnostic(&loaded.world)).collect();
         let uplinks = timed(&mut timings.discover, || source::uplinks(&found, &options.uplinks))?;
         let workloads: Vec<_> = found.workloads.iter().map(|found| found.workload.clone()).collect();
         let mut snapshot =
             timed(&mut timings.compile, || compile::compile(&loaded.world, &workloads, &found.host_addresses))?;
         snapshot.uplinks = uplinks.iter().map(|uplink| (uplink.ifindex, uplink.into())).collect();
         let held = held(&loaded.world, &found, present.as_ref());
-        snapshot.hooks.extend(held.values().map(|held| (IfIndex(held.ifindex), closed())));
+        snapshot.hooks.extend(held.values().map(|held| (IfIndex(held.ifindex), HookValue::NOBODY)));
         let names = names(loaded, &found, (&snapshot, options.settings, way), &held);
         if options.strict && !names.pending.is_empty() {
             return Err(Error::Pending(names.pending));
         }
-        let hooks = hooks(&found);
+        let mut hooks = hooks(&found);
+        let endpoints = hooks.len();
+        let mut settings = options.settings;
+        if snapshot.translates() {
+            settings = settings.with(Settings::TRANSLATE);
+            let hook = |uplink: &source::Uplink| Hook {
+                interface: uplink.name.clone(),
+                ifindex: uplink.ifindex,
+                role: Role::Uplink,
+            };
+            hooks.extend(uplinks.iter().map(hook));
+        }
         if options.dry_run {
-            return self.rehearse(names, &snapshot, hooks.len());
+            return Ok(Report { warnings, ..self.rehearse(names, &snapshot, endpoints)? });
         }
         if present.as_ref().is_some_and(|present| present.namespace != names.namespace) {
             return Err(Error::OtherNamespace);
@@ -182,6 +194,7 @@ impl Instance {
             changed: true,
             detached: gone.iter().chain(&otherwise).filter(|it| !wanted.contains(it)).collect::<HashSet<_>>().len(),
             pending: names.pending.clone(),
+            warnings,
             attached,
             timings,
         };
@@ -189,7 +202,7 @@ impl Instance {
             return Ok(Report { generation: datapath.live()?.generation.0, changed: false, ..report });
         }
         self.state.write(&names)?;
-        let published = timed(&mut timings.publish, || datapath.publish(&snapshot, options.settings));
+        let published = timed(&mut timings.publish, || datapath.publish(&snapshot, settings));
         let generation = match published {
             Ok(generation) => generation,
             Err(error) => {
@@ -207,24 +220,21 @@ impl Instance {
     }
 
     /// Takes everything off that was attached, removes what was pinned, and the names. `false`: there
-    /// was nothing.
-    pub fn unload(&self) -> Result<bool, Error> {
+    /// was nothing. When this returns nothing is attached any more; `progress` hears of each link that is off.
+    pub fn unload(&self, progress: &dyn Fn(usize, usize)) -> Result<bool, Error> {
         privileges::require(&[privileges::ATTACH])?;
-        self.state.create()?;
-        let existed = {
-            let _lock = self.state.lock(PATIENCE)?;
-            // a pin can be removed from everywhere, a filter only where its interface is
-            if self.present()?.is_some_and(|present| present.attach == Way::Cls && !is_here(present.namespace)) {
-                return Err(Error::OtherNamespace);
-            }
-            datapath::unload(&self.pins)?
-        };
+        let _lock = self.state.lock(PATIENCE)?;
+        // a pin can be removed from everywhere, a filter only where its interface is
+        if self.present()?.is_some_and(|present| present.attach == Way::Cls && !is_here(present.namespace)) {
+            return Err(Error::OtherNamespace);
+        }
+        let existed = datapath::unload(&self.pins, progress)?;
         self.state.remove();
         Ok(existed)
     }
 
     /// What is enforced now, if anything is and its names are known.
-    fn present(&self) -> Result<Option<Names>, Error> {
+    pub fn present(&self) -> Result<Option<Names>, Error> {
         if !self.pins.exist() {
             return Ok(None);
         }
@@ -247,6 +257,7 @@ impl Instance {
             attached: Vec::new(),
             detached: 0,
             pending: names.pending,
+            warnings: Vec::new(),
             timings: Timings::default(),
         })
     }
@@ -267,21 +278,6 @@ fn held(world: &World, found: &Discovery, present: Option<&Names>) -> HashMap<us
         is_there.then_some((pending.endpoint, held))
     };
     found.pending.iter().filter_map(place).collect()
-}
-
-/// An interface that nothing passes: no address is behind it, and no frame has its MAC address.
-fn closed() -> HookValue {
-    HookValue {
-        network: Network::SHARED,
-        master: IfIndex::NONE,
-        segment: 0,
-        mac: MacWords::ZERO,
-        host_mac: MacWords::ZERO,
-        flags: AddressFlags::ISOLATED_EGRESS.with(AddressFlags::ISOLATED_INGRESS),
-        reserved: 0,
-        identity4: Identity::ANY,
-        identity6: Identity::ANY,
-    }
 }
 
 fn timed<T>(spent: &mut Duration, work: impl FnOnce() -> T) -> T {
@@ -312,7 +308,11 @@ fn attach(
 }
 
 fn hooks(found: &Discovery) -> Vec<Hook> {
-    let hook = |found: &Found| Hook { interface: found.interface.clone(), ifindex: found.workload.ifindex };
+    let hook = |found: &Found| Hook {
+        interface: found.interface.clone(),
+        ifindex: found.workload.ifindex,
+        role: Role::Workload,
+    };
     found.workloads.iter().map(hook).collect()
 }
 
@@ -404,6 +404,7 @@ fn names(
         attach: way,
         endpoints: found.workloads.iter().map(endpoint).collect(),
         pending: found.pending.iter().map(pending).collect(),
+        seen: found.seen.clone(),
         identities: snapshot.identities.iter().map(identity).collect(),
         rules: snapshot.rules.iter().map(rule).collect(),
         services: snapshot.services.iter().map(service).collect(),

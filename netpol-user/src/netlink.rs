@@ -1,12 +1,15 @@
 //! A netlink socket that asks and waits: discovery visits a thousand namespaces with two questions
 //! each, where a runtime and a task per socket would cost more than the answers.
 //!
-//! Only the attributes that are asked for are read, so what newer kernels add is never an error.
+//! An answer is read into one buffer, and its messages are slices of that (the `bytes` package). Only the
+//! attributes that are asked for are read, so what newer kernels add is never an error.
 
 use std::{
-    io,
+    io, iter,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 /// Which part of the kernel a socket talks to.
 #[derive(Clone, Copy, Debug)]
@@ -21,11 +24,8 @@ pub enum Family {
 pub struct Socket {
     fd: OwnedFd,
     sequence: u32,
-    buffer: Vec<u8>,
+    buffer: BytesMut,
 }
-
-/// One message of an answer, without its netlink header.
-pub type Body = Vec<u8>;
 
 /// `struct nlmsghdr`: length, type, flags, sequence, port.
 const HEADER: usize = 16;
@@ -43,11 +43,11 @@ impl Socket {
         }
         // SAFETY: the descriptor is open and nobody else's.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { fd, sequence: 0, buffer: vec![0; BUFFER] })
+        Ok(Self { fd, sequence: 0, buffer: BytesMut::new() })
     }
 
-    /// Asks for one object.
-    pub fn get(&mut self, kind: u16, body: &[u8]) -> io::Result<Body> {
+    /// Asks for one object: the message without its netlink header.
+    pub fn get(&mut self, kind: u16, body: &[u8]) -> io::Result<Bytes> {
         // an acknowledgement ends the answer, whether or not it holds an object
         self.send(kind, libc::NLM_F_ACK, body)?;
         let (mut messages, _) = self.receive()?;
@@ -61,7 +61,7 @@ impl Socket {
     }
 
     /// Asks for all objects, as they were at one moment.
-    pub fn dump(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Body>> {
+    pub fn dump(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Bytes>> {
         for _ in 0..ATTEMPTS {
             let (messages, interrupted) = self.dump_once(kind, body)?;
             if !interrupted {
@@ -72,85 +72,91 @@ impl Socket {
     }
 
     /// Asks for all objects, and whether the kernel says that they changed meanwhile.
-    pub fn dump_once(&mut self, kind: u16, body: &[u8]) -> io::Result<(Vec<Body>, bool)> {
+    pub fn dump_once(&mut self, kind: u16, body: &[u8]) -> io::Result<(Vec<Bytes>, bool)> {
         self.send(kind, libc::NLM_F_DUMP, body)?;
         self.receive()
     }
 
     fn send(&mut self, kind: u16, flags: i32, body: &[u8]) -> io::Result<()> {
         self.sequence += 1;
-        let length = (HEADER + body.len()) as u32;
-        let mut message = Vec::with_capacity(length as usize);
-        message.extend_from_slice(&length.to_ne_bytes());
-        message.extend_from_slice(&kind.to_ne_bytes());
-        message.extend_from_slice(&((libc::NLM_F_REQUEST | flags) as u16).to_ne_bytes());
-        message.extend_from_slice(&self.sequence.to_ne_bytes());
-        message.extend_from_slice(&0u32.to_ne_bytes());
-        message.extend_from_slice(body);
+        let mut message = Vec::with_capacity(HEADER + body.len());
+        message.put_u32_ne((HEADER + body.len()) as u32);
+        message.put_u16_ne(kind);
+        message.put_u16_ne((libc::NLM_F_REQUEST | flags) as u16);
+        message.put_u32_ne(self.sequence);
+        message.put_u32_ne(0);
+        message.put_slice(body);
         // SAFETY: the pointer and the length are those of a vector that outlives the call.
         let sent = unsafe { libc::send(self.fd.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// All messages up to the end of the answer, and whether a change interrupted it.
-    fn receive(&mut self) -> io::Result<(Vec<Body>, bool)> {
-        let mut messages = Vec::new();
+    fn receive(&mut self) -> io::Result<(Vec<Bytes>, bool)> {
+        let mut bodies = Vec::new();
         let mut interrupted = false;
         loop {
-            // SAFETY: the pointer and the length are those of a vector that outlives the call.
-            let received = unsafe {
-                libc::recv(self.fd.as_raw_fd(), self.buffer.as_mut_ptr().cast(), self.buffer.len(), libc::MSG_TRUNC)
+            let datagram = match self.datagram() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                datagram => datagram?,
             };
-            let length = match usize::try_from(received) {
-                Ok(length) if length <= self.buffer.len() => length,
-                Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "a netlink message too long to read")),
-                Err(_) => match io::Error::last_os_error() {
-                    error if error.kind() == io::ErrorKind::Interrupted => continue,
-                    error => return Err(error),
-                },
-            };
-            for raw in Raw::all(&self.buffer[..length]) {
-                if raw.sequence != self.sequence {
-                    continue;
-                }
-                interrupted |= raw.flags & libc::NLM_F_DUMP_INTR as u16 != 0;
-                match i32::from(raw.kind) {
+            for message in messages(datagram).filter(|message| message.sequence == self.sequence) {
+                interrupted |= message.flags & libc::NLM_F_DUMP_INTR as u16 != 0;
+                match i32::from(message.kind) {
                     libc::NLMSG_DONE | libc::NLMSG_ERROR => {
-                        return raw.end().map(|()| (messages, interrupted));
+                        return message.end().map(|()| (bodies, interrupted));
                     }
                     libc::NLMSG_NOOP => {}
-                    _ => messages.push(raw.body.to_vec()),
+                    _ => bodies.push(message.body),
                 }
             }
         }
     }
+
+    /// What one receive brings: some messages of an answer.
+    fn datagram(&mut self) -> io::Result<Bytes> {
+        self.buffer.reserve(BUFFER);
+        let room = self.buffer.spare_capacity_mut();
+        // SAFETY: the pointer is to so many bytes at least, which outlive the call.
+        let received = unsafe { libc::recv(self.fd.as_raw_fd(), room.as_mut_ptr().cast(), BUFFER, libc::MSG_TRUNC) };
+        let length = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+        if length > BUFFER {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a netlink message too long to read"));
+        }
+        // SAFETY: the kernel has written that many.
+        unsafe { self.buffer.set_len(length) };
+        Ok(self.buffer.split().freeze())
+    }
 }
 
-struct Raw<'a> {
+/// A message of an answer.
+struct Message {
     kind: u16,
     flags: u16,
     sequence: u32,
-    body: &'a [u8],
+    /// Without the header.
+    body: Bytes,
 }
 
-impl<'a> Raw<'a> {
-    fn all(mut bytes: &'a [u8]) -> impl Iterator<Item = Self> {
-        std::iter::from_fn(move || {
-            let length = word(bytes)? as usize;
-            let raw = Self {
-                kind: half(bytes.get(4..)?)?,
-                flags: half(bytes.get(6..)?)?,
-                sequence: word(bytes.get(8..)?)?,
-                body: bytes.get(HEADER..length)?,
-            };
-            bytes = bytes.get(aligned(length)..).unwrap_or_default();
-            Some(raw)
-        })
-    }
+/// The messages of a datagram, in their order; ends at the first malformed one.
+fn messages(mut datagram: Bytes) -> impl Iterator<Item = Message> {
+    iter::from_fn(move || {
+        let mut header = datagram.get(..HEADER)?;
+        let length = header.get_u32_ne() as usize;
+        let (kind, flags, sequence) = (header.get_u16_ne(), header.get_u16_ne(), header.get_u32_ne());
+        if !(HEADER..=datagram.len()).contains(&length) {
+            return None;
+        }
+        let body = datagram.slice(HEADER..length);
+        datagram.advance(aligned(length).min(datagram.len()));
+        Some(Message { kind, flags, sequence, body })
+    })
+}
 
+impl Message {
     /// The error number that ends an answer: 0 when all went well.
     fn end(&self) -> io::Result<()> {
-        match word(self.body).map_or(0, |error| error as i32) {
+        match word(&self.body).map_or(0, |error| error as i32) {
             0 => Ok(()),
             error => Err(io::Error::from_raw_os_error(-error)),
         }
@@ -159,15 +165,15 @@ impl<'a> Raw<'a> {
 
 /// Appends one attribute.
 pub fn push(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    body.extend_from_slice(&((4 + value.len()) as u16).to_ne_bytes());
-    body.extend_from_slice(&kind.to_ne_bytes());
-    body.extend_from_slice(value);
+    body.put_u16_ne((4 + value.len()) as u16);
+    body.put_u16_ne(kind);
+    body.put_slice(value);
     body.resize(aligned(body.len()), 0);
 }
 
 /// The attributes in `bytes` by type (without its flag bits), in their order; ends at the first malformed one.
 pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
+    iter::from_fn(move || {
         let length = usize::from(half(bytes)?);
         let kind = half(bytes.get(2..)?)? & libc::NLA_TYPE_MASK as u16;
         let value = bytes.get(4..length)?;
@@ -212,6 +218,28 @@ mod tests {
         push(&mut body, 5 | 0x8000, &7u32.to_ne_bytes());
         assert_eq!(attributes(&body).collect::<Vec<_>>(), [(3, &b"eth0\0"[..]), (5, &7u32.to_ne_bytes()[..])]);
         assert_eq!(text(attribute(&body, 3).unwrap()), "eth0");
+    }
+
+    #[test]
+    fn messages_end_at_the_first_that_is_longer_than_what_came() {
+        // length, type, flags, sequence, port; then a body of 5 and padding
+        let message = |length: u32, body: &[u8]| {
+            let mut bytes = BytesMut::new();
+            bytes.put_u32_ne(length);
+            bytes.put_u16_ne(16);
+            bytes.put_u16_ne(2);
+            bytes.put_u32_ne(7);
+            bytes.put_u32_ne(0);
+            bytes.put_slice(body);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        };
+        let datagram = [message(21, b"hello"), message(16, b""), message(40, b"cut"), message(16, b"")].concat();
+        let read: Vec<_> = messages(datagram.into()).map(|m| (m.kind, m.flags, m.sequence, m.body)).collect();
+        assert_eq!(read, [(16, 2, 7, Bytes::from("hello")), (16, 2, 7, Bytes::new())]);
+        for length in [0, 1, 15] {
+            assert_eq!(messages(message(length, b"").freeze()).count(), 0, "{length}");
+        }
     }
 
     #[test]

@@ -4,18 +4,22 @@
 use std::{
     fs, io,
     net::IpAddr,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     datapath::Way,
     format::Source,
     model::{Direction, Labels},
+    source::Seen,
 };
 
 /// An instance's folder.
@@ -57,6 +61,9 @@ pub struct Names {
     pub attach: Way,
     pub endpoints: Vec<Endpoint>,
     pub pending: Vec<Pending>,
+    /// The interfaces of endpoints, and the addresses that they were first seen with.
+    #[serde(default)]
+    pub seen: Vec<Seen>,
     /// By identity number; the first is [`netpol_common::tables::Identity::FIRST`].
     pub identities: Vec<Identity>,
     /// By rule number; the first stands for rule 1.
@@ -230,25 +237,26 @@ impl State {
     }
 
     /// Makes the folder, readable by its owner alone.
-    pub fn create(&self) -> Result<(), Error> {
+    fn create(&self) -> Result<(), Error> {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
         made.map_err(|error| self.error(&self.folder, error))
     }
 
-    /// Waits until nobody else changes the instance, `patience` at most.
+    /// Waits until nobody else changes the instance, `patience` at most. Makes the folder.
     pub fn lock(&self, patience: Duration) -> Result<Lock, Error> {
         let path = self.folder.join("lock");
         let begin = Instant::now();
-        let open = || fs::File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
-        let mut file = open().map_err(|error| self.error(&path, error))?;
         loop {
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(Lock(lock)),
-                Err((unlocked, nix::errno::Errno::EWOULDBLOCK)) if begin.elapsed() < patience => file = unlocked,
-                Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Err(Error::Busy { path, waited: begin.elapsed() }),
-                Err((_, error)) => return Err(self.error(&path, error.into())),
+            self.create()?;
+            let open = fs::File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+            match open.map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock)) {
+                // whoever held it may have removed it, with the folder: then it keeps nobody else out
+                Ok(Ok(lock)) if is_at(&lock, &path) => return Ok(Lock(lock)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.error(&path, error)),
+                Ok(Err((_, error))) if error != Errno::EWOULDBLOCK => return Err(self.error(&path, error.into())),
+                _ if begin.elapsed() >= patience => return Err(Error::Busy { path, waited: begin.elapsed() }),
+                _ => std::thread::sleep(Duration::from_millis(20)),
             }
-            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
@@ -288,7 +296,7 @@ impl State {
         }
     }
 
-    /// Removes the folder and what netpol put there.
+    /// Removes the folder and what netpol put there. The caller holds the lock, and has it no longer.
     pub fn remove(&self) {
         self.keep_only(u32::MAX);
         let _ = fs::remove_file(self.folder.join("lock"));
@@ -302,4 +310,10 @@ impl State {
     fn error(&self, path: &Path, error: io::Error) -> Error {
         Error::File { path: path.to_owned(), error }
     }
+}
+
+/// Whether an open file is still the one with that path.
+fn is_at(file: &fs::File, path: &Path) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    file.metadata().is_ok_and(|open| fs::metadata(path).is_ok_and(|there| identity(open) == identity(there)))
 }

@@ -12,8 +12,13 @@ use std::{
     time::Duration,
 };
 
-use aya::programs::links::{FdLink, PinnedLink};
-use support::{Endpoint, Host, Ran, Seen};
+use aya::programs::{
+    SchedClassifier, TcAttachType,
+    links::{FdLink, PinnedLink},
+};
+use netpol_common::tables::IfIndex;
+use netpol_user::datapath::{Datapath, Error, Hook, Role, Pins, Way};
+use support::{Endpoint, Host, Ran, Seen, pair};
 
 /// `b` answers `a` on port 80, and nobody else.
 const ONLY_A: &str = "
@@ -46,12 +51,8 @@ struct Shop {
 
 impl Shop {
     fn new() -> Self {
-        let host = Host::new();
-        host.bridge("br0", &["10.0.0.1/16", "fd00::1/64"]);
-        let endpoint = |name, number: u8| {
-            host.endpoint("br0", name, &[&format!("10.0.0.{number}/16"), &format!("fd00::{number}/64")])
-        };
-        let (a, b, c) = (endpoint("a", 10), endpoint("b", 20), endpoint("c", 30));
+        let (host, a, b) = pair();
+        let c = host.numbered("c", 30);
         Self { host, a, b, c }
     }
 
@@ -72,6 +73,14 @@ impl Shop {
         let ran = self.host.netpol(&[&["load", &documents, "-o", "json"], flags].concat());
         assert_eq!(ran.code, 0, "{}", ran.stderr);
         ran.json()
+    }
+
+    /// The programs of TCX on both sides of an interface.
+    fn programs(&self, interface: &str) -> Vec<String> {
+        let sides = [TcAttachType::Ingress, TcAttachType::Egress];
+        let query = |side| SchedClassifier::query_tcx(interface, side).unwrap().1;
+        let programs = self.host.namespace.enter(|| sides.map(query)).unwrap();
+        programs.iter().flatten().map(|program| program.name_as_str().unwrap().to_owned()).collect()
     }
 
     /// What `tc` shows of one side of an interface.
@@ -139,6 +148,7 @@ fn endpoint_that_is_no_longer_wanted_is_left(way: &str) {
     assert_eq!(shop.c.tcp("10.0.0.20:80"), Seen::Silent);
     let nothing = shop.host.documents("shop.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n");
     let report = shop.host.netpol(&["load", &nothing, "--attach", way, "-o", "json"]).json();
+    assert_eq!(shop.programs("v-c"), [""; 0], "when it returns nothing is attached");
     assert_eq!(report["detached"], 3, "{report}");
     assert_eq!(shop.c.tcp("10.0.0.20:80"), Seen::Answered);
 }
@@ -160,6 +170,21 @@ fn unload_leaves_filters_of_others(way: &str) {
     assert!(!shop.host.bpffs().exists());
     let _server = shop.b.serve_tcp(80);
     assert_eq!(shop.c.tcp("10.0.0.20:80"), Seen::Answered);
+}
+
+fn nothing_is_attached_when_unload_returns(way: &str) {
+    let shop = Shop::new();
+    let _server = shop.b.serve_tcp(80);
+    for _ in 0..5 {
+        shop.load(ONLY_A, &["--attach", way]);
+        assert_eq!(shop.programs("v-b").len(), if way == "tcx" { 2 } else { 0 });
+        let state = shop.host.folder().join("state");
+        shop.host.netpol(&["unload"]).ok();
+        assert_eq!(shop.programs("v-b"), [""; 0]);
+        // the first packet, not one after some tries
+        assert_eq!(shop.c.tcp("10.0.0.20:80"), Seen::Answered);
+        assert!(!state.exists() && !shop.host.bpffs().exists());
+    }
 }
 
 /// Classifiers of another build look like those of a state that names another version.
@@ -186,6 +211,27 @@ fn upgrade_replaces_in_place(way: &str) {
     shop.assert_only_a_is_answered();
 }
 
+/// A veth that was made anew under the same name while a load was under way.
+fn interface_that_only_has_the_name_is_left_alone(way: &str) {
+    let shop = Shop::new();
+    shop.load(ONLY_A, &["--attach", way]);
+    shop.host
+        .namespace
+        .enter(|| {
+            let mut datapath = Datapath::open(&Pins::at(shop.host.bpffs())).unwrap();
+            let way = if way == "tcx" { Way::Tcx } else { Way::Cls };
+            let hook = Hook { interface: "br0".to_owned(), ifindex: IfIndex(9_999), role: Role::Workload };
+            let error = datapath.attach(&hook, way).unwrap_err();
+            if way == Way::Tcx {
+                assert!(matches!(&error, Error::Gone { interface } if interface == "br0"), "{error:?}");
+            }
+        })
+        .unwrap();
+    assert_eq!(shop.programs("br0"), [""; 0]);
+    assert_eq!(shop.filters("br0", "ingress") + &shop.filters("br0", "egress"), "");
+    assert!(!shop.host.bpffs().join("links/9999-from_workload").exists());
+}
+
 macro_rules! both_ways {
     ($($test:ident),* $(,)?) => {
         mod tcx {
@@ -202,8 +248,27 @@ both_ways!(
     reload_attaches_nothing_anew_and_changes_the_policy,
     endpoint_that_is_no_longer_wanted_is_left,
     unload_leaves_filters_of_others,
+    nothing_is_attached_when_unload_returns,
+    interface_that_only_has_the_name_is_left_alone,
     upgrade_replaces_in_place,
 );
+
+#[test]
+fn unload_and_load_at_once_end_in_one_of_both() {
+    let shop = Shop::new();
+    let documents = shop.documents(ONLY_A);
+    for _ in 0..8 {
+        thread::scope(|scope| {
+            let loading = scope.spawn(|| shop.host.netpol(&["load", &documents]));
+            let unloading = scope.spawn(|| shop.host.netpol(&["unload"]));
+            unloading.join().unwrap().ok();
+            loading.join().unwrap().ok();
+        });
+        let state = shop.host.folder().join("state");
+        let enforced = shop.status()["enforced"] == true;
+        assert_eq!((state.exists(), shop.programs("v-b").len()), (enforced, if enforced { 2 } else { 0 }));
+    }
+}
 
 #[test]
 fn newest_of_two_instances_is_in_front_and_each_removes_its_own() {

@@ -8,9 +8,9 @@ use netpol_common::tables::IfIndex;
 use netpol_user::{
     model::{Attachment, Endpoint as Document, Labels, ObjectName, Origin, World},
     netns::Namespace,
-    source::{Delivery, Discovery, Error, ROUTED, discover},
+    source::{Delivery, Discovery, Error, Known, ROUTED, Reason, discover},
 };
-use support::{Endpoint, Host};
+use support::{Endpoint, Host, pair};
 
 fn document(name: &str, netns: impl Into<PathBuf>, interface: Option<&str>) -> Document {
     Document {
@@ -30,7 +30,7 @@ fn world(endpoints: &[&Endpoint]) -> World {
 }
 
 fn on(host: &Host, world: &World) -> Result<Discovery, Error> {
-    host.namespace.enter(|| discover(world)).expect("entering a network namespace needs root")
+    host.namespace.enter(|| discover(world, Known::default())).expect("entering a network namespace needs root")
 }
 
 #[track_caller]
@@ -57,15 +57,6 @@ fn pending(host: &Host, endpoint: Document) -> String {
     let [pending] = &discovery.pending[..] else { panic!("{:?}", discovery.pending) };
     assert_eq!(pending.endpoint, 0);
     pending.reason.clone()
-}
-
-/// A host with two endpoints on one bridge.
-fn pair() -> (Host, Endpoint, Endpoint) {
-    let host = Host::new();
-    host.bridge("br0", &["10.0.0.1/16", "fd00::1/64"]);
-    let a = host.endpoint("br0", "a", &["10.0.0.10/16", "fd00::10/64"]);
-    let b = host.endpoint("br0", "b", &["10.0.0.20/16", "fd00::20/64"]);
-    (host, a, b)
 }
 
 #[test]
@@ -208,7 +199,7 @@ fn own_namespace_is_pending() {
     let (host, a, _b) = pair();
     // seen from inside the endpoint, its own namespace is the host
     let world = World { endpoints: vec![document("a", a.netns(), None)], ..World::default() };
-    let discovery = a.enter(|| discover(&world)).unwrap();
+    let discovery = a.enter(|| discover(&world, Known::default())).unwrap();
     let [pending] = &discovery.pending[..] else { panic!("{:?}", discovery.pending) };
     assert!(pending.reason.contains("is the network namespace that netpol runs in"), "{}", pending.reason);
     drop(host);
@@ -230,12 +221,13 @@ fn two_veths_need_spec_interface() {
 }
 
 #[test]
-fn one_address_twice_on_a_bridge_is_an_error_that_names_both() {
+fn one_address_twice_on_a_bridge_is_nobodys() {
     let (host, a, b) = pair();
     let c = host.endpoint("br0", "c", &["10.0.0.10/16"]);
-    let Err(Error::Endpoints(errors)) = on(&host, &world(&[&a, &b, &c])) else { panic!("accepted") };
-    let [error] = &errors[..] else { panic!("{errors:?}") };
-    assert_eq!(error.message, "endpoints default/a and default/c both have the address 10.0.0.10");
+    let discovery = found(&host, &[&a, &b, &c]);
+    let refused: Vec<_> = discovery.refused.iter().map(|r| (r.endpoint, r.address, r.reason)).collect();
+    assert_eq!(refused, [(0, c.ipv4(), Reason::Contested(2)), (2, c.ipv4(), Reason::Contested(0))]);
+    assert!(discovery.workloads.iter().all(|found| !found.workload.addresses.contains(&c.ipv4())));
 }
 
 #[test]
@@ -333,7 +325,7 @@ fn missing_capability_is_named() {
         // SAFETY: concerns only this thread, which ends right after.
         let dropped = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
         assert_eq!(dropped, 0);
-        discover(&world).map(|_| ()).unwrap_err().to_string()
+        discover(&world, Known::default()).map(|_| ()).unwrap_err().to_string()
     });
     let both = "CAP_SYS_ADMIN (to enter network namespaces) and CAP_NET_ADMIN (to read netfilter rules)";
     assert_eq!(error.unwrap(), format!("needs {both}: run it as root"));

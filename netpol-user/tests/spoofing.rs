@@ -108,7 +108,7 @@ fn address_of_an_owner_that_is_gone_is_still_not_anybody_elses() {
 }
 
 #[test]
-fn address_that_an_endpoint_gives_itself_is_not_believed_until_a_load() {
+fn address_that_an_endpoint_gives_itself_is_not_believed_until_a_load_accepts_it() {
     let Scene { host, a, b, c, .. } = &Scene::bridged();
     let _server = b.serve_tcp(80);
     host.load(&[a, b, c], &[ingress("b", &[from("c", &[]), from("a", &[])])]);
@@ -119,8 +119,11 @@ fn address_that_an_endpoint_gives_itself_is_not_believed_until_a_load() {
     let status = host.netpol(&["status", "-o", "json"]);
     assert_eq!(status.code, 1);
     let problem = status.json()["problems"][0].as_str().unwrap().to_owned();
-    assert!(problem.contains("default/a has addresses that were not there at load (10.0.0.77)"), "{problem}");
-    host.load(&[a, b, c], &[ingress("b", &[from("c", &[]), from("a", &[])])]);
+    assert!(
+        problem.contains("default/a has the address 10.0.0.77, which it had not when it was first seen"),
+        "{problem}"
+    );
+    host.load_with(&["--accept-addresses"], &[a, b, c], &[ingress("b", &[from("c", &[]), from("a", &[])])]);
     a.run("ip", &["neigh", "flush", "dev", "eth0"]);
     check(&[(a, Tcp(b.at(Family::V4, 80)), Answered)]);
 }

@@ -10,15 +10,7 @@ use std::{
 };
 
 use netpol_user::netns::{Namespace, cookie};
-use support::{Endpoint, Host, Seen};
-
-fn pair() -> (Host, Endpoint, Endpoint) {
-    let host = Host::new();
-    host.bridge("br0", &["10.0.0.1/16", "fd00::1/64"]);
-    let a = host.endpoint("br0", "a", &["10.0.0.10/16", "fd00::10/64"]);
-    let b = host.endpoint("br0", "b", &["10.0.0.20/16", "fd00::20/64"]);
-    (host, a, b)
-}
+use support::{Host, Seen, pair};
 
 #[test]
 fn namespaces_are_told_apart_and_entering_moves_nobody_else() {

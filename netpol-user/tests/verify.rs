@@ -10,10 +10,10 @@ use netpol_user::{
         Attachment, Direction, Endpoint as Document, EndpointPort, Expr, Labels, ObjectName, Origin, Policy,
         PolicyKind, Protocol, Scope, Selector, Tier, TierDefault, World,
     },
-    source::discover,
+    source::{Known, discover},
     verify::{Error, Observed, Options, Port, Report, Row, Verdict, verify},
 };
-use support::{Endpoint, Host};
+use support::{Endpoint, Host, pair};
 
 const WEB: Port = Port { number: 80, protocol: Protocol::TCP };
 const DNS: Port = Port { number: 53, protocol: Protocol::UDP };
@@ -57,7 +57,7 @@ fn isolate(world: &mut World, name: &str, direction: Direction) {
 
 fn run(host: &Host, world: &World, options: &Options) -> Result<Report, Error> {
     let inside = host.namespace.enter(|| {
-        let discovery = discover(world).unwrap_or_else(|error| panic!("{error}"));
+        let discovery = discover(world, Known::default()).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(discovery.pending, []);
         verify(world, &discovery, options, &|_, _| {})
     });
@@ -81,14 +81,6 @@ fn told(report: &Report) -> Vec<String> {
     let mut lines: Vec<_> = report.rows.iter().map(line).collect();
     lines.sort_unstable();
     lines
-}
-
-fn pair() -> (Host, Endpoint, Endpoint) {
-    let host = Host::new();
-    host.bridge("br0", &["10.0.0.1/16", "fd00::1/64"]);
-    let a = host.endpoint("br0", "a", &["10.0.0.10/16", "fd00::10/64"]);
-    let b = host.endpoint("br0", "b", &["10.0.0.20/16", "fd00::20/64"]);
-    (host, a, b)
 }
 
 #[test]

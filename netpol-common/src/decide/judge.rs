@@ -12,7 +12,7 @@ use crate::{
 
 /// The rules that allow a connection.
 #[derive(Clone, Copy)]
-pub(super) struct Rules {
+pub struct Rules {
     pub egress: RuleId,
     pub ingress: RuleId,
 }
@@ -22,6 +22,10 @@ pub(super) struct Rules {
 pub(super) struct Denial {
     pub reason: Drop,
     pub rule: RuleId,
+}
+
+impl Rules {
+    pub const NONE: Self = Self { egress: RuleId::NONE, ingress: RuleId::NONE };
 }
 
 impl Denial {
@@ -58,7 +62,7 @@ pub(super) fn judge<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>, orient
     let Desk { packet, source, destination, .. } = desk;
     // an endpoint speaks to itself when it is a backend of the service that it asks
     if source.is_local() && source.ifindex.0 == destination.ifindex.0 {
-        return Ok(Rules { egress: RuleId::NONE, ingress: RuleId::NONE });
+        return Ok(Rules::NONE);
     }
     // the real receiver's port, behind a service
     let ports = PortPair::new(packet.key.ports.source(), desk.wire.ports.destination());
@@ -100,7 +104,7 @@ pub(super) fn judge_direction<K: PolicyTables>(
     (from, to): (&End, &End),
     probe: Probe,
 ) -> Result<Rules, Denial> {
-    let mut rules = Rules { egress: RuleId::NONE, ingress: RuleId::NONE };
+    let mut rules = Rules::NONE;
     if from.is_local() && from.flags.has(AddressFlags::ISOLATED_EGRESS) {
         let ruling = kernel.verdict(Subject::egress(from.identity), to.identity, probe);
         rules.egress = allowed(ruling, Drop::PolicyEgress)?;

@@ -19,7 +19,7 @@ mod judge;
 mod opening;
 mod related;
 mod remember;
-mod translate;
+pub mod translate;
 mod uplink;
 
 use crate::{
@@ -29,16 +29,20 @@ use crate::{
     kernel::{Kernel, Remembered, Settings},
     nat::{NatKey, Translation, Zone},
     parse::tcp,
-    tables::{AddressFlags, Identity, IfIndex},
+    tables::{AddressFlags, HookValue, Identity, IfIndex},
     wire::{Address, MacWords},
 };
 
-pub use self::{ends::find, related::decide_icmp_error, uplink::decide_uplink};
+pub use self::{
+    ends::find,
+    related::decide_icmp_error,
+    uplink::{decide_uplink, identify_uplink, settle_uplink},
+};
 
 use self::{
     dhcp::dhcp,
     ends::{End, ends, other_place, receiver},
-    judge::judge,
+    judge::Rules,
     opening::{Orientation, may_open, opens, orientation, recall},
     remember::{Judged, delivery, remember},
     translate::{Translated, claim, clashes, resolve},
@@ -80,6 +84,12 @@ pub enum Action {
     Confirmed,
     /// It passes an uplink and is none of ours.
     Untouched,
+    /// On with [`judge`].
+    Judge,
+    /// On with a pair of translations: see [`translate::claim`].
+    Claim,
+    /// On with [`settle`].
+    Settle,
 }
 
 impl Action {
@@ -94,6 +104,9 @@ impl Action {
             4 => Self::Link,
             5 => Self::Confirmed,
             6 => Self::Untouched,
+            7 => Self::Judge,
+            8 => Self::Claim,
+            9 => Self::Settle,
             _ => return None,
         })
     }
@@ -119,6 +132,12 @@ pub struct Desk<A: Address> {
     pub wire: Rewrite<A>,
     /// The service that it is of; 0: none.
     service: u32,
+    /// What the first stage found: [`HookValue`] of the packet's interface, and a [`Translated`].
+    hook: HookValue,
+    translated: u32,
+    /// What the second found: the rules that allow it, and who opened ([`FlowFlags::REPLY`], [`FlowFlags::UNCLEAR`]).
+    rules: Rules,
+    flags: FlowFlags,
     /// The translation's keys, and the half that is at hand.
     original: NatKey<A>,
     reply: NatKey<A>,
@@ -166,6 +185,10 @@ impl<A: Address> Desk<A> {
             sent: Remembered::NOTHING,
             wire: Rewrite::of(&packet.key),
             service: 0,
+            hook: HookValue::NOBODY,
+            translated: Translated::No as u32,
+            rules: Rules::NONE,
+            flags: FlowFlags::NONE,
             original: NatKey::of(&packet.key, Zone(0)),
             reply: NatKey::of(&packet.key, Zone(0)),
             half: Translation::NOTHING,
@@ -182,27 +205,57 @@ impl<A: Address> Desk<A> {
     }
 }
 
-/// Decides about the packet on the desk.
+/// Decides about the packet on the desk: all stages in turn. (The classifiers call each as a function of its own: their
+/// stack frames together would be too large.)
 ///
 /// # Errors
 ///
 /// The reason to drop it.
-#[inline(always)]
 pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
+    let mut action = identify(kernel, desk)?;
+    if action == Action::Judge {
+        action = judge(kernel, desk)?;
+    }
+    if action == Action::Claim {
+        claim(kernel, desk)?;
+        action = Action::Settle;
+    }
+    if action == Action::Settle { settle(kernel, desk) } else { Ok(action) }
+}
+
+/// The first stage: who the two ends are, behind a service too. [`Action::Judge`], unless no policy is asked.
+///
+/// # Errors
+///
+/// The reason to drop the packet.
+#[inline(always)]
+pub fn identify<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
     let packet = &desk.packet;
     let Some(hook) = kernel.hook(packet.key.place.ifindex()) else { return guard::waiting(packet.settings) };
     if let Some(result) = dhcp(kernel, packet, hook) {
         return result;
     }
+    desk.hook = *hook;
     ends(kernel, desk, hook)?;
-    let zone = Zone::of(hook.network);
-    let translated = translated(kernel, desk, zone)?;
+    desk.translated = translated(kernel, desk, Zone::of(hook.network))? as u32;
     receiver(kernel, desk, hook);
     desk.other = desk.packet.key.rewritten(&desk.wire).reversed(other_place(desk));
+    Ok(Action::Judge)
+}
+
+/// The second: who opened the connection, and whether the policies of both ends allow it. [`Action::Settle`], or
+/// [`Action::Claim`] before that.
+///
+/// # Errors
+///
+/// The reason to drop the packet.
+#[inline(always)]
+pub fn judge<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
+    let translated = Translated::from_code(desk.translated).unwrap_or(Translated::No);
     recall(kernel, desk, translated);
     let orientation = orientation(desk, translated);
-    let rules = match judge(kernel, desk, orientation) {
-        Ok(rules) => rules,
+    match judge::judge(kernel, desk, orientation) {
+        Ok(rules) => desk.rules = rules,
         Err(denial) => {
             // what the tables should have known and did not is no verdict to repeat
             if !matches!(denial.reason, Drop::NoPolicy) {
@@ -214,20 +267,33 @@ pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
             }
             return Err(denial.reason);
         }
+    }
+    desk.flags = match orientation {
+        Orientation::Forward => FlowFlags::NONE,
+        Orientation::Reply => FlowFlags::REPLY,
+        Orientation::Unclear => FlowFlags::UNCLEAR,
     };
     let is_new = !desk.own.exists() && !desk.partner.exists();
     if is_new && !may_open(kernel, &desk.packet) {
         return Err(Drop::Rate);
     }
     match translated {
-        Translated::New => claim(kernel, desk)?,
-        Translated::No if is_new && desk.may_clash() && clashes(kernel, desk, zone) => return Err(Drop::Translation),
-        _ => {}
+        Translated::New => Ok(Action::Claim),
+        Translated::No if is_new && desk.may_clash() && clashes(kernel, desk) => Err(Drop::Translation),
+        _ => Ok(Action::Settle),
     }
-    let flags = delivery(desk, hook);
-    let flags = if orientation == Orientation::Unclear { flags.with(FlowFlags::UNCLEAR) } else { flags };
-    let judged = Judged::new(desk, rules, (orientation == Orientation::Reply, flags));
-    remember(kernel, desk, hook, judged)
+}
+
+/// The last: how packets are delivered, and what is remembered of both directions. [`Action::Remembered`] or
+/// [`Action::Confirmed`].
+///
+/// # Errors
+///
+/// [`Drop::FlowTable`].
+#[inline(always)]
+pub fn settle<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
+    let judged = Judged::new(desk, delivery(desk));
+    remember(kernel, desk, judged)
 }
 
 /// What a workload's own hook translates: what it sends; of what reaches it, answers of a service.

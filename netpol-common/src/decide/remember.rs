@@ -7,7 +7,7 @@ use crate::{
     flow::{FlowFlags, FlowValue, PackedRule, Rewrite, Word},
     kernel::{Kernel, Remembered, Settings},
     parse::tcp,
-    tables::{AddressFlags, HookValue, IfIndex},
+    tables::{AddressFlags, IfIndex},
     wire::Address,
 };
 
@@ -16,7 +16,6 @@ use crate::{
 pub(super) fn remember<A: Address, K: Kernel<A>>(
     kernel: &K,
     desk: &mut Desk<A>,
-    hook: &HookValue,
     judged: Judged,
 ) -> Result<Action, Drop> {
     let renews = desk.packet.tcp_flags & tcp::SYN != 0;
@@ -24,7 +23,7 @@ pub(super) fn remember<A: Address, K: Kernel<A>>(
     if !desk.packet.destination_mac.is_group()
         && (renews || !judged.is_said(&desk.packet, &desk.partner, (judged.other, &answer)))
     {
-        desk.value = judged.partner(desk, hook);
+        desk.value = judged.partner(desk);
         kernel.remember(&desk.other, &desk.value)?;
     }
     if !renews && judged.is_said(&desk.packet, &desk.own, (judged.own, &desk.wire)) {
@@ -39,8 +38,8 @@ pub(super) fn remember<A: Address, K: Kernel<A>>(
 /// Whether a packet that a workload sends may go directly to the other one: only where the host
 /// would have brought it there, and nothing on the way would have had a say.
 #[inline(always)]
-pub(super) fn delivery<A: Address>(desk: &Desk<A>, hook: &HookValue) -> FlowFlags {
-    let (packet, to) = (&desk.packet, &desk.destination);
+pub(super) fn delivery<A: Address>(desk: &Desk<A>) -> FlowFlags {
+    let (packet, to, hook) = (&desk.packet, &desk.destination, &desk.hook);
     let is_rewritten = desk.is_rewritten();
     if packet.key.place.side() as u8 != Side::From as u8
         || packet.settings.has(Settings::STACK)
@@ -82,10 +81,12 @@ const TELLING: FlowFlags =
 impl Judged {
     /// `flags`: how packets are delivered, in either direction.
     #[inline(always)]
-    pub(super) fn new<A: Address>(desk: &Desk<A>, rules: Rules, (is_reply, flags): (bool, FlowFlags)) -> Self {
+    pub(super) fn new<A: Address>(desk: &Desk<A>, flags: FlowFlags) -> Self {
+        let is_reply = desk.flags.has(FlowFlags::REPLY);
+        let flags = if desk.flags.has(FlowFlags::UNCLEAR) { flags.with(FlowFlags::UNCLEAR) } else { flags };
         let (own, other) = if desk.is_rewritten() { legs(desk, flags) } else { (FlowFlags::NONE, FlowFlags::NONE) };
         let (own, other) = if is_reply { (own.with(FlowFlags::REPLY), other) } else { (own, other.with(FlowFlags::REPLY)) };
-        Self { rules, own: own.with(flags), other: other.with(flags) }
+        Self { rules: desk.rules, own: own.with(flags), other: other.with(flags) }
     }
 
     /// Whether an entry says already what was found out.
@@ -127,11 +128,11 @@ impl Judged {
 
     /// The entry of the other direction.
     #[inline(always)]
-    fn partner<A: Address>(&self, desk: &Desk<A>, hook: &HookValue) -> FlowValue<A> {
+    fn partner<A: Address>(&self, desk: &Desk<A>) -> FlowValue<A> {
         let (packet, before) = (&desk.packet, &desk.partner);
         let (source_mac, ifindex) = match (packet.key.place.side(), desk.other.place.side()) {
             (Side::From, Side::From) => (desk.destination.mac, desk.source.ifindex),
-            (Side::To, Side::From) => (hook.mac, desk.source.ifindex),
+            (Side::To, Side::From) => (desk.hook.mac, desk.source.ifindex),
             // the first packet tells where they really come from
             (_, Side::To) => (packet.destination_mac, desk.destination.ifindex),
         };

@@ -25,7 +25,7 @@ use crate::{
 /// Whether, and as what, a packet is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(super) enum Translated {
+pub enum Translated {
     No,
     /// In the direction in which the connection was opened; there is a pair.
     Original,
@@ -34,13 +34,27 @@ pub(super) enum Translated {
     New,
 }
 
+impl Translated {
+    /// The reverse of `as u32`.
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Option<Self> {
+        Some(match code {
+            0 => Self::No,
+            1 => Self::Original,
+            2 => Self::Reply,
+            3 => Self::New,
+            _ => return None,
+        })
+    }
+}
+
 /// Finds out what the packet becomes: [`Desk::wire`].
 ///
 /// # Errors
 ///
 /// [`Drop::NoBackend`]: nobody is behind the published address.
 #[inline(always)]
-pub(super) fn resolve<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zone) -> Result<Translated, Drop> {
+pub fn resolve<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zone) -> Result<Translated, Drop> {
     desk.wire = Rewrite::of(&desk.packet.key);
     desk.service = 0;
     if desk.packet.destination_mac.is_group() {
@@ -172,36 +186,54 @@ fn choose<A: Address, K: Kernel<A>>(
 ///
 /// [`Drop::Translation`]: there is no room, or no port was free.
 #[inline(always)]
-pub(super) fn claim<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<(), Drop> {
-    let masquerades = desk.original.zone == Zone::UPLINKS;
-    let protocol = desk.packet.key.protocol();
-    let mut attempt = 0;
-    while attempt < nat::ATTEMPTS {
-        desk.reply = NatKey::reply(&desk.wire, desk.original.protocol, desk.original.zone);
-        desk.other = desk.packet.key.rewritten(&desk.wire).reversed(desk.other.place);
-        let is_free = if masquerades { !kernel.is_bound(&desk.reply) } else { !is_plain(kernel, desk) };
-        if is_free {
-            match take(kernel, desk) {
-                Claim::Made => return Ok(()),
-                Claim::Full => return Err(Drop::Translation),
-                Claim::Taken => {}
-            }
+pub fn claim<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<(), Drop> {
+    let mut tries = 0;
+    while tries < nat::ATTEMPTS {
+        match attempt(kernel, desk) {
+            Claim::Made => return Ok(()),
+            Claim::Full => return Err(Drop::Translation),
+            Claim::Taken => {}
         }
-        // SCTP's checksum is of the whole packet
-        if !protocol.has_ports() && !protocol.is_icmp() || protocol == Protocol::SCTP {
-            return Err(Drop::Translation);
-        }
-        let port = nat::another_port(kernel.random());
-        desk.wire.ports = nat::with_client_port(desk.wire.ports, port);
-        attempt += 1;
+        tries += 1;
     }
     Err(Drop::Translation)
 }
 
+/// Tries once to make the pair. [`Claim::Taken`]: the next attempt is with another port of the client's.
+#[inline(always)]
+pub fn attempt<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Claim {
+    desk.reply = NatKey::reply(&desk.wire, desk.original.protocol, desk.original.zone);
+    desk.other = desk.packet.key.rewritten(&desk.wire).reversed(desk.other.place);
+    let is_used = if desk.original.zone == Zone::UPLINKS { is_hosts(kernel, desk) } else { is_plain(kernel, desk) };
+    let claim = if is_used { Claim::Taken } else { take(kernel, desk) };
+    if claim != Claim::Taken {
+        return claim;
+    }
+    let protocol = desk.packet.key.protocol();
+    // SCTP's checksum is of the whole packet
+    if !protocol.has_ports() && !protocol.is_icmp() || protocol == Protocol::SCTP {
+        return Claim::Full;
+    }
+    desk.wire.ports = nat::with_client_port(desk.wire.ports, nat::another_port(kernel.random()));
+    Claim::Taken
+}
+
+/// Whether the host itself would get the answers: by a socket, or what it publishes there.
+#[inline(always)]
+fn is_hosts<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> bool {
+    if desk.keeps_source() {
+        return false;
+    }
+    let NatKey { destination: address, ports, protocol, .. } = desk.reply;
+    let published = ServiceKey { address, port: ports.destination(), protocol: protocol.protocol(), zero: 0 };
+    kernel.service(&published).is_some() || kernel.is_bound(&desk.reply)
+}
+
 /// Whether the answers would be those of a connection that is not translated.
 #[inline(always)]
-fn is_plain<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> bool {
-    let entry = kernel.recall(&desk.other);
+fn is_plain<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
+    desk.sent = kernel.recall(&desk.other);
+    let entry = &desk.sent;
     entry.word.generation() == desk.packet.generation
         && !entry.word.flags().has(FlowFlags::TRANSLATED)
         && !entry.word.flags().has(FlowFlags::UNVOUCHED)
@@ -212,16 +244,21 @@ fn is_plain<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> bool {
 fn take<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Claim {
     let Desk { service, .. } = *desk;
     let seen = desk.packet.now;
-    let back = desk.original.rewrite().reversed();
     let tag = desk.reply.tag();
-    desk.half = Translation { rewrite: back, service, seen, state: NatState::EXISTS.with(NatState::REPLY), tag };
+    desk.half = Translation {
+        rewrite: desk.original.rewrite().reversed(),
+        service,
+        seen,
+        state: NatState::EXISTS.with(NatState::REPLY),
+        tag,
+    };
     match kernel.claim(&desk.reply, &desk.half) {
         Claim::Made => {}
         Claim::Full => return Claim::Full,
         Claim::Taken => {
             // ours, whose other half is gone?
-            let there = kernel.translation(&desk.reply);
-            if !there.is_reply() || there.rewrite != back {
+            desk.half = kernel.translation(&desk.reply);
+            if !desk.half.is_reply() || desk.half.rewrite != desk.original.rewrite().reversed() {
                 return Claim::Taken;
             }
         }
@@ -246,7 +283,8 @@ fn take<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Claim {
 
 /// Whether somebody's translation has the key of the answers to a packet that is not translated itself.
 #[inline(always)]
-pub(super) fn clashes<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zone) -> bool {
+pub(super) fn clashes<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
+    let zone = Zone::of(desk.hook.network);
     desk.reply = NatKey::reply(&Rewrite::of(&desk.packet.key), desk.packet.key.protocol, zone);
     desk.half = kernel.translation(&desk.reply);
     desk.half.exists() && desk.half.is_reply()

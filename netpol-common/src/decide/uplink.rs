@@ -8,43 +8,67 @@ use super::{
 use crate::{
     drops::{Drop, Side},
     flow::{FlowFlags, FlowValue, PackedRule, Word},
-    kernel::{Kernel, Settings},
+    kernel::Kernel,
     nat::Zone,
     tables::{AddressFlags, IfIndex, Network, RuleId},
     wire::{Address, MacWords},
 };
 
-/// Decides about the packet on the desk, which passes an uplink. [`Action::Untouched`]: it is none of ours.
+/// Decides about the packet on the desk, which passes an uplink: all stages in turn. [`Action::Untouched`]: it is none
+/// of ours.
 ///
 /// # Errors
 ///
-/// [`Drop::NoBackend`], [`Drop::Translation`].
-#[inline(always)]
+/// [`Drop::NoBackend`], [`Drop::Translation`], [`Drop::FlowTable`].
 pub fn decide_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
-    if !desk.packet.settings.has(Settings::TRANSLATE) {
-        return Ok(Action::Untouched);
+    let mut action = identify_uplink(kernel, desk)?;
+    if action == Action::Claim {
+        claim(kernel, desk)?;
+        action = Action::Settle;
     }
+    if action == Action::Settle { settle_uplink(kernel, desk) } else { Ok(action) }
+}
+
+/// The first stage: what becomes of the packet. [`Action::Untouched`], [`Action::Settle`], or [`Action::Claim`] before
+/// that.
+///
+/// # Errors
+///
+/// The reason to drop the packet.
+#[inline(always)]
+pub fn identify_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
     let side = desk.packet.key.place.side();
     let translated = match resolve(kernel, desk, Zone::UPLINKS)? {
         Translated::No if matches!(side, Side::To) => masquerade(kernel, desk)?,
         translated => translated,
     };
-    match translated {
-        Translated::No => return Ok(Action::Untouched),
-        Translated::New => {
-            // answers of a backend elsewhere would never pass here
-            if matches!(side, Side::From) && find(kernel, Network::SHARED, desk.wire.destination).is_none() {
-                return Err(Drop::NoBackend);
-            }
-            claim(kernel, desk)?;
+    desk.translated = translated as u32;
+    Ok(match translated {
+        Translated::No => Action::Untouched,
+        // answers of a backend elsewhere would never pass here
+        Translated::New
+            if matches!(side, Side::From) && find(kernel, Network::SHARED, desk.wire.destination).is_none() =>
+        {
+            return Err(Drop::NoBackend);
         }
-        Translated::Original | Translated::Reply => {}
-    }
-    let is_reply = translated == Translated::Reply;
+        Translated::New => Action::Claim,
+        Translated::Original | Translated::Reply => Action::Settle,
+    })
+}
+
+/// The last: what is remembered of the packet's direction.
+///
+/// # Errors
+///
+/// [`Drop::FlowTable`].
+#[inline(always)]
+pub fn settle_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
+    let side = desk.packet.key.place.side();
+    let is_reply = desk.translated == Translated::Reply as u32;
     let flags = if is_reply { FlowFlags::TRANSLATED.with(FlowFlags::REPLY) } else { FlowFlags::TRANSLATED };
     let packet = &desk.packet;
-    let before = kernel.recall(&packet.key);
-    let (packets, bytes, tcp_flags) = before.totals();
+    desk.own = kernel.recall(&packet.key);
+    let (packets, bytes, tcp_flags) = desk.own.totals();
     desk.value = FlowValue {
         word: Word::new(packet.generation, packet.key.tag(), flags),
         packets: packets + u64::from(packet.packets),

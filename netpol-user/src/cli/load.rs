@@ -5,12 +5,12 @@ use std::{
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{
     Instance, Outcome, OutputArgs,
-    output::{self, counted},
+    diagnostics::{self, Line},
+    output::{self, Progress, counted},
     question,
 };
 use crate::{
@@ -34,6 +34,9 @@ pub struct Load {
     /// Endpoints that are not running are an error.
     #[arg(long)]
     strict: bool,
+    /// Believe the addresses that interfaces have now, also those that they were first seen without.
+    #[arg(long)]
+    accept_addresses: bool,
     /// How packets between two endpoints travel.
     #[arg(long, value_enum, default_value_t = Forwarding::Direct)]
     forwarding: Forwarding,
@@ -82,6 +85,7 @@ struct Json<'a> {
     attached: &'a [String],
     detached: usize,
     pending: &'a [Pending],
+    warnings: Vec<Line<'a>>,
     timings: Milliseconds,
 }
 
@@ -100,13 +104,12 @@ impl Load {
         let begin = Instant::now();
         let loaded = question::load(&self.path)?;
         let read = begin.elapsed();
-        // hidden where standard error is no terminal
-        let bar = ProgressBar::no_length().with_style(style());
-        let report = instance.open().load(&loaded, &self.options(), &|done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-        })?;
-        bar.finish_and_clear();
+        let progress = Progress::of("attaching");
+        let report = instance.open().load(&loaded, &self.options(), &|done, all| progress.tell(done, all))?;
+        drop(progress);
+        if !report.warnings.is_empty() {
+            eprintln!("{}", diagnostics::render_warnings(&report.warnings, &loaded.sources));
+        }
         output::print(self.output.output, &self.json(&report, read), |_| self.text(&report))?;
         Ok(Outcome::Done)
     }
@@ -123,12 +126,29 @@ impl Load {
             Attach::Tcx => Some(Way::Tcx),
             Attach::Cls => Some(Way::Cls),
         };
-        Options { settings, attach, strict: self.strict, uplinks: self.uplink.clone(), dry_run: self.dry_run }
+        Options {
+            settings,
+            attach,
+            strict: self.strict,
+            uplinks: self.uplink.clone(),
+            accept_addresses: self.accept_addresses,
+            dry_run: self.dry_run,
+        }
     }
 
     fn json<'a>(&self, report: &'a Report, read: Duration) -> Json<'a> {
-        let Report { generation, endpoints, identities, policies, changed, attached, detached, pending, timings } =
-            report;
+        let Report {
+            generation,
+            endpoints,
+            identities,
+            policies,
+            changed,
+            attached,
+            detached,
+            pending,
+            warnings,
+            timings,
+        } = report;
         let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         let Timings { discover, compile, open, attach, publish } = *timings;
         Json {
@@ -141,6 +161,7 @@ impl Load {
             attached,
             detached: *detached,
             pending,
+            warnings: warnings.iter().map(Line::from).collect(),
             timings: Milliseconds {
                 read_ms: ms(read),
                 discover_ms: ms(discover),
@@ -178,9 +199,4 @@ impl Load {
         }
         lines.join("\n")
     }
-}
-
-fn style() -> ProgressStyle {
-    let style = ProgressStyle::with_template("attaching {bar:30} {pos}/{len}, {elapsed}");
-    style.unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -7,6 +7,8 @@ mod flows;
 mod grid;
 mod identities;
 mod load;
+#[cfg(feature = "log")]
+mod log;
 mod matrix;
 mod output;
 mod policies;
@@ -67,6 +69,8 @@ enum Command {
     Services(services::Services),
     Flows(flows::Flows),
     Policies(policies::Policies),
+    #[cfg(feature = "log")]
+    Log(log::Log),
 }
 
 /// How a command that ran ended. (Wrong usage, exit code 2, is clap's.)
@@ -101,6 +105,8 @@ pub fn main() -> ExitCode {
         Command::Services(command) => command.run(&instance),
         Command::Flows(command) => command.run(&instance),
         Command::Policies(command) => command.run(&instance),
+        #[cfg(feature = "log")]
+        Command::Log(command) => command.run(&instance),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 /// `-o`, as every listing has it.
@@ -31,6 +32,29 @@ pub fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> 
     };
     writeln!(std::io::stdout(), "{}", text.trim_end())?;
     Ok(())
+}
+
+/// A bar on standard error while something goes on; hidden where that is no terminal.
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    pub fn of(doing: &'static str) -> Self {
+        let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len}, {elapsed}");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        Self(ProgressBar::no_length().with_style(style).with_message(doing))
+    }
+
+    /// So many of so many are done.
+    pub fn tell(&self, done: usize, all: usize) {
+        self.0.set_length(all as u64);
+        self.0.set_position(done as u64);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
 }
 
 /// A table without lines, in the style of `kubectl get` and `docker ps`.

@@ -4,11 +4,12 @@ use serde::Serialize;
 
 use super::{Instance, Outcome, OutputArgs, output};
 use crate::{
-    datapath::{Counter, Datapath, Hook, Position, Settings, Side, Way},
-    enforce, format,
+    datapath::{Role, Counter, Datapath, Hook, Position, Settings, Side, Way},
+    enforce,
+    format::{self, Diagnostic},
     model::{ObjectName, World},
     privileges,
-    source::{self, Discovery},
+    source::{self, Discovery, Known, Reason},
     state::{Endpoint, Names, Pending},
 };
 use netpol_common::tables::IfIndex;
@@ -93,6 +94,7 @@ impl Report {
         }
         if let Some(now) = &now {
             problems.extend(moved(&names, now));
+            problems.extend(refused(now));
         }
         Ok(Self {
             enforced: problems.is_empty(),
@@ -135,7 +137,7 @@ struct Now {
 /// `None` where that cannot be found out.
 fn now(names: &Names) -> Option<Now> {
     let world = format::parse(names.sources.iter().map(Into::into).collect()).ok()?.world;
-    let found = source::discover(&world).ok()?;
+    let found = source::discover(&world, Known { seen: &names.seen, accept: false }).ok()?;
     Some(Now { world, found })
 }
 
@@ -151,7 +153,7 @@ impl Now {
 
 fn problem(datapath: &Datapath, endpoint: &Endpoint) -> Result<Option<String>> {
     let Endpoint { namespace, name, interface, ifindex, .. } = endpoint;
-    let hook = Hook { interface: interface.clone(), ifindex: IfIndex(*ifindex) };
+    let hook = Hook { interface: interface.clone(), ifindex: IfIndex(*ifindex), role: Role::Workload };
     Ok(match datapath.position(&hook) {
         Ok(Position::First) => None,
         Ok(Position::Behind(program)) => {
@@ -164,6 +166,16 @@ fn problem(datapath: &Datapath, endpoint: &Endpoint) -> Result<Option<String>> {
             "{namespace}/{name}: {interface} cannot be looked at ({error}); is the endpoint gone? run `netpol load` again"
         )),
     })
+}
+
+/// Addresses that endpoints have and are not believed. What a document leaves out on purpose is no problem.
+fn refused(Now { world, found }: &Now) -> Vec<String> {
+    let problems = found.refused.iter().filter(|refused| refused.reason != Reason::Undeclared);
+    let line = |Diagnostic { message, help, .. }: Diagnostic| match help {
+        Some(help) => format!("{message} ({help})"),
+        None => message,
+    };
+    problems.map(|refused| line(refused.diagnostic(world))).collect()
 }
 
 /// Endpoints that are somewhere else than they were at load: restarted, renumbered.

@@ -1,7 +1,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::{Instance, Outcome};
+use super::{Instance, Outcome, output::Progress};
 
 /// Remove everything that this instance pinned, and nothing else.
 #[derive(Args)]
@@ -9,7 +9,9 @@ pub struct Unload {}
 
 impl Unload {
     pub fn run(&self, instance: &Instance) -> Result<Outcome> {
-        let existed = instance.open().unload()?;
+        let progress = Progress::of("taking off");
+        let existed = instance.open().unload(&|done, all| progress.tell(done, all))?;
+        drop(progress);
         println!("{}", if existed { "unloaded: nothing is enforced any more" } else { "nothing was loaded" });
         Ok(Outcome::Done)
     }

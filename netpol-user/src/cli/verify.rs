@@ -2,11 +2,14 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Instance, Outcome, OutputArgs, output, question};
+use super::{
+    Instance, Outcome, OutputArgs,
+    output::{self, Progress},
+    question,
+};
 use crate::{
-    source::{self, Pending},
+    source::{self, Known, Pending},
     verify::{self, Options, Port, Report, Row},
 };
 
@@ -36,7 +39,8 @@ pub struct Verify {
 impl Verify {
     pub fn run(&self, instance: &Instance) -> Result<Outcome> {
         let world = if self.path.is_empty() { question::loaded(instance)? } else { question::read(&self.path)? };
-        let discovery = source::discover(&world)?;
+        let seen = instance.open().present()?.map(|names| names.seen).unwrap_or_default();
+        let discovery = source::discover(&world, Known { seen: &seen, accept: false })?;
         for Pending { endpoint, reason } in &discovery.pending {
             let name = world.endpoints[*endpoint].name.to_string();
             eprintln!("warning: endpoint {} is pending: {}", output::escape(&name), output::escape(reason));
@@ -46,21 +50,12 @@ impl Verify {
             timeout: Duration::from_millis(self.timeout),
             deadline: Duration::from_secs(self.deadline),
         };
-        // hidden where standard error is no terminal
-        let bar = ProgressBar::no_length().with_style(style());
-        let report = verify::verify(&world, &discovery, &options, &|done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-        })?;
-        bar.finish_and_clear();
+        let progress = Progress::of("connections");
+        let report = verify::verify(&world, &discovery, &options, &|done, all| progress.tell(done, all))?;
+        drop(progress);
         output::print(self.output.output, &report, table)?;
         Ok(if report.ok { Outcome::Done } else { Outcome::DoesNotHold })
     }
-}
-
-fn style() -> ProgressStyle {
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} connections, {elapsed}");
-    style.unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 fn table(report: &Report) -> String {

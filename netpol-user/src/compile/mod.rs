@@ -185,6 +185,13 @@ pub enum BackendState {
     NotReady,
 }
 
+impl Snapshot {
+    /// Whether any address is translated: else no packet need look for it.
+    pub fn translates(&self) -> bool {
+        !(self.services4.is_empty() && self.services6.is_empty() && self.pools4.is_empty() && self.pools6.is_empty())
+    }
+}
+
 /// Who shares an identity.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IdentityName {

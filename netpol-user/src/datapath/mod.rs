@@ -7,7 +7,9 @@
 //! |---|---|
 //! | `pins` | the folder: what lies where, and whether it is of this version |
 //! | `programs` | the classifiers, loaded once |
+//! | `calls` | bpf(2) itself, for what aya has no function for |
 //! | `links` | classifiers on interfaces, by TCX or clsact |
+//! | `log` | what the classifiers log, in builds with that feature |
 //! | `slots` | the tables that a publication fills |
 //! | `publish` | a snapshot becomes the policy, with one write |
 //! | `batch`, `mapped` | many entries with one system call, very many without any |
@@ -16,7 +18,10 @@
 //! | `testrun` | frames of ours, without an interface |
 
 mod batch;
+mod calls;
 mod links;
+#[cfg(feature = "log")]
+mod log;
 mod mapped;
 mod pins;
 mod programs;
@@ -35,7 +40,7 @@ pub use netpol_common::{
     kernel::{Live, Settings},
 };
 pub use pins::Pins;
-pub use programs::Datapath;
+pub use programs::{Datapath, Role};
 pub use published::Published;
 pub use records::{Counter, Record};
 pub use testrun::{Action, Arrival};
@@ -47,6 +52,8 @@ pub enum Error {
     Privileges(#[from] crate::privileges::Error),
     #[error("{path} is not in a BPF file system; mount one there: mount -t bpf bpf {path}")]
     NotBpffs { path: PathBuf },
+    #[error("the kernel does not start the timer that ends silent translations")]
+    Aging,
     #[error("nothing is loaded here (no {path}); run `netpol load PATH`")]
     NotLoaded { path: PathBuf },
     #[error("{path}")]
@@ -67,6 +74,12 @@ pub enum Error {
         what: String,
         #[source]
         error: Box<aya::programs::ProgramError>,
+    },
+    #[error("cannot take {path} off its interface")]
+    Detach {
+        path: PathBuf,
+        #[source]
+        error: io::Error,
     },
     #[error("cannot pin {path}")]
     Pin {
@@ -100,8 +113,14 @@ pub enum Error {
         #[source]
         error: io::Error,
     },
-    #[error("{interface} was replaced by another interface while it was being attached; run the load again")]
-    Moved { interface: String },
+    #[error("{interface} is gone since it was found; run the load again")]
+    Gone { interface: String },
+    #[cfg(feature = "log")]
+    #[error("the classifiers that are loaded do not log; load them by a build with the feature `log`")]
+    Log(#[source] aya_log::Error),
+    #[cfg(feature = "log")]
+    #[error("cannot read what the classifiers log")]
+    Follow(#[source] io::Error),
     #[error("the kernel cannot wait for its readers (membarrier)")]
     Barrier(#[source] io::Error),
 }

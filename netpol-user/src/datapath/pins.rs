@@ -11,6 +11,8 @@ use netpol_common::{
     drops::Count,
     flow::{FlowKey, FlowValue},
     kernel::{Bucket, FragmentKey, FragmentPorts, Live},
+    nat::{NatKey, Translation},
+    service::{Affinity, AffinityKey},
     wire::{Addr4, Addr6},
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -46,12 +48,18 @@ pub(super) const MAPS: &[(&str, MapType, usize, usize)] = &[
     ("POOLS6", MapType::ArrayOfMaps, 4, 4),
     ("UPLINKS", MapType::ArrayOfMaps, 4, 4),
     ("LIVE", MapType::Array, 4, size_of::<Live>()),
-    ("FLOWS4", MapType::LruHash, size_of::<FlowKey<Addr4>>(), size_of::<FlowValue>()),
-    ("FLOWS6", MapType::LruHash, size_of::<FlowKey<Addr6>>(), size_of::<FlowValue>()),
-    ("DENIALS4", MapType::LruHash, size_of::<FlowKey<Addr4>>(), size_of::<FlowValue>()),
-    ("DENIALS6", MapType::LruHash, size_of::<FlowKey<Addr6>>(), size_of::<FlowValue>()),
+    ("FLOWS4", MapType::LruHash, size_of::<FlowKey<Addr4>>(), size_of::<FlowValue<Addr4>>()),
+    ("FLOWS6", MapType::LruHash, size_of::<FlowKey<Addr6>>(), size_of::<FlowValue<Addr6>>()),
+    ("DENIALS4", MapType::LruHash, size_of::<FlowKey<Addr4>>(), size_of::<FlowValue<Addr4>>()),
+    ("DENIALS6", MapType::LruHash, size_of::<FlowKey<Addr6>>(), size_of::<FlowValue<Addr6>>()),
     ("FRAGMENTS4", MapType::LruHash, size_of::<FragmentKey<Addr4>>(), size_of::<FragmentPorts>()),
     ("FRAGMENTS6", MapType::LruHash, size_of::<FragmentKey<Addr6>>(), size_of::<FragmentPorts>()),
+    ("NAT4", MapType::Hash, size_of::<NatKey<Addr4>>(), size_of::<Translation<Addr4>>()),
+    ("NAT6", MapType::Hash, size_of::<NatKey<Addr6>>(), size_of::<Translation<Addr6>>()),
+    ("AFFINITY4", MapType::LruHash, size_of::<AffinityKey<Addr4>>(), size_of::<Affinity<Addr4>>()),
+    ("AFFINITY6", MapType::LruHash, size_of::<AffinityKey<Addr6>>(), size_of::<Affinity<Addr6>>()),
+    // a timer of the kernel's (16 bytes), and how often it has run
+    ("AGING", MapType::Array, 4, 24),
     ("RATES", MapType::Array, 4, size_of::<Bucket>()),
     ("COUNTS", MapType::PerCpuArray, 4, size_of::<Count>()),
 ];

@@ -7,7 +7,10 @@ use std::{
     path::Path,
 };
 
-use aya::{EbpfLoader, programs::SchedClassifier};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+};
 use netpol_common::drops::Side;
 
 use super::{
@@ -20,19 +23,60 @@ use crate::privileges;
 /// The object that the build script made.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpol"));
 
-/// The name of a side's classifier.
-pub(super) const fn name(side: Side) -> &'static str {
-    match side {
-        Side::From => "from_workload",
-        Side::To => "to_workload",
+/// What an interface is to netpol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// The host end of an endpoint's veth.
+    Workload,
+    /// A way to the outside.
+    Uplink,
+}
+
+/// One of the classifiers of the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Classifier {
+    pub role: Role,
+    pub side: Side,
+}
+
+impl Role {
+    pub(super) const ALL: [Self; 2] = [Self::Workload, Self::Uplink];
+
+    pub(super) const fn classifiers(self) -> [Classifier; 2] {
+        [Classifier { role: self, side: Side::From }, Classifier { role: self, side: Side::To }]
     }
 }
+
+impl Classifier {
+    /// The name of its function.
+    pub(super) const fn name(self) -> &'static str {
+        match (self.role, self.side) {
+            (Role::Workload, Side::From) => "from_workload",
+            (Role::Workload, Side::To) => "to_workload",
+            (Role::Uplink, Side::From) => "from_uplink",
+            (Role::Uplink, Side::To) => "to_uplink",
+        }
+    }
+
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        Role::ALL.into_iter().flat_map(Role::classifiers)
+    }
+}
+
+/// The program that starts the timer of translations: it is run once, and not kept.
+const AGE: &str = "age";
 
 /// An instance's programs and maps, open.
 pub struct Datapath {
     pub(super) pins: Pins,
-    pub(super) from: SchedClassifier,
-    pub(super) to: SchedClassifier,
+    workload: Pair,
+    uplink: Pair,
+}
+
+/// The classifiers of both sides.
+struct Pair {
+    from: SchedClassifier,
+    to: SchedClassifier,
 }
 
 impl Datapath {
@@ -50,11 +94,15 @@ impl Datapath {
         if !pins.exist() {
             return Err(Error::NotLoaded { path: pins.maps().join("LIVE") });
         }
-        let open = |side| {
-            let error = |error| Error::Program { what: format!("{} (pinned)", name(side)), error: Box::new(error) };
-            SchedClassifier::from_pin(pins.programs().join(name(side))).map_err(error)
+        let open = |which: Classifier| {
+            let error = |error| Error::Program { what: format!("{} (pinned)", which.name()), error: Box::new(error) };
+            SchedClassifier::from_pin(pins.programs().join(which.name())).map_err(error)
         };
-        Ok(Self { pins: pins.clone(), from: open(Side::From)?, to: open(Side::To)? })
+        let pair = |role: Role| -> Result<Pair, Error> {
+            let [from, to] = role.classifiers();
+            Ok(Pair { from: open(from)?, to: open(to)? })
+        };
+        Ok(Self { pins: pins.clone(), workload: pair(Role::Workload)?, uplink: pair(Role::Uplink)? })
     }
 
     /// Opens what is pinned where it is of this build; else loads and pins this build's programs. Maps
@@ -72,10 +120,25 @@ impl Datapath {
         Self::open(pins)
     }
 
-    pub(super) fn program(&mut self, side: Side) -> &mut SchedClassifier {
-        match side {
-            Side::From => &mut self.from,
-            Side::To => &mut self.to,
+    pub(super) fn program(&self, which: Classifier) -> &SchedClassifier {
+        let pair = match which.role {
+            Role::Workload => &self.workload,
+            Role::Uplink => &self.uplink,
+        };
+        match which.side {
+            Side::From => &pair.from,
+            Side::To => &pair.to,
+        }
+    }
+
+    pub(super) fn program_mut(&mut self, which: Classifier) -> &mut SchedClassifier {
+        let pair = match which.role {
+            Role::Workload => &mut self.workload,
+            Role::Uplink => &mut self.uplink,
+        };
+        match which.side {
+            Side::From => &mut pair.from,
+            Side::To => &mut pair.to,
         }
     }
 }
@@ -92,17 +155,31 @@ fn load(pins: &Pins) -> Result<(), Error> {
         loader.map_pin_path(name, path);
     }
     let mut object = loader.load(OBJECT).map_err(|error| Error::Object(Box::new(error)))?;
-    for side in [Side::From, Side::To] {
-        let what = || name(side).to_owned();
-        let error = |error| Error::Program { what: what(), error: Box::new(error) };
-        let Some(program) = object.program_mut(name(side)) else {
-            unreachable!("the object is built with this program in it");
-        };
-        let program: &mut SchedClassifier = program.try_into().map_err(error)?;
-        program.load().map_err(error)?;
-        replace_pin(program, &pins.programs().join(name(side)))?;
+    for which in Classifier::all() {
+        replace_pin(verified(&mut object, which.name())?, &pins.programs().join(which.name()))?;
     }
-    Ok(())
+    start_aging(verified(&mut object, AGE)?)
+}
+
+/// A program of the object, in the kernel.
+fn verified<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {
+    let error = |error| Error::Program { what: name.to_owned(), error: Box::new(error) };
+    let Some(program) = object.program_mut(name) else {
+        unreachable!("the object is built with this program in it");
+    };
+    let program: &mut SchedClassifier = program.try_into().map_err(error)?;
+    program.load().map_err(error)?;
+    Ok(program)
+}
+
+/// Arms the timer of translations, which goes on without any process; an upgrade gives it the new callback.
+fn start_aging(program: &SchedClassifier) -> Result<(), Error> {
+    let mut options = TestRunOptions::new();
+    // no packet is looked at, but the kernel wants an Ethernet header
+    options.data_in = Some(&[0; 14]);
+    let error = |error| Error::Program { what: AGE.to_owned(), error: Box::new(error) };
+    let result = program.test_run(options).map_err(error)?;
+    if result.return_value == 0 { Ok(()) } else { Err(Error::Aging) }
 }
 
 /// Pins beside, then renames over: there is always a program under the name.

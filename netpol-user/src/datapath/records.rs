@@ -61,7 +61,7 @@ impl Datapath {
         FlowKey<A>: aya::Pod,
     {
         let now = now();
-        let map: HashMap<MapData, FlowKey<A>, FlowValue> = self.pins.map(name)?.try_into().map_err(Error::map(name))?;
+        let map: HashMap<MapData, FlowKey<A>, FlowValue<A>> = self.pins.map(name)?.try_into().map_err(Error::map(name))?;
         for entry in map.iter() {
             match entry {
                 Ok((key, value)) => into.push(record(&key, &value, (denials, now))),
@@ -100,7 +100,7 @@ fn now() -> Ticks {
     Ticks::from_nanos(Duration::from(time).as_nanos() as u64)
 }
 
-fn record<A: Address>(key: &FlowKey<A>, value: &FlowValue, (denials, now): (bool, Ticks)) -> Record {
+fn record<A: Address>(key: &FlowKey<A>, value: &FlowValue<A>, (denials, now): (bool, Ticks)) -> Record {
     let flags = value.word.flags();
     let reason = if flags.has(FlowFlags::EGRESS_DENIED) { Drop::PolicyEgress } else { Drop::PolicyIngress };
     let port = |port: PortBe| port.to_host();

@@ -5,10 +5,7 @@
 //! has, which reads -ENOENT where a structure was searched and -EINVAL where there is no BTF. So
 //! they are made here, without BTF, and the object finds them pinned.
 
-use std::{
-    io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-};
+use std::os::fd::AsRawFd as _;
 
 use aya::maps::{MapData, lpm_trie::Key};
 use netpol_common::service::{Backend, MemberKey, ServiceKey, ServiceValue, Uplink};
@@ -17,7 +14,10 @@ use netpol_common::tables::{
 };
 use netpol_common::wire::{Addr4, Addr6};
 
-use super::{Error, Pins};
+use super::{
+    Error, Pins,
+    calls::{self, CreateMap},
+};
 
 /// `BPF_F_NO_PREALLOC`, which the kernel wants of every LPM trie.
 pub(super) const NO_PREALLOC: u32 = 1;
@@ -35,17 +35,6 @@ enum Kind {
     Array = 2,
     LpmTrie = 11,
     ArrayOfMaps = 12,
-}
-
-/// The beginning of `union bpf_attr` for `BPF_MAP_CREATE`; the kernel takes the rest for zero.
-#[repr(C)]
-struct Create {
-    kind: u32,
-    key: u32,
-    value: u32,
-    entries: u32,
-    flags: u32,
-    inner: i32,
 }
 
 /// Every table in slots, and what its inner maps are like.
@@ -86,27 +75,21 @@ pub(super) fn create(pins: &Pins) -> Result<(), Error> {
             Kind::Array => INNER_MAP,
             Kind::Hash | Kind::ArrayOfMaps => 0,
         };
-        let inner = Create { kind: kind as u32, key: key as u32, value: value as u32, entries: 1, flags, inner: 0 };
-        let made = make(&inner).and_then(|template| {
+        let inner = CreateMap { kind: kind as u32, key: key as u32, value: value as u32, entries: 1, flags, inner: 0 };
+        let made = calls::create_map(&inner).and_then(|template| {
             let inner = template.as_raw_fd();
-            make(&Create { kind: Kind::ArrayOfMaps as u32, key: 4, value: 4, entries: 2, flags: 0, inner })
+            calls::create_map(&CreateMap {
+                kind: Kind::ArrayOfMaps as u32,
+                key: 4,
+                value: 4,
+                entries: 2,
+                flags: 0,
+                inner,
+            })
         });
         let made = made.map_err(|error| Error::Slots { map: name, error })?;
         let map = MapData::from_fd(made).map_err(Error::map(name))?;
         map.pin(&path).map_err(|error| Error::Pin { path, error: Box::new(error) })?;
     }
     Ok(())
-}
-
-fn make(attributes: &Create) -> io::Result<OwnedFd> {
-    const BPF_MAP_CREATE: libc::c_int = 0;
-    // SAFETY: the pointer and the size are those of a structure that outlives the call.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, &raw const *attributes, size_of::<Create>() as libc::c_uint)
-    };
-    match i32::try_from(fd) {
-        // SAFETY: the descriptor is open and nobody else's.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    }
 }

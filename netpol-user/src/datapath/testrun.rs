@@ -15,7 +15,7 @@ use netpol_common::{
 
 use super::{
     Datapath, Error,
-    programs::{OBJECT, name},
+    programs::{Classifier, OBJECT, Role},
 };
 
 /// Where the kernel is told that a frame arrives. The interfaces must exist in the calling thread's
@@ -71,25 +71,23 @@ impl Datapath {
         let context = Context { before: [0; 9], ingress_ifindex: arrival.ingress.0, ifindex: arrival.interface.0 };
         // SAFETY: the struct is made of integers without padding.
         let context = unsafe { std::slice::from_raw_parts((&raw const context).cast::<u8>(), size_of::<Context>()) };
-        let program = match side {
-            Side::From => &self.from,
-            Side::To => &self.to,
-        };
+        let which = Classifier { role: Role::Workload, side };
+        let program = self.program(which);
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.ctx_in = Some(context);
         let result = program.test_run(options);
-        let refused = |error| Error::Program { what: format!("a frame for {}", name(side)), error: Box::new(error) };
+        let refused = |error| Error::Program { what: format!("a frame for {}", which.name()), error: Box::new(error) };
         Ok(result.map_err(refused)?.return_value.into())
     }
 
     /// Removes all flows, denials and fragments, and what interfaces have used of their limits: as if no
     /// packet had passed yet.
     pub fn forget(&self) -> Result<(), Error> {
-        self.clear::<FlowKey<Addr4>, FlowValue>("FLOWS4")?;
-        self.clear::<FlowKey<Addr6>, FlowValue>("FLOWS6")?;
-        self.clear::<FlowKey<Addr4>, FlowValue>("DENIALS4")?;
-        self.clear::<FlowKey<Addr6>, FlowValue>("DENIALS6")?;
+        self.clear::<FlowKey<Addr4>, FlowValue<Addr4>>("FLOWS4")?;
+        self.clear::<FlowKey<Addr6>, FlowValue<Addr6>>("FLOWS6")?;
+        self.clear::<FlowKey<Addr4>, FlowValue<Addr4>>("DENIALS4")?;
+        self.clear::<FlowKey<Addr6>, FlowValue<Addr6>>("DENIALS6")?;
         self.clear::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENTS4")?;
         self.clear::<FragmentKey<Addr6>, FragmentPorts>("FRAGMENTS6")?;
         let mut rates: Array<MapData, Bucket> = self.pins.map("RATES")?.try_into().map_err(Error::map("RATES"))?;
@@ -110,14 +108,14 @@ impl Datapath {
         Ok(())
     }
 
-    /// How many instructions the verifier looked at, for each side; `None` where the kernel does not say.
-    pub fn verified_instructions(&self) -> Result<[Option<u32>; 2], Error> {
-        let count = |side, program: &aya::programs::SchedClassifier| {
-            let info = program.info();
-            info.map(|info| info.verified_instruction_count())
-                .map_err(|error| Error::Program { what: name(side).into(), error: Box::new(error) })
+    /// How many instructions the verifier looked at, for each classifier; `None` where the kernel does not say.
+    pub fn verified_instructions(&self) -> Result<Vec<(&'static str, Option<u32>)>, Error> {
+        let count = |which: Classifier| {
+            let error = |error| Error::Program { what: which.name().into(), error: Box::new(error) };
+            let info = self.program(which).info().map_err(error)?;
+            Ok((which.name(), info.verified_instruction_count()))
         };
-        Ok([count(Side::From, &self.from)?, count(Side::To, &self.to)?])
+        Classifier::all().map(count).collect()
     }
 
     /// The object that this build loads.

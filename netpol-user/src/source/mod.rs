@@ -8,12 +8,14 @@
 //! | file | one idea |
 //! |---|---|
 //! | `inside` | one visit to an endpoint's namespace |
+//! | `claims` | whose an address is |
 //! | `host` | this namespace: interfaces, bridges, addresses, settings |
 //! | `delivery` | whether the kernel would take a packet straight from one endpoint to another |
 //! | `netfilter` | which rules would see that packet |
 //! | `uplinks` | the interfaces to the outside |
 //! | `links` | what the kernel tells of interfaces, addresses and routes |
 
+mod claims;
 mod delivery;
 mod host;
 mod inside;
@@ -21,14 +23,11 @@ mod links;
 mod netfilter;
 mod uplinks;
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    io,
-    net::IpAddr,
-};
+use std::{collections::HashMap, io, net::IpAddr};
 
 use netpol_common::tables::{IfIndex, Network};
 
+pub use claims::{Known, Reason, Refused, Seen};
 pub use delivery::Delivery;
 pub use links::PortState;
 pub use uplinks::{Uplink, uplinks};
@@ -52,6 +51,10 @@ pub struct Discovery {
     pub workloads: Vec<Found>,
     /// Endpoints that have a place to be but are not there.
     pub pending: Vec<Pending>,
+    /// Addresses that endpoints have and that are not believed.
+    pub refused: Vec<Refused>,
+    /// What the next discovery is to know.
+    pub seen: Vec<Seen>,
     /// Addresses of this namespace itself, also those not usable yet.
     pub host_addresses: Vec<IpAddr>,
     /// All bridges of this namespace.
@@ -131,7 +134,7 @@ fn summary(diagnostics: &[Diagnostic]) -> String {
 pub const ROUTED: Network = Network(1);
 
 /// Finds the endpoints of `world`, seen from the calling thread's namespace.
-pub fn discover(world: &World) -> Result<Discovery, Error> {
+pub fn discover(world: &World, known: Known<'_>) -> Result<Discovery, Error> {
     let attached = world.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.attachment.is_some());
     let attached: Vec<(usize, &Endpoint)> = attached.collect();
     if !attached.is_empty() {
@@ -145,10 +148,7 @@ pub fn discover(world: &World) -> Result<Discovery, Error> {
     let mut wrong = Vec::new();
     for ((endpoint, document), visit) in attached.into_iter().zip(visits) {
         match visit.and_then(|inside| host.pair(endpoint, inside)) {
-            Ok(mut one) => {
-                one.workload.addresses.retain(|address| is_its_own(document, &host.addresses, *address));
-                found.push(one);
-            }
+            Ok(one) => found.push(one),
             Err(Obstacle::Pending(reason)) => pending.push(Pending { endpoint, reason }),
             Err(Obstacle::Wrong { message, help }) => wrong.push(Diagnostic {
                 origin: document.origin.clone(),
@@ -157,8 +157,10 @@ pub fn discover(world: &World) -> Result<Discovery, Error> {
             }),
         }
     }
+    wrong.extend(shared_interfaces(world, &found));
+    let settled = claims::settle(world, (&mut found, &pending), &host.addresses, known);
+    wrong.extend(settled.wrong);
     host.deliver(&mut found)?;
-    wrong.extend(conflicts(world, &found));
     if !wrong.is_empty() {
         return Err(Error::Endpoints(wrong));
     }
@@ -168,54 +170,25 @@ pub fn discover(world: &World) -> Result<Discovery, Error> {
         host_addresses: host.addresses,
         workloads: found,
         pending,
+        refused: settled.refused,
+        seen: settled.seen,
     })
 }
 
-/// Whether an endpoint is believed an address that its interface has. Whoever is root inside can give the
-/// interface any: where the document says which, no others are believed, and the host's never.
-fn is_its_own(document: &Endpoint, host: &[IpAddr], address: IpAddr) -> bool {
-    let declared = &document.addresses;
-    let expected = declared.is_empty() || declared.contains(&address) || is_link_local(address);
-    expected && !host.contains(&address)
-}
-
-/// Two endpoints on one interface, or with one address where they would see each other.
-fn conflicts(world: &World, found: &[Found]) -> Vec<Diagnostic> {
-    let mut conflicts = Vec::new();
+/// Two endpoints on one interface.
+fn shared_interfaces(world: &World, found: &[Found]) -> Vec<Diagnostic> {
     let mut interfaces = HashMap::new();
-    let mut addresses = HashMap::new();
-    let mut note = |first: usize, second: usize, message: String, help: &str| {
-        let names = (&world.endpoints[first].name, &world.endpoints[second].name);
-        conflicts.push(Diagnostic {
-            origin: world.endpoints[second].origin.clone(),
-            message: format!("endpoints {} and {} {message}", names.0, names.1),
-            help: Some(help.to_owned()),
-        });
-    };
+    let mut shared = Vec::new();
     for Found { workload, interface, .. } in found {
-        let endpoint = workload.endpoint;
-        match interfaces.entry(workload.ifindex.0) {
-            Entry::Occupied(first) => {
-                let message = format!("are both the interface behind {interface}");
-                note(*first.get(), endpoint, message, "give each its own `spec.netns` or `spec.interface`");
-                // its addresses are the same ones, of course
-                continue;
-            }
-            Entry::Vacant(free) => _ = free.insert(endpoint),
-        }
-        // each routed link has its own link-local addresses
-        let shared = workload.addresses.iter().filter(|address| !(workload.routed && is_link_local(**address)));
-        for &address in shared {
-            match addresses.entry((workload.network.0, address)) {
-                Entry::Occupied(first) => {
-                    let message = format!("both have the address {address}");
-                    note(*first.get(), endpoint, message, "give each an address of its own, or bridges of their own");
-                }
-                Entry::Vacant(free) => _ = free.insert(endpoint),
-            }
-        }
+        let Some(first) = interfaces.insert(workload.ifindex.0, workload.endpoint) else { continue };
+        let [first, second] = [first, workload.endpoint].map(|index| &world.endpoints[index]);
+        shared.push(Diagnostic {
+            origin: second.origin.clone(),
+            message: format!("endpoints {} and {} are both the interface behind {interface}", first.name, second.name),
+            help: Some("give each its own `spec.netns` or `spec.interface`".to_owned()),
+        });
     }
-    conflicts
+    shared
 }
 
 /// 169.254.0.0/16 and fe80::/10: they mean something only on one link.

@@ -8,7 +8,7 @@ use std::{
 use netpol_common::{
     service,
     tables::IfIndex,
-    wire::{Addr6, Mac},
+    wire::{Addr6, Address as _, Mac},
 };
 
 use super::{

@@ -34,7 +34,7 @@ pub mod wire;
 pub use net::Net;
 pub use netpol::Ran;
 pub use policy::{Counts, FAMILIES, Family};
-pub use scene::{HOST, LAYOUTS, Layout, Scene};
+pub use scene::{HOST, LAYOUTS, Layout, Scene, pair};
 pub use topology::{Endpoint, Host};
 pub use traffic::{Attempt, RawSocket, Seen, Server, check, exchange};
 pub use wire::{Fate, Wire};

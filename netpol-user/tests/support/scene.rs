@@ -29,6 +29,14 @@ pub struct Scene {
 /// Addresses of the host that all of them reach.
 pub const HOST: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 
+/// No more than two endpoints on one bridge, `a` (.10) and `b` (.20).
+pub fn pair() -> (Host, Endpoint, Endpoint) {
+    let host = Host::new();
+    host.bridge("br0", &["10.0.0.1/16", "fd00::1/64"]);
+    let [a, b] = [("a", 10), ("b", 20)].map(|(name, number)| host.numbered(name, number));
+    (host, a, b)
+}
+
 impl Scene {
     pub fn new(layout: Layout) -> Self {
         let host = Host::new();
@@ -38,8 +46,7 @@ impl Scene {
         let outside = host.outside();
         let make = |name: &str, number: u8| match layout {
             Layout::Bridged => {
-                let (v4, v6) = (format!("10.0.0.{number}/16"), format!("fd00::{number}/64"));
-                let endpoint = host.endpoint("br0", name, &[&v4, &v6]);
+                let endpoint = host.numbered(name, number);
                 endpoint.gateways(&["10.0.0.1", "fd00::1"]);
                 endpoint
             }
@@ -60,6 +67,11 @@ impl Scene {
 }
 
 impl Host {
+    /// A container on `br0` that has this number in both families: `10.0.0.10/16`, `fd00::10/64`.
+    pub fn numbered(&self, name: &str, number: u8) -> Endpoint {
+        self.endpoint("br0", name, &[&format!("10.0.0.{number}/16"), &format!("fd00::{number}/64")])
+    }
+
     /// The host as one that speaks and listens.
     pub fn itself(&self) -> Endpoint {
         let namespace = Namespace::open(self.namespace.path()).expect("its own namespace");

@@ -15,7 +15,7 @@ use netpol_common::{drops::Side, tables::IfIndex};
 
 use super::{Hook, Met, SIDES, program_id};
 use crate::{
-    datapath::{Datapath, Error, Pins, programs::name},
+    datapath::{Datapath, Error, Pins, programs::Classifier},
     netlink::{Family, Socket, attribute, push, text, word},
 };
 
@@ -99,7 +99,8 @@ impl Filter {
 
     /// This instance attached it, now or by an earlier build.
     fn is_ours(&self, handle: u32, side: Side) -> bool {
-        self.head.handle == handle && self.chain == 0 && self.name.as_deref() == Some(name(side))
+        let is_name = |which: Classifier| which.side == side && self.name.as_deref() == Some(which.name());
+        self.head.handle == handle && self.chain == 0 && Classifier::all().any(is_name)
     }
 
     /// A program of ours may have the same priority.
@@ -131,10 +132,11 @@ fn socket() -> Result<Socket, Error> {
     Socket::open(Family::Route).map_err(failed("cannot ask the kernel about filters"))
 }
 
-pub(super) fn attach(datapath: &mut Datapath, hook: &Hook, side: Side) -> Result<bool, Error> {
+pub(super) fn attach(datapath: &Datapath, hook: &Hook, which: Classifier) -> Result<bool, Error> {
+    let Classifier { side, .. } = which;
     let handle = handle(&datapath.pins);
-    let what = format!("{} on {}", name(side), hook.interface);
-    let program = datapath.program(side);
+    let what = format!("{} on {}", which.name(), hook.interface);
+    let program = datapath.program(which);
     let id = program_id(program, &what)?;
     let mut socket = socket()?;
     let filters = filters(&mut socket, hook.ifindex, side)?;
@@ -150,7 +152,7 @@ pub(super) fn attach(datapath: &mut Datapath, hook: &Hook, side: Side) -> Result
     let fd = program.fd().map_err(|error| Error::Program { what: what.clone(), error: Box::new(error) })?;
     let mut options = Vec::new();
     push(&mut options, TCA_BPF_FD, &fd.as_fd().as_raw_fd().to_ne_bytes());
-    push(&mut options, TCA_BPF_NAME, &[name(side).as_bytes(), b"\0"].concat());
+    push(&mut options, TCA_BPF_NAME, &[which.name().as_bytes(), b"\0"].concat());
     push(&mut options, TCA_BPF_FLAGS, &TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes());
     let mut body = head.bytes();
     push(&mut body, libc::TCA_KIND, b"bpf\0");

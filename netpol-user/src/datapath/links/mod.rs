@@ -10,13 +10,17 @@ use aya::programs::SchedClassifier;
 use netpol_common::{drops::Side, tables::IfIndex};
 use serde::{Deserialize, Serialize};
 
-use super::{Datapath, Error, Pins, programs::name};
+use super::{
+    Datapath, Error, Pins,
+    programs::{Classifier, Role},
+};
 
-/// A place for a classifier: one side of an interface.
+/// A place for classifiers: an interface.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hook {
     pub interface: String,
     pub ifindex: IfIndex,
+    pub role: Role,
 }
 
 /// How classifiers are put on interfaces.
@@ -74,10 +78,10 @@ impl Datapath {
     /// without a classifier.
     pub fn attach(&mut self, hook: &Hook, way: Way) -> Result<bool, Error> {
         let mut changed = false;
-        for side in SIDES {
+        for which in hook.role.classifiers() {
             changed |= match way {
-                Way::Tcx => tcx::attach(self, hook, side)?,
-                Way::Cls => cls::attach(self, hook, side)?,
+                Way::Tcx => tcx::attach(self, hook, which)?,
+                Way::Cls => cls::attach(self, hook, which)?,
             };
         }
         Ok(changed)
@@ -105,8 +109,9 @@ impl Datapath {
     /// Where our classifiers stand on an interface; the worse of both sides.
     pub fn position(&self, hook: &Hook) -> Result<Position, Error> {
         let mut worst = Position::First;
-        for (side, program) in [(Side::From, &self.from), (Side::To, &self.to)] {
-            let ours = Some(program_id(program, name(side))?);
+        for which in hook.role.classifiers() {
+            let Classifier { side, .. } = which;
+            let ours = Some(program_id(self.program(which), which.name())?);
             let is_there = |chain: &[Met]| chain.iter().any(|met| met.program == ours);
             let mut chain = tcx::chain(hook, side)?;
             if !is_there(&chain) {
@@ -123,14 +128,18 @@ impl Datapath {
 }
 
 /// Takes an instance off all interfaces of this namespace and removes its pins. `false`: there was
-/// nothing. Its programs need not be there any more, nor their pins.
+/// nothing. Its programs need not be there any more, nor their pins. When this returns no packet meets
+/// them any more; by TCX that takes time, and `progress` hears of each link.
 ///
 /// # Errors
 /// The first that occurs; the rest is removed all the same.
-pub fn unload(pins: &Pins) -> Result<bool, Error> {
+pub fn unload(pins: &Pins, progress: &dyn Fn(usize, usize)) -> Result<bool, Error> {
     let pinned = pins.root().exists();
+    let links = tcx::detach_all(pins, progress);
     let filters = cls::detach_all(pins);
+    // with its pin, what could not be taken off goes as well
     pins.remove()?;
+    links?;
     Ok(filters? > 0 || pinned)
 }
 

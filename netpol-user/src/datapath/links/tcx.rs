@@ -1,21 +1,25 @@
 //! TCX: each classifier is held by a link, and each link by a pin.
 
 use std::{
-    fs,
-    path::PathBuf,
+    fs, io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
-use aya::programs::{
-    LinkOrder, ProgramError, SchedClassifier, TcAttachType,
-    links::{FdLink, PinnedLink},
-    tc::{SchedClassifierLink, TcAttachOptions},
+use aya::{
+    programs::{
+        ProgramError, SchedClassifier, TcAttachType,
+        links::{FdLink, PinnedLink},
+        tc::SchedClassifierLink,
+    },
+    sys::SyscallError,
 };
 use netpol_common::{drops::Side, tables::IfIndex};
 
 use super::{Hook, Met, program_id};
-use crate::datapath::{Datapath, Error, Pins, programs::name};
+use crate::datapath::{Datapath, Error, Pins, calls, programs::Classifier};
 
 const fn direction(side: Side) -> TcAttachType {
     match side {
@@ -29,10 +33,11 @@ pub(super) fn offered() -> bool {
     SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
 }
 
-pub(super) fn attach(datapath: &mut Datapath, hook: &Hook, side: Side) -> Result<bool, Error> {
-    let path = link(&datapath.pins, hook.ifindex, side);
-    let what = format!("{} on {}", name(side), hook.interface);
-    let program = datapath.program(side);
+pub(super) fn attach(datapath: &mut Datapath, hook: &Hook, which: Classifier) -> Result<bool, Error> {
+    let Classifier { side, .. } = which;
+    let path = link(&datapath.pins, hook.ifindex, which);
+    let what = format!("{} on {}", which.name(), hook.interface);
+    let program = datapath.program_mut(which);
     let ours = program_id(program, &what)?;
     if has(hook, side, ours)? && path.exists() {
         return Ok(false);
@@ -51,19 +56,18 @@ pub(super) fn attach(datapath: &mut Datapath, hook: &Hook, side: Side) -> Result
         fs::remove_file(&path).map_err(|error| Error::Folder { path: path.clone(), error })?;
     }
     await_release(hook, side, ours)?;
-    let first = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let id = program.attach_with_options(&hook.interface, direction(side), first).map_err(refused)?;
-    let link = program.take_link(id).map_err(refused)?;
-    // aya attaches by name: another interface may have taken it since it was found (a container's restart)
-    if nix::net::if_::if_nametoindex(hook.interface.as_str()) != Ok(hook.ifindex.0) {
-        return Err(Error::Moved { interface: hook.interface.clone() });
-    }
-    let link = FdLink::try_from(link).map_err(|error| Error::Link { path: path.clone(), error: Box::new(error) })?;
-    link.pin(&path).map_err(|error| Error::Pin { path, error: Box::new(error) })?;
+    let fd = program.fd().map_err(refused)?;
+    let call = |call| move |io_error| ProgramError::SyscallError(SyscallError { call, io_error });
+    // by number: another interface may have the name by now (a container's restart)
+    let link = calls::attach_first(fd.as_fd(), hook.ifindex, side).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENODEV) => Error::Gone { interface: hook.interface.clone() },
+        _ => refused(call("BPF_LINK_CREATE")(error)),
+    })?;
+    calls::pin(link.as_fd(), &path).map_err(|error| refused(call("BPF_OBJ_PIN")(error)))?;
     Ok(true)
 }
 
-/// Waits for the end of a link whose pin is gone: the kernel ends it some time after (`bpf_link_put`
+/// Waits for the end of a link whose pin somebody removed: the kernel ends it some time after (`bpf_link_put`
 /// leaves it to a worker), and until then a program can't be attached there again.
 fn await_release(hook: &Hook, side: Side, program: u32) -> Result<(), Error> {
     const PATIENCE: Duration = Duration::from_secs(2);
@@ -79,14 +83,37 @@ fn has(hook: &Hook, side: Side, program: u32) -> Result<bool, Error> {
 }
 
 pub(super) fn detach(pins: &Pins, ifindex: IfIndex) -> Result<(), Error> {
-    for side in super::SIDES {
-        let path = link(pins, ifindex, side);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::Folder { path, error }),
-            _ => {}
-        }
+    Classifier::all().try_for_each(|which| take_off(&link(pins, ifindex, which)))
+}
+
+/// Takes the instance off all interfaces, of whatever namespace. `progress` hears of each link.
+///
+/// # Errors
+/// The first that occurs; the rest is taken off all the same.
+pub(super) fn detach_all(pins: &Pins, progress: &dyn Fn(usize, usize)) -> Result<(), Error> {
+    let Ok(entries) = fs::read_dir(pins.links()) else { return Ok(()) };
+    let links: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    let mut result = Ok(());
+    for (done, path) in links.iter().enumerate() {
+        let taken_off = take_off(path);
+        result = result.and(taken_off);
+        progress(done + 1, links.len());
     }
-    Ok(())
+    result
+}
+
+/// Removing the pin alone would leave it to the kernel when to take the program off.
+fn take_off(path: &Path) -> Result<(), Error> {
+    match calls::open(path).and_then(|link| calls::detach_link(link.as_fd())) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::Detach { path: path.to_owned(), error });
+        }
+        _ => {}
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Folder { path: path.to_owned(), error }),
+        _ => Ok(()),
+    }
 }
 
 /// The interfaces that have a pinned link, one or two times each.
@@ -114,6 +141,6 @@ pub(super) fn chain(hook: &Hook, side: Side) -> Result<Vec<Met>, Error> {
     Ok(programs.iter().map(met).collect())
 }
 
-fn link(pins: &Pins, ifindex: IfIndex, side: Side) -> PathBuf {
-    pins.links().join(format!("{}-{}", ifindex.0, name(side)))
+fn link(pins: &Pins, ifindex: IfIndex, which: Classifier) -> PathBuf {
+    pins.links().join(format!("{}-{}", ifindex.0, which.name()))
 }

@@ -26,6 +26,13 @@ struct Step {
     loads: Vec<Loaded>,
 }
 
+/// How long taking all of it off took, by each way of attachment.
+struct Unloaded {
+    tcx: Duration,
+    /// `None`: this netpol does not offer it.
+    classic: Option<Duration>,
+}
+
 pub fn run(setting: &Setting) -> Result<Section> {
     let progress = Progress::start("a thousand endpoints", 6);
     let topology = Topology::bridged(ENDPOINTS, Families::Both)?;
@@ -44,13 +51,13 @@ pub fn run(setting: &Setting) -> Result<Section> {
     let changed = (1..=times).map(|version| write(version).and_then(|()| instance.load(&[])));
     let changed = changed.collect::<Result<Vec<_>>>().context("changed policies")?;
     progress.step("unloading");
-    let unloaded = instance.unload()?;
+    let mut unloaded = Unloaded { tcx: instance.unload()?, classic: None };
     progress.step("attaching the way of older kernels");
     let mut classic = Vec::new();
     if instance.offers(CLASSIC[0])? {
         classic.push(instance.load(CLASSIC).context("load by cls_bpf")?);
         progress.step("unloading");
-        instance.unload()?;
+        unloaded.classic = Some(instance.unload()?);
     }
     progress.done();
 
@@ -60,7 +67,7 @@ pub fn run(setting: &Setting) -> Result<Section> {
         Step { what: "nothing changed", loads: same },
         Step { what: "every policy changed", loads: changed },
     ];
-    Ok(describe(&steps, unloaded))
+    Ok(describe(&steps, &unloaded))
 }
 
 impl Step {
@@ -80,15 +87,14 @@ impl Step {
     }
 }
 
-fn describe(steps: &[Step], unloaded: Duration) -> Section {
+fn describe(steps: &[Step], unloaded: &Unloaded) -> Section {
     let mut section = Section { title: "A thousand endpoints, a thousand policies", ..Section::default() };
     let identities = steps[0].loads[0].identities;
     section.notes.push(format!(
         "Each endpoint has a policy of its own, which makes {identities} identities. Medians of `netpol load -o json` \
-         in milliseconds, from start to exit and by its own account; attaching to an interface by TCX waits for the \
-         kernel. `netpol unload` took {}.",
-        Unit::Milliseconds.format(unloaded.as_secs_f64() * 1e3)
+         in milliseconds, from start to exit and by its own account."
     ));
+    section.notes.extend(attachment(steps, unloaded));
     let names = steps.iter().flat_map(|step| &step.loads).flat_map(|load| load.timings.keys());
     let names = names.map(String::as_str).collect::<BTreeSet<_>>();
     let mut table = Table { header: vec!["load".to_owned(), "whole".to_owned()], rows: Vec::new() };
@@ -108,6 +114,25 @@ fn describe(steps: &[Step], unloaded: Duration) -> Section {
     section.tables.push(table);
     section.goals = goals(steps);
     section
+}
+
+/// What each way of attachment costs an interface, once, and what taking it off does.
+fn attachment(steps: &[Step], unloaded: &Unloaded) -> Option<String> {
+    let each = |spread: Spread| spread.median / f64::from(ENDPOINTS);
+    let per_interface = |step: &Step| step.timing("attach_ms").map(each);
+    let [tcx, classic, ..] = steps else { return None };
+    let milliseconds = |value: f64| Unit::Milliseconds.format(value);
+    let whole = |time: Duration| milliseconds(time.as_secs_f64() * 1e3);
+    let mut note = format!(
+        "Attaching both classifiers to an interface takes {} by TCX, which waits for RCU under the lock of all \
+         interfaces; taking off all of them, {}.",
+        milliseconds(per_interface(tcx)?),
+        whole(unloaded.tcx)
+    );
+    if let (Some(each), Some(off)) = (per_interface(classic), unloaded.classic) {
+        note += &format!(" By cls_bpf it takes {} and {}.", milliseconds(each), whole(off));
+    }
+    Some(note)
 }
 
 fn goals(steps: &[Step]) -> Vec<Goal> {
@@ -145,10 +170,12 @@ fn goals(steps: &[Step]) -> Vec<Goal> {
 mod tests {
     use super::*;
 
+    const UNLOADED: Unloaded = Unloaded { tcx: Duration::from_millis(1), classic: Some(Duration::from_millis(3)) };
+
     fn load(publish_ms: f64) -> Loaded {
         Loaded {
             identities: 1_000,
-            timings: [("publish_ms".to_owned(), publish_ms)].into(),
+            timings: [("publish_ms".to_owned(), publish_ms), ("attach_ms".to_owned(), publish_ms * 100.0)].into(),
             wall: Duration::from_millis(400),
             peak_kib: 100 << 10,
         }
@@ -170,8 +197,22 @@ mod tests {
 
     #[test]
     fn every_timing_that_load_tells_is_a_column() {
-        let section = describe(&steps(), Duration::from_millis(1));
-        assert_eq!(section.tables[0].header, ["load", "whole", "publish", "peak memory"]);
-        assert_eq!(section.tables[0].rows[3], ["changed", "400 ms", "20.0 ms", "100 MiB"]);
+        let section = describe(&steps(), &UNLOADED);
+        assert_eq!(section.tables[0].header, ["load", "whole", "attach", "publish", "peak memory"]);
+        assert_eq!(section.tables[0].rows[3], ["changed", "400 ms", "2,000 ms", "20.0 ms", "100 MiB"]);
+    }
+
+    #[test]
+    fn both_ways_of_attachment_are_compared_by_interface() {
+        let mut steps = steps();
+        let note = |steps: &[Step]| describe(steps, &UNLOADED).notes.join(" ");
+        assert!(
+            note(&steps).contains("by TCX, which waits")
+                && note(&steps).contains("By cls_bpf it takes 2.0 ms and 3.0 ms."),
+            "{}",
+            note(&steps)
+        );
+        steps[1].loads.clear();
+        assert!(!note(&steps).contains("By cls_bpf"), "{}", note(&steps));
     }
 }

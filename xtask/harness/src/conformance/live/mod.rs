@@ -133,7 +133,7 @@ impl Engine for Live<'_> {
         self.house(&mut world, questions)?;
         let loaded = Loaded { world, ..Loaded::default() };
         let options =
-            Options { settings: self.settings, attach: None, strict: true, uplinks: Vec::new(), dry_run: false };
+            Options { settings: self.settings, attach: None, strict: true, uplinks: Vec::new(), accept_addresses: false, dry_run: false };
         let load = || self.instance.load(&loaded, &options, &|_, _| {}).context("loading the policy");
         self.site.host.run(load)?;
         self.ask(questions)

@@ -1,0 +1,125 @@
+//! bpf(2) itself, for what aya has no function for: outer maps without BTF, and links by the number of an
+//! interface, which are taken off at once.
+//!
+//! Structures are the beginning of `union bpf_attr` (linux/bpf.h) for their command; the kernel takes the
+//! rest for zero.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use netpol_common::{drops::Side, tables::IfIndex};
+
+/// `enum bpf_cmd`
+#[derive(Clone, Copy)]
+#[repr(i32)]
+enum Command {
+    MapCreate = 0,
+    ObjPin = 6,
+    ObjGet = 7,
+    LinkCreate = 28,
+    LinkDetach = 34,
+}
+
+#[repr(C)]
+pub(super) struct CreateMap {
+    pub kind: u32,
+    pub key: u32,
+    pub value: u32,
+    pub entries: u32,
+    pub flags: u32,
+    pub inner: i32,
+}
+
+#[repr(C)]
+struct CreateLink {
+    program: i32,
+    ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+    relative: u32,
+    padding: u32,
+    /// 0: whatever was attached meanwhile.
+    expected_revision: u64,
+}
+
+#[repr(C)]
+struct Pin {
+    path: u64,
+    object: i32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct DetachLink {
+    link: i32,
+}
+
+pub(super) fn create_map(attributes: &CreateMap) -> io::Result<OwnedFd> {
+    call(Command::MapCreate, attributes).map(owned)
+}
+
+/// Attaches a program to one side of an interface of this namespace, in front of all others: `BPF_F_BEFORE`
+/// without another program to be before (kernel/bpf/mprog.c, `bpf_mprog_attach`).
+///
+/// # Errors
+/// `ENODEV`: there is no such interface (any more).
+pub(super) fn attach_first(program: BorrowedFd<'_>, ifindex: IfIndex, side: Side) -> io::Result<OwnedFd> {
+    const BPF_F_BEFORE: u32 = 1 << 3;
+    const BPF_TCX_INGRESS: u32 = 46;
+    const BPF_TCX_EGRESS: u32 = 47;
+    let attach_type = match side {
+        Side::From => BPF_TCX_INGRESS,
+        Side::To => BPF_TCX_EGRESS,
+    };
+    let attributes = CreateLink {
+        program: program.as_raw_fd(),
+        ifindex: ifindex.0,
+        attach_type,
+        flags: BPF_F_BEFORE,
+        relative: 0,
+        padding: 0,
+        expected_revision: 0,
+    };
+    call(Command::LinkCreate, &attributes).map(owned)
+}
+
+/// Takes a link's program off its interface. When this returns no packet meets it any more, whoever holds
+/// the link (`tcx_link_release` in kernel/bpf/tcx.c waits for RCU). It is no error if the interface is gone.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    call(Command::LinkDetach, &DetachLink { link: link.as_raw_fd() }).map(drop)
+}
+
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    call(Command::ObjPin, &Pin { path: path.as_ptr() as u64, object: object.as_raw_fd(), flags: 0 }).map(drop)
+}
+
+/// Opens what is pinned.
+pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    call(Command::ObjGet, &Pin { path: path.as_ptr() as u64, object: 0, flags: 0 }).map(owned)
+}
+
+fn call<A>(command: Command, attributes: &A) -> io::Result<i32> {
+    // SAFETY: pointer and size are those of a structure that outlives the call, and so does what it points to.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command as libc::c_int, &raw const *attributes, size_of::<A>() as libc::c_uint)
+    };
+    match i32::try_from(result) {
+        Ok(result) if result >= 0 => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A descriptor that a call has just returned.
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: it is open and nobody else's.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
