@@ -15,6 +15,9 @@ pub trait View {
     fn read<H: Header>(&self, offset: usize) -> Result<H, Drop>;
 }
 
+/// Where an [`Ethertype`] is in a frame.
+pub const ETHERTYPE: usize = size_of::<Ethernet>() - size_of::<Ethertype>();
+
 /// Plain bytes that may lie at any even offset of a frame.
 ///
 /// # Safety
@@ -43,6 +46,11 @@ headers! {
     pub struct Ethernet {
         pub destination: MacWords,
         pub source: MacWords,
+        pub ethertype: u16,
+    }
+
+    /// The last field of [`Ethernet`].
+    pub struct Ethertype {
         pub ethertype: u16,
     }
 

@@ -16,7 +16,7 @@ use netpol_common::{
     drops::{Drop, Pass, Side},
     flow::Place,
     guard,
-    headers::{Ethernet, View as _},
+    headers::{ETHERTYPE, Ethernet, Ethertype, View as _},
     nat::{self, Claim},
     parse::{V4, V6, ethertype},
     tables::AddressFlags,
@@ -47,25 +47,26 @@ pub fn classify(skb: *mut __sk_buff, side: Side) -> i32 {
 
 #[inline(always)]
 fn frame(skb: Skb, side: Side) -> Fate {
-    let Ok(ethernet) = skb.linear().read::<Ethernet>(0) else { return Fate::dropped(Drop::Malformed) };
+    let Ok(Ethertype { ethertype }) = skb.linear().read(ETHERTYPE) else { return Fate::dropped(Drop::Malformed) };
     // A tag beside the frame is stripped after us (VID 0), so the host would see what we did not.
     if skb.is_tagged() {
         return Fate::dropped(Drop::Vlan);
     }
     let place = Place::new(skb.interface(), side);
-    match u16::from_be(ethernet.ethertype) {
+    match u16::from_be(ethertype) {
         ethertype::IPV4 => ip::<V4>(skb, place),
         ethertype::IPV6 => ip::<V6>(skb, place),
         ethertype::ARP => undisputed(verified::arp(skb.0, place.0)),
         ethertype::VLAN | ethertype::QINQ => Fate::dropped(Drop::Vlan),
-        _ => unknown(&ethernet, place),
+        _ => unknown(skb, place),
     }
 }
 
 /// An EtherType that policy says nothing about.
 #[inline(always)]
-fn unknown(ethernet: &Ethernet, place: Place) -> Fate {
+fn unknown(skb: Skb, place: Place) -> Fate {
     let live = live();
+    let Ok(ethernet) = skb.linear().read::<Ethernet>(0) else { return Fate::dropped(Drop::Malformed) };
     let Some(hook) = hook(live.generation.slot(), place.ifindex()) else {
         return undisputed(encode(guard::waiting(live.settings)));
     };

@@ -5,7 +5,7 @@ use netpol_common::{
     decide::Action,
     drops::{Pass, Side},
     flow::Place,
-    headers::{Ethernet, View as _},
+    headers::{ETHERTYPE, Ethertype, View as _},
     kernel::Settings,
     parse::{V4, V6, ethertype},
     tables::IfIndex,
@@ -27,9 +27,9 @@ pub fn uplink(skb: *mut __sk_buff, side: Side) -> i32 {
     if is_hosts || skb.is_tagged() || !live().settings.has(Settings::TRANSLATE) {
         return act::NEXT;
     }
-    let Ok(ethernet) = skb.linear().read::<Ethernet>(0) else { return act::NEXT };
+    let Ok(Ethertype { ethertype }) = skb.linear().read(ETHERTYPE) else { return act::NEXT };
     let place = Place::new(skb.interface(), side);
-    let fate = match u16::from_be(ethernet.ethertype) {
+    let fate = match u16::from_be(ethertype) {
         ethertype::IPV4 => ip::<V4>(skb, place),
         ethertype::IPV6 => ip::<V6>(skb, place),
         _ => return act::NEXT,

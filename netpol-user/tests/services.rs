@@ -12,7 +12,7 @@ use netpol_common::{
 use netpol_user::{
     datapath::{Datapath, Pins, Published},
     model::World,
-    source::{self, discover},
+    source::{self, Known, discover},
 };
 use support::{Endpoint, Host, Scene};
 
@@ -194,7 +194,7 @@ fn uplinks(host: &Host, endpoints: &[&Endpoint], named: &[&str]) -> Result<Vec<s
     let world: World = netpol_user::format::parse(vec![source]).expect("valid documents").world;
     let named: Vec<_> = named.iter().map(|&name| name.to_owned()).collect();
     let found = || {
-        let found = discover(&world).map_err(|error| error.to_string())?;
+        let found = discover(&world, Known::default()).map_err(|error| error.to_string())?;
         source::uplinks(&found, &named).map_err(|error| error.to_string())
     };
     host.namespace.enter(found).expect("entering a network namespace needs root")
