@@ -134,7 +134,8 @@ impl<A: Address> NatKey<A> {
     #[inline(always)]
     pub fn tag(&self) -> u32 {
         let ends = u64::from(self.source.fold()) << 32 | u64::from(self.destination.fold());
-        let mixed = ends ^ u64::from(self.zone.0) << 32 ^ u64::from(self.ports.word()) ^ u64::from(self.protocol.word()) << 40;
+        let mixed =
+            ends ^ u64::from(self.zone.0) << 32 ^ u64::from(self.ports.word()) ^ u64::from(self.protocol.word()) << 40;
         (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32 | 1
     }
 }

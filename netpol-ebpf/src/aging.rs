@@ -39,8 +39,18 @@ pub fn start() -> i32 {
 unsafe extern "C" fn round(_map: *mut c_void, _key: *mut u32, aging: *mut Aging) -> i32 {
     // SAFETY: the helpers are given the maps that their callbacks are for, and the timer that has just run.
     unsafe {
-        bpf_for_each_map_elem((&raw const NAT4).cast_mut().cast(), end::<Addr4> as *mut c_void, core::ptr::null_mut(), 0);
-        bpf_for_each_map_elem((&raw const NAT6).cast_mut().cast(), end::<Addr6> as *mut c_void, core::ptr::null_mut(), 0);
+        bpf_for_each_map_elem(
+            (&raw const NAT4).cast_mut().cast(),
+            end::<Addr4> as *mut c_void,
+            core::ptr::null_mut(),
+            0,
+        );
+        bpf_for_each_map_elem(
+            (&raw const NAT6).cast_mut().cast(),
+            end::<Addr6> as *mut c_void,
+            core::ptr::null_mut(),
+            0,
+        );
         (*aging).rounds += 1;
         bpf_timer_start((&raw mut (*aging).timer).cast(), PERIOD, 0);
     }

@@ -61,9 +61,7 @@ pub fn send<F: Maps>(skb: Skb, place: Place) -> Fate {
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     let (packet, value) = unsafe { (&(*desk).packet, &(*desk).value) };
     let (flags, interface, mac) = (value.word.flags(), value.ifindex, value.destination_mac);
-    if flags.has(FlowFlags::TRANSLATED)
-        && rewritten::<F>(skb, &packet.key, packet.transport, &value.rewrite).is_err()
-    {
+    if flags.has(FlowFlags::TRANSLATED) && rewritten::<F>(skb, &packet.key, packet.transport, &value.rewrite).is_err() {
         return Fate::dropped(Drop::Translation);
     }
     deliver(&frame, flags, (interface, mac))
@@ -101,12 +99,7 @@ fn remembered<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, seen: Seen) -> 
 
 /// Writes down what the slow path needs to know.
 #[inline(always)]
-pub fn put_on_desk<F: Maps>(
-    frame: &Frame,
-    key: FlowKey<F::Address>,
-    seen: Seen,
-    known: Known,
-) -> Result<(), Drop> {
+pub fn put_on_desk<F: Maps>(frame: &Frame, key: FlowKey<F::Address>, seen: Seen, known: Known) -> Result<(), Drop> {
     let Some(desk) = F::desk() else { return Err(Drop::NoPolicy) };
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     let desk = unsafe { &mut *desk };

@@ -55,12 +55,7 @@ const fn checksum(protocol: Protocol) -> Option<(u32, u64)> {
 
 /// Rewrites a packet that is as `from` says.
 #[inline(always)]
-pub fn rewrite<F: Family>(
-    skb: Skb,
-    from: &Rewrite<F::Address>,
-    to: &Rewrite<F::Address>,
-    at: u32,
-) -> Result<(), Drop> {
+pub fn rewrite<F: Family>(skb: Skb, from: &Rewrite<F::Address>, to: &Rewrite<F::Address>, at: u32) -> Result<(), Drop> {
     let (transport, protocol) = (at & 0xffff, KeyProtocol::from_word(at >> 16));
     let sum = if transport == 0 { None } else { checksum(protocol.protocol()) };
     if from.source != to.source || from.destination != to.destination {
@@ -128,4 +123,3 @@ fn ports(
 fn done(result: i64) -> Result<(), Drop> {
     if result == 0 { Ok(()) } else { Err(Drop::Translation) }
 }
-

@@ -83,11 +83,17 @@ pub fn read<F: Maps>(skb: *mut __sk_buff, place: u32) -> Result<Action, Drop> {
     };
     if let Fragment::First(id) = ip.fragment {
         let ports = FragmentPorts { ports: transport.ports, protocol: transport.protocol, seen: now() };
-        Tables::<F>::of(frame.skb, frame.live.generation).remember_fragment(&fragment_key::<F>(&frame, &ip, id), &ports);
+        Tables::<F>::of(frame.skb, frame.live.generation)
+            .remember_fragment(&fragment_key::<F>(&frame, &ip, id), &ports);
     }
     let whole = !matches!(ip.fragment, Fragment::Later(_));
     let seen = Seen { tcp_flags: transport.tcp_flags, transport: if whole { ip.transport as u32 } else { 0 } };
-    put_on_desk::<F>(&frame, parse::key(&ip, transport.ports, transport.protocol, frame.place), seen, Known::EVERYTHING)?;
+    put_on_desk::<F>(
+        &frame,
+        parse::key(&ip, transport.ports, transport.protocol, frame.place),
+        seen,
+        Known::EVERYTHING,
+    )?;
     match transport.icmp {
         Some(class) if !class.is_flow() => icmp::<F>(&frame, &ip, class),
         _ => Ok(Action::Remembered),

@@ -42,10 +42,7 @@ pub extern "C" fn policy_verdict(generation: u32, subject: u32, peer: u32, probe
 
 /// A stage of [`decide`], on this CPU's desk.
 #[inline(always)]
-fn stage<F: Maps>(
-    skb: Skb,
-    stage: impl FnOnce(&Tables<F>, &mut Desk<F::Address>) -> Result<Action, Drop>,
-) -> u32 {
+fn stage<F: Maps>(skb: Skb, stage: impl FnOnce(&Tables<F>, &mut Desk<F::Address>) -> Result<Action, Drop>) -> u32 {
     let Some(desk) = F::desk() else { return encode(Err(Drop::NoPolicy)) };
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     let desk = unsafe { &mut *desk };

@@ -14,9 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netpol_common::{
-    tables::{AddressFlags, HookValue, IfIndex},
-};
+use netpol_common::tables::{AddressFlags, HookValue, IfIndex};
 
 use crate::{
     compile::{self, BackendName, BackendState, CompileError, RuleName, ServiceName, Snapshot},

@@ -17,7 +17,7 @@ use aya::programs::{
     links::{FdLink, PinnedLink},
 };
 use netpol_common::tables::IfIndex;
-use netpol_user::datapath::{Datapath, Error, Hook, Role, Pins, Way};
+use netpol_user::datapath::{Datapath, Error, Hook, Pins, Role, Way};
 use support::{Endpoint, Host, Ran, Seen, pair};
 
 /// `b` answers `a` on port 80, and nobody else.

@@ -19,7 +19,11 @@ pub(super) const DHCPV6_SERVER: PortBe = PortBe::from_host(547);
 /// RFC 2131 and RFC 8415: a workload may ask a DHCP server, and hear one that is no workload; it may not be
 /// one. `None`: the policy decides, also about questions that are not for the link or the host.
 #[inline(always)]
-pub(super) fn dhcp<A: Address, K: Kernel<A>>(kernel: &K, packet: &Packet<A>, hook: &HookValue) -> Option<Result<Action, Drop>> {
+pub(super) fn dhcp<A: Address, K: Kernel<A>>(
+    kernel: &K,
+    packet: &Packet<A>,
+    hook: &HookValue,
+) -> Option<Result<Action, Drop>> {
     let (server, client) = if A::BITS == 32 { (DHCP_SERVER, DHCP_CLIENT) } else { (DHCPV6_SERVER, DHCPV6_CLIENT) };
     let (from, to) = (packet.key.ports.source(), packet.key.ports.destination());
     if packet.key.protocol() != Protocol::UDP {

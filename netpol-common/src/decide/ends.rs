@@ -145,7 +145,7 @@ pub(super) fn source_of<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>, ho
 #[inline(always)]
 pub(super) fn routed_from<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>, sender: IfIndex) -> bool {
     let over_its_bridge = kernel.hook(sender).is_some_and(|hook| hook.master == desk.packet.ingress);
-    let seen = kernel.recall(&desk.packet.key.at(Place::new(sender, Side::From)));
+    let seen = kernel.recall(&desk.other.reversed(Place::new(sender, Side::From)));
     // its own hook may have read the generation just before a publication
     let now =
         seen.word.generation().0 + 1 >= desk.packet.generation.0 && desk.packet.now.since(seen.seen) <= seconds(1);

@@ -58,7 +58,11 @@ impl Denial {
 /// Asks the policies of both ends about the connection's original direction; where that is unclear,
 /// both directions must be allowed.
 #[inline(always)]
-pub(super) fn judge<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>, orientation: Orientation) -> Result<Rules, Denial> {
+pub(super) fn judge<A: Address, K: Kernel<A>>(
+    kernel: &K,
+    desk: &Desk<A>,
+    orientation: Orientation,
+) -> Result<Rules, Denial> {
     let Desk { packet, source, destination, .. } = desk;
     // an endpoint speaks to itself when it is a backend of the service that it asks
     if source.is_local() && source.ifindex.0 == destination.ifindex.0 {

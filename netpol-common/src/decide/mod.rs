@@ -236,6 +236,7 @@ pub fn identify<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Res
         return result;
     }
     desk.hook = *hook;
+    desk.other = desk.packet.key.reversed(desk.packet.key.place);
     ends(kernel, desk, hook)?;
     desk.translated = translated(kernel, desk, Zone::of(hook.network))? as u32;
     receiver(kernel, desk, hook);

@@ -85,7 +85,8 @@ impl Judged {
         let is_reply = desk.flags.has(FlowFlags::REPLY);
         let flags = if desk.flags.has(FlowFlags::UNCLEAR) { flags.with(FlowFlags::UNCLEAR) } else { flags };
         let (own, other) = if desk.is_rewritten() { legs(desk, flags) } else { (FlowFlags::NONE, FlowFlags::NONE) };
-        let (own, other) = if is_reply { (own.with(FlowFlags::REPLY), other) } else { (own, other.with(FlowFlags::REPLY)) };
+        let (own, other) =
+            if is_reply { (own.with(FlowFlags::REPLY), other) } else { (own, other.with(FlowFlags::REPLY)) };
         Self { rules: desk.rules, own: own.with(flags), other: other.with(flags) }
     }
 

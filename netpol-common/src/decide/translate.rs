@@ -137,11 +137,8 @@ fn published<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
     let key = &desk.packet.key;
     // to itself: an answer to its own address would never come out again
     let source = if backend.address == key.source { key.destination } else { key.source };
-    desk.wire = Rewrite {
-        source,
-        destination: backend.address,
-        ports: PortPair::new(key.ports.source(), backend.port),
-    };
+    desk.wire =
+        Rewrite { source, destination: backend.address, ports: PortPair::new(key.ports.source(), backend.port) };
     desk.service = service;
     Ok(Translated::New)
 }

@@ -96,7 +96,8 @@ pub fn settle_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -
 #[inline(always)]
 fn masquerade<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Translated, Drop> {
     let key = &desk.packet.key;
-    let from_pool = find(kernel, Network::SHARED, key.source).is_some_and(|value| value.flags.has(AddressFlags::MASQUERADE));
+    let from_pool =
+        find(kernel, Network::SHARED, key.source).is_some_and(|value| value.flags.has(AddressFlags::MASQUERADE));
     if !from_pool || kernel.is_pooled(&key.destination) {
         return Ok(Translated::No);
     }

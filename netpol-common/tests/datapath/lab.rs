@@ -170,11 +170,11 @@ impl Lab {
         self.see(Side::To, to, from.interface, &packet(from, to, load))
     }
 
-    pub fn flow(&self, side: Side, at: Who, (from, to): (Who, Who), load: Load) -> Option<FlowValue> {
+    pub fn flow(&self, side: Side, at: Who, (from, to): (Who, Who), load: Load) -> Option<FlowValue<Addr4>> {
         self.0.v4.flows.borrow().get(&key(side, at, (from, to), load)).copied()
     }
 
-    pub fn denial(&self, side: Side, at: Who, (from, to): (Who, Who), load: Load) -> Option<FlowValue> {
+    pub fn denial(&self, side: Side, at: Who, (from, to): (Who, Who), load: Load) -> Option<FlowValue<Addr4>> {
         self.0.v4.denials.borrow().get(&key(side, at, (from, to), load)).copied()
     }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{Instance, Outcome, OutputArgs, output};
 use crate::{
-    datapath::{Role, Counter, Datapath, Hook, Position, Settings, Side, Way},
+    datapath::{Counter, Datapath, Hook, Position, Role, Settings, Side, Way},
     enforce,
     format::{self, Diagnostic},
     model::{ObjectName, World},

@@ -61,7 +61,8 @@ impl Datapath {
         FlowKey<A>: aya::Pod,
     {
         let now = now();
-        let map: HashMap<MapData, FlowKey<A>, FlowValue<A>> = self.pins.map(name)?.try_into().map_err(Error::map(name))?;
+        let map: HashMap<MapData, FlowKey<A>, FlowValue<A>> =
+            self.pins.map(name)?.try_into().map_err(Error::map(name))?;
         for entry in map.iter() {
             match entry {
                 Ok((key, value)) => into.push(record(&key, &value, (denials, now))),

@@ -9,7 +9,7 @@ use netpol_common::{
     kernel::{FragmentKey, FragmentPorts, Kernel, Settings},
     parse::{self, Family, Fragment, FragmentId, IcmpKind, Ip, NETWORK, Transport, V4, V6, ethertype, tcp},
     tables::{AddressFlags, IfIndex},
-    wire::{Addr6, MacWords},
+    wire::{Addr6, Address as _, MacWords},
 };
 
 use super::memory::{Memory, Stored};
@@ -157,6 +157,7 @@ impl Way<'_> {
             destination_mac: ethernet.destination,
             ingress: self.arrival.ingress,
             tcp_flags: transport.tcp_flags,
+            transport: if matches!(ip.fragment, Fragment::Later(_)) { 0 } else { ip.transport as u32 },
             packets: 1,
             bytes: self.frame.len() as u32,
             generation: self.memory.live.generation,
@@ -205,15 +206,15 @@ fn undisputed(action: Action) -> Verdict {
         Action::Related => Ok(Pass::Stack),
         Action::Control => Ok(Pass::Control),
         Action::Waiting => Ok(Pass::Waiting),
-        Action::Remembered | Action::Confirmed | Action::Link => panic!("{action:?} is no end"),
+        _ => panic!("{action:?} is no end"),
     }
 }
 
-fn speaks_for<A: Stored>(packet: &Packet<A>, entry: &FlowValue) -> bool {
+fn speaks_for<A: Stored>(packet: &Packet<A>, entry: &FlowValue<A>) -> bool {
     entry.word.generation() == packet.generation && entry.word.tag() == packet.key.tag()
 }
 
-fn established<A: Stored>(packet: &Packet<A>, entry: &mut FlowValue) -> Said {
+fn established<A: Stored>(packet: &Packet<A>, entry: &mut FlowValue<A>) -> Said {
     if !speaks_for(packet, entry) {
         return Said::Nothing;
     }
@@ -227,7 +228,7 @@ fn established<A: Stored>(packet: &Packet<A>, entry: &mut FlowValue) -> Said {
     Said::Pass(touch(packet, entry))
 }
 
-fn touch<A: Stored>(packet: &Packet<A>, entry: &mut FlowValue) -> Pass {
+fn touch<A: Stored>(packet: &Packet<A>, entry: &mut FlowValue<A>) -> Pass {
     entry.packets += u64::from(packet.packets);
     entry.bytes += u64::from(packet.bytes);
     entry.seen = packet.now;
@@ -235,7 +236,7 @@ fn touch<A: Stored>(packet: &Packet<A>, entry: &mut FlowValue) -> Pass {
     delivery(packet, entry)
 }
 
-fn delivery<A: Stored>(packet: &Packet<A>, entry: &FlowValue) -> Pass {
+fn delivery<A: Stored>(packet: &Packet<A>, entry: &FlowValue<A>) -> Pass {
     let flags = entry.word.flags();
     if flags.has(FlowFlags::DIRECT) && entry.destination_mac == packet.destination_mac {
         Pass::Direct
@@ -246,7 +247,7 @@ fn delivery<A: Stored>(packet: &Packet<A>, entry: &FlowValue) -> Pass {
     }
 }
 
-fn denied<A: Stored>(packet: &Packet<A>, entry: &mut FlowValue) -> Option<Drop> {
+fn denied<A: Stored>(packet: &Packet<A>, entry: &mut FlowValue<A>) -> Option<Drop> {
     if !speaks_for(packet, entry) || !decide::is_denial_valid(entry, packet.now, packet.tcp_flags) {
         return None;
     }

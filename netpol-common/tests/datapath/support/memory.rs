@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     net::IpAddr,
 };
 
@@ -10,7 +10,9 @@ use netpol_common::{
     drops::{Drop, Side},
     flow::{FlowKey, FlowValue, Generation, Ticks},
     kernel::{Bucket, FragmentKey, FragmentPorts, Kernel, Live, Remembered, Settings},
+    nat::{Claim, NatKey, NatState, Translation},
     policy::PolicyTables,
+    service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue},
     tables::{AddressKey, AddressValue, HookValue, Identity, IfIndex, PairKey, PairValue, PortKey, Range, Ruling},
     wire::{Addr4, Addr6, Address},
 };
@@ -21,8 +23,19 @@ pub struct Store<A: Address> {
     pub addresses: HashMap<AddressKey<A>, AddressValue>,
     /// Address, length of the prefix, identity.
     pub networks: Vec<(A, u32, Identity)>,
-    pub flows: RefCell<HashMap<FlowKey<A>, FlowValue>>,
-    pub denials: RefCell<HashMap<FlowKey<A>, FlowValue>>,
+    pub flows: RefCell<HashMap<FlowKey<A>, FlowValue<A>>>,
+    pub denials: RefCell<HashMap<FlowKey<A>, FlowValue<A>>>,
+    pub services: HashMap<ServiceKey<A>, ServiceValue>,
+    pub backends: Vec<Backend<A>>,
+    pub members: HashMap<MemberKey<A>, u32>,
+    /// Address, length of the prefix.
+    pub pools: Vec<(A, u32)>,
+    pub uplinks: HashMap<IfIndex, A>,
+    pub translations: RefCell<HashMap<NatKey<A>, Translation<A>>>,
+    /// Keys of answers that sockets of the host would get.
+    pub bound: Vec<NatKey<A>>,
+    affinity: HashMap<AffinityKey<A>, Affinity<A>>,
+    new_affinity: RefCell<Vec<(AffinityKey<A>, Affinity<A>)>>,
     fragments: HashMap<FragmentKey<A>, FragmentPorts>,
     /// Of the packet at hand; they join the others when it is done.
     new_fragments: RefCell<Vec<(FragmentKey<A>, FragmentPorts)>>,
@@ -37,11 +50,15 @@ pub struct Memory {
     pub pairs: HashMap<PairKey, PairValue>,
     pub ports: HashMap<PortKey, Ruling>,
     pub ranges: Vec<Range>,
+    /// Entries of the Maglev tables.
+    pub maglev: Vec<u32>,
     pub buckets: RefCell<HashMap<IfIndex, Bucket>>,
     pub live: Live,
     pub now: Ticks,
     /// No flow finds room.
     pub full: Cell<bool>,
+    /// The next number by chance.
+    pub chance: Cell<u32>,
 }
 
 impl<A: Address> Default for Store<A> {
@@ -51,6 +68,15 @@ impl<A: Address> Default for Store<A> {
             networks: Vec::new(),
             flows: RefCell::default(),
             denials: RefCell::default(),
+            services: HashMap::new(),
+            backends: Vec::new(),
+            members: HashMap::new(),
+            pools: Vec::new(),
+            uplinks: HashMap::new(),
+            translations: RefCell::default(),
+            bound: Vec::new(),
+            affinity: HashMap::new(),
+            new_affinity: RefCell::default(),
             fragments: HashMap::new(),
             new_fragments: RefCell::default(),
         }
@@ -61,12 +87,14 @@ impl<A: Address> Store<A> {
     /// What a packet leaves behind for the next one to read.
     fn settle(&mut self) {
         self.fragments.extend(self.new_fragments.get_mut().drain(..));
+        self.affinity.extend(self.new_affinity.get_mut().drain(..));
     }
 
     /// Forgets what packets have left behind.
     pub fn forget(&mut self) {
         self.flows.get_mut().clear();
         self.denials.get_mut().clear();
+        self.translations.get_mut().clear();
         self.fragments.clear();
     }
 }
@@ -80,11 +108,13 @@ impl Default for Memory {
             pairs: HashMap::new(),
             ports: HashMap::new(),
             ranges: Vec::new(),
+            maglev: Vec::new(),
             buckets: RefCell::default(),
             live: Live { settings: Settings::default(), generation: Generation(1) },
             // close to where the clock wraps
             now: Ticks(u32::MAX - 1000),
             full: Cell::new(false),
+            chance: Cell::new(1),
         }
     }
 }
@@ -140,6 +170,10 @@ fn bits(address: IpAddr) -> u128 {
     }
 }
 
+fn holds<A: Address>(network: A, length: u32, address: A) -> bool {
+    (bits(network.into()) ^ bits(address.into())).leading_zeros() >= length
+}
+
 impl<A: Stored> Kernel<A> for Memory {
     fn hook(&self, interface: IfIndex) -> Option<&HookValue> {
         self.hooks.get(&interface)
@@ -150,24 +184,20 @@ impl<A: Stored> Kernel<A> for Memory {
     }
 
     fn network(&self, address: &A) -> Option<&Identity> {
-        let holds = |network: A, length: u32| {
-            let different = bits(network.into()) ^ bits((*address).into());
-            different.leading_zeros() >= length
-        };
-        let networks = A::store(self).networks.iter().filter(|(network, length, _)| holds(*network, *length));
+        let networks = A::store(self).networks.iter().filter(|(network, length, _)| holds(*network, *length, *address));
         networks.max_by_key(|(_, length, _)| *length).map(|(_, _, identity)| identity)
     }
 
-    fn recall(&self, key: &FlowKey<A>) -> Remembered {
+    fn recall(&self, key: &FlowKey<A>) -> Remembered<A> {
         let flows = A::store(self).flows.borrow();
         let Some(value) = flows.get(key).filter(|value| value.word.tag() == key.tag()) else {
             return Remembered::NOTHING;
         };
-        let FlowValue { word, packets, bytes, seen, judged, tcp_flags, .. } = *value;
-        Remembered { word, packets, bytes, seen, judged, tcp_flags }
+        let FlowValue { word, packets, bytes, seen, judged, tcp_flags, rewrite, .. } = *value;
+        Remembered { word, packets, bytes, seen, judged, tcp_flags, rewrite }
     }
 
-    fn remember(&self, key: &FlowKey<A>, value: &FlowValue) -> Result<(), Drop> {
+    fn remember(&self, key: &FlowKey<A>, value: &FlowValue<A>) -> Result<(), Drop> {
         if self.full.get() {
             return Err(Drop::FlowTable);
         }
@@ -175,11 +205,11 @@ impl<A: Stored> Kernel<A> for Memory {
         Ok(())
     }
 
-    fn remember_denial(&self, key: &FlowKey<A>, value: &FlowValue) {
+    fn remember_denial(&self, key: &FlowKey<A>, value: &FlowValue<A>) {
         A::store(self).denials.borrow_mut().insert(*key, *value);
     }
 
-    fn count_on(&self, key: &FlowKey<A>, value: &mut FlowValue) {
+    fn count_on(&self, key: &FlowKey<A>, value: &mut FlowValue<A>) {
         if let Some(before) = A::store(self).denials.borrow().get(key) {
             value.packets += before.packets;
             value.bytes += before.bytes;
@@ -209,5 +239,71 @@ impl<A: Stored> Kernel<A> for Memory {
 
     fn remember_fragment(&self, key: &FragmentKey<A>, ports: &FragmentPorts) {
         A::store(self).new_fragments.borrow_mut().push((*key, *ports));
+    }
+
+    fn service(&self, key: &ServiceKey<A>) -> Option<&ServiceValue> {
+        A::store(self).services.get(key)
+    }
+
+    fn backend(&self, entry: u32) -> Option<&Backend<A>> {
+        A::store(self).backends.get(*self.maglev.get(entry as usize)? as usize)
+    }
+
+    fn has_member(&self, key: &MemberKey<A>) -> bool {
+        A::store(self).members.contains_key(key)
+    }
+
+    fn affinity(&self, key: &AffinityKey<A>) -> Option<&Affinity<A>> {
+        A::store(self).affinity.get(key)
+    }
+
+    fn stay(&self, key: &AffinityKey<A>, with: &Affinity<A>) {
+        A::store(self).new_affinity.borrow_mut().push((*key, *with));
+    }
+
+    fn is_pooled(&self, address: &A) -> bool {
+        A::store(self).pools.iter().any(|(network, length)| holds(*network, *length, *address))
+    }
+
+    fn uplink(&self, interface: IfIndex) -> A {
+        A::store(self).uplinks.get(&interface).copied().unwrap_or(A::UNSPECIFIED)
+    }
+
+    fn translation(&self, key: &NatKey<A>) -> Translation<A> {
+        A::store(self).translations.borrow().get(key).copied().unwrap_or(Translation::NOTHING)
+    }
+
+    fn claim(&self, key: &NatKey<A>, half: &Translation<A>) -> Claim {
+        if self.full.get() {
+            return Claim::Full;
+        }
+        match A::store(self).translations.borrow_mut().entry(*key) {
+            Entry::Occupied(_) => Claim::Taken,
+            Entry::Vacant(place) => {
+                place.insert(*half);
+                Claim::Made
+            }
+        }
+    }
+
+    fn renew(&self, key: &NatKey<A>, now: Ticks, state: NatState) {
+        if let Some(half) = A::store(self).translations.borrow_mut().get_mut(key) {
+            half.seen = now;
+            half.state = half.state.moved(state);
+        }
+    }
+
+    fn release(&self, key: &NatKey<A>) {
+        A::store(self).translations.borrow_mut().remove(key);
+    }
+
+    fn is_bound(&self, sent: &NatKey<A>) -> bool {
+        A::store(self).bound.contains(sent)
+    }
+
+    fn random(&self) -> u32 {
+        let next = self.chance.get().wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        self.chance.set(next);
+        next
     }
 }

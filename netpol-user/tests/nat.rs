@@ -1,0 +1,259 @@
+//! Services and masquerading, by real connections: who answers, and whom the other end takes the client for.
+
+mod support;
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+use support::{
+    Attempt, Endpoint, FAMILIES, Family, HOST, LAYOUTS, Layout, Scene, Seen, check, exchange,
+    policy::{documents, from, ingress},
+};
+
+/// The addresses of services in these tests.
+const VIRTUAL: [&str; 2] = ["10.96.0.10", "fd96::10"];
+const PATIENCE: Duration = Duration::from_secs(2);
+
+fn virtual_address(family: Family, port: u16) -> String {
+    let [four, six] = VIRTUAL;
+    match family {
+        Family::V4 => format!("{four}:{port}"),
+        Family::V6 => format!("[{six}]:{port}"),
+    }
+}
+
+fn host_address(family: Family) -> IpAddr {
+    let [four, six] = HOST;
+    if family == Family::V4 { four } else { six }.parse().expect("an address")
+}
+
+/// A service at both virtual addresses: port 80 goes to 8080 of `app`, by TCP and UDP.
+fn service(app: &str) -> String {
+    let [four, six] = VIRTUAL;
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {app}}}\nspec:\n  selector: {{app: {app}}}\n  \
+         clusterIPs: ['{four}', '{six}']\n  clusterIP: '{four}'\n  ports:\n  \
+         - {{name: t, port: 80, targetPort: 8080, protocol: TCP}}\n  \
+         - {{name: u, port: 80, targetPort: 8080, protocol: UDP}}\n"
+    )
+}
+
+/// `app`'s port 8080 at port 8000 of the host.
+fn published(app: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {app}-published}}\nspec:\n  type: NodePort\n  \
+         selector: {{app: {app}}}\n  ports:\n  \
+         - {{name: t, port: 8080, nodePort: 8000, protocol: TCP}}\n  \
+         - {{name: u, port: 8080, nodePort: 8000, protocol: UDP}}\n"
+    )
+}
+
+/// Pools of the addresses that a layout's endpoints have.
+fn pools(layout: Layout) -> String {
+    let networks = match layout {
+        Layout::Bridged => ["10.0.0.0/16", "fd00::/64"],
+        Layout::Routed => ["10.1.0.0/16", "fd01::/64"],
+    };
+    let pool = |(number, network): (usize, &str)| {
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: pool-{number}}}\n\
+             spec: {{cidr: '{network}', natOutgoing: true}}\n"
+        )
+    };
+    networks.into_iter().enumerate().map(pool).collect::<Vec<_>>().join("---\n")
+}
+
+/// Every way of forwarding.
+const WAYS: [&[&str]; 2] = [&[], &["--forwarding", "stack"]];
+
+impl Scene {
+    #[track_caller]
+    fn load_nat(&self, flags: &[&str], more: &[String]) {
+        let path = self.host.documents("nat.yaml", &documents(&self.all(), more));
+        self.host.netpol(&[&["load", "--uplink", "v-outside"], flags, &[&path]].concat()).ok();
+    }
+}
+
+/// The next connection, within a bounded time.
+fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    listener.set_nonblocking(true).expect("non-blocking");
+    let begin = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok(accepted) => return accepted,
+            Err(error) => assert!(begin.elapsed() < PATIENCE, "no connection: {error}"),
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whom a server on `server` takes the client for, who connects to `to`.
+#[track_caller]
+fn client_of(server: &Endpoint, port: u16, client: &Endpoint, to: &str) -> IpAddr {
+    let listener = server.enter(|| TcpListener::bind(("::", port))).expect("a listener");
+    let to: SocketAddr = to.parse().expect("an address");
+    thread::scope(|scope| {
+        let accepted = scope.spawn(|| {
+            let (mut stream, peer) = accept(&listener);
+            stream.set_nonblocking(false).expect("blocking");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a byte");
+            stream.write_all(&byte).expect("an answer");
+            peer.ip().to_canonical()
+        });
+        let mut stream = client.enter(|| TcpStream::connect_timeout(&to, PATIENCE)).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        assert_eq!(stream.peer_addr().expect("a peer"), to);
+        stream.write_all(b"x").expect("a request");
+        stream.read_exact(&mut [0]).expect("an answer");
+        accepted.join().expect("the server")
+    })
+}
+
+#[test]
+fn a_service_reaches_its_backend_by_its_own_address() {
+    for layout in LAYOUTS {
+        let scene = Scene::new(layout);
+        let Scene { a, b, .. } = &scene;
+        let _servers = (b.serve_tcp(8080), b.serve_udp(8080));
+        for way in WAYS {
+            scene.load_nat(way, &[service("b")]);
+            for family in FAMILIES {
+                let to = virtual_address(family, 80);
+                check(&[(a, Attempt::Tcp(to.clone()), Seen::Answered), (a, Attempt::Udp(to), Seen::Answered)]);
+                check(&[(a, Attempt::Tcp(b.at(family, 8080)), Seen::Answered)]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_backend_sees_its_clients_own_address() {
+    for layout in LAYOUTS {
+        let scene = Scene::new(layout);
+        let Scene { a, b, outside, .. } = &scene;
+        for way in WAYS {
+            scene.load_nat(way, &[service("b"), published("b"), pools(layout)]);
+            for family in FAMILIES {
+                assert_eq!(client_of(b, 8080, a, &virtual_address(family, 80)), a.ip(family), "{layout:?} {way:?}");
+                let host = SocketAddr::new(host_address(family), 8000).to_string();
+                assert_eq!(client_of(b, 8080, a, &host), a.ip(family), "{layout:?} {way:?}");
+                assert_eq!(client_of(b, 8080, outside, &host), outside.ip(family), "{layout:?} {way:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_backend_that_is_denied_is_denied_by_every_route() {
+    for layout in LAYOUTS {
+        let scene = Scene::new(layout);
+        let Scene { a, b, c, outside, .. } = &scene;
+        let _servers = (b.serve_tcp(8080), b.serve_udp(8080));
+        for way in WAYS {
+            let policy = ingress("b", &[from("c", &["8080/TCP", "8080/UDP"])]);
+            scene.load_nat(way, &[service("b"), published("b"), policy]);
+            for family in FAMILIES {
+                let (to, host) = (virtual_address(family, 80), SocketAddr::new(host_address(family), 8000).to_string());
+                check(&[
+                    (c, Attempt::Tcp(to.clone()), Seen::Answered),
+                    (c, Attempt::Udp(to.clone()), Seen::Answered),
+                    (c, Attempt::Tcp(host.clone()), Seen::Answered),
+                    (a, Attempt::Tcp(to.clone()), Seen::Silent),
+                    (a, Attempt::Udp(to), Seen::Silent),
+                    (a, Attempt::Tcp(host.clone()), Seen::Silent),
+                    (outside, Attempt::Tcp(host.clone()), Seen::Silent),
+                    (outside, Attempt::Udp(host), Seen::Silent),
+                ]);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_reaches_itself_through_its_service() {
+    for layout in LAYOUTS {
+        let scene = Scene::new(layout);
+        let b = &scene.b;
+        let _servers = (b.serve_tcp(8080), b.serve_udp(8080));
+        for way in WAYS {
+            scene.load_nat(way, &[service("b"), published("b"), ingress("b", &[])]);
+            for family in FAMILIES {
+                let host = SocketAddr::new(host_address(family), 8000).to_string();
+                check(&[
+                    (b, Attempt::Tcp(virtual_address(family, 80)), Seen::Answered),
+                    (b, Attempt::Udp(virtual_address(family, 80)), Seen::Answered),
+                    (b, Attempt::Tcp(host), Seen::Answered),
+                ]);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_leaves_a_pool_has_the_uplinks_address() {
+    for layout in LAYOUTS {
+        let scene = Scene::new(layout);
+        let Scene { a, b, outside, .. } = &scene;
+        let _server = outside.serve_udp(9000);
+        for way in WAYS {
+            scene.load_nat(way, &[pools(layout)]);
+            for family in FAMILIES {
+                let elsewhere = outside.at(family, 7000);
+                assert_eq!(client_of(outside, 7000, a, &elsewhere), host_address(family), "{layout:?} {way:?}");
+                assert_eq!(client_of(b, 7000, a, &b.at(family, 7000)), a.ip(family), "{layout:?} {way:?}");
+                check(&[
+                    (a, Attempt::Udp(outside.at(family, 9000)), Seen::Answered),
+                    (a, Attempt::Ping(outside.ip(family)), Seen::Answered),
+                ]);
+            }
+        }
+    }
+}
+
+#[test]
+fn two_clients_with_one_port_get_two_translations() {
+    let scene = Scene::bridged();
+    let Scene { a, b, outside, .. } = &scene;
+    scene.load_nat(&[], &[pools(Layout::Bridged)]);
+    let server = outside.enter(|| UdpSocket::bind("0.0.0.0:9000")).expect("a socket");
+    server.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let clients = [a, b].map(|client| client.enter(|| UdpSocket::bind("0.0.0.0:5000")).expect("a socket"));
+    let mut sources = Vec::new();
+    for (number, client) in clients.iter().enumerate() {
+        client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        client.send_to(&[number as u8], outside.at(Family::V4, 9000)).expect("a packet");
+        let (_, from) = server.recv_from(&mut [0]).expect("the packet");
+        sources.push(from);
+    }
+    assert_eq!(sources[0].port(), 5000, "a free port is kept");
+    assert_ne!(sources[0], sources[1]);
+    for (number, client) in clients.iter().enumerate() {
+        server.send_to(&[number as u8 + 10], sources[number]).expect("an answer");
+        let mut byte = [0];
+        client.recv(&mut byte).expect("the answer");
+        assert_eq!(usize::from(byte[0]), number + 10);
+    }
+}
+
+#[test]
+fn an_established_connection_survives_a_publication_and_a_new_backend() {
+    let scene = Scene::bridged();
+    let Scene { a, b, c, .. } = &scene;
+    let _servers = (b.serve_tcp(8080), c.serve_tcp(8080));
+    scene.load_nat(&[], &[service("b")]);
+    let mut stream = a.connect(&virtual_address(Family::V4, 80));
+    assert_eq!(exchange(&mut stream), Seen::Answered);
+    let both = service("b").replace("selector: {app: b}", "selector: {}");
+    scene.load_nat(&[], &[both]);
+    assert_eq!(exchange(&mut stream), Seen::Answered);
+    let other = service("b").replace("selector: {app: b}", "selector: {app: c}");
+    scene.load_nat(&[], &[other]);
+    assert_ne!(exchange(&mut stream), Seen::Answered, "its backend is none of the service's any more");
+    check(&[(a, Attempt::Tcp(virtual_address(Family::V4, 80)), Seen::Answered)]);
+}
