@@ -59,6 +59,8 @@ pub struct Report {
     pub attached: Vec<String>,
     pub detached: usize,
     pub pending: Vec<state::Pending>,
+    /// The interfaces to the outside.
+    pub uplinks: Vec<String>,
     pub timings: Timings,
 }
 
@@ -141,7 +143,8 @@ impl Instance {
         snapshot.uplinks = uplinks.iter().map(|uplink| (uplink.ifindex, uplink.into())).collect();
         let held = held(&loaded.world, &found, present.as_ref());
         snapshot.hooks.extend(held.values().map(|held| (IfIndex(held.ifindex), closed())));
-        let names = names(loaded, &found, (&snapshot, options.settings, way), &held);
+        let mut names = names(loaded, &found, (&snapshot, options.settings, way), &held);
+        names.uplinks = uplinks.into_iter().map(|uplink| uplink.name).collect();
         if options.strict && !names.pending.is_empty() {
             return Err(Error::Pending(names.pending));
         }
@@ -182,6 +185,7 @@ impl Instance {
             changed: true,
             detached: gone.iter().chain(&otherwise).filter(|it| !wanted.contains(it)).collect::<HashSet<_>>().len(),
             pending: names.pending.clone(),
+            uplinks: names.uplinks.clone(),
             attached,
             timings,
         };
@@ -247,6 +251,7 @@ impl Instance {
             attached: Vec::new(),
             detached: 0,
             pending: names.pending,
+            uplinks: names.uplinks,
             timings: Timings::default(),
         })
     }
@@ -407,6 +412,7 @@ fn names(
         identities: snapshot.identities.iter().map(identity).collect(),
         rules: snapshot.rules.iter().map(rule).collect(),
         services: snapshot.services.iter().map(service).collect(),
+        uplinks: Vec::new(),
         policies: loaded.policies,
         sources: loaded.sources.iter().map(document).collect(),
     };

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     datapath::{Settings, Way},
     enforce::{Options, Report, Timings},
+    model::Pool,
     state::Pending,
 };
 
@@ -82,6 +83,7 @@ struct Json<'a> {
     attached: &'a [String],
     detached: usize,
     pending: &'a [Pending],
+    uplinks: &'a [String],
     timings: Milliseconds,
 }
 
@@ -107,7 +109,8 @@ impl Load {
             bar.set_position(done as u64);
         })?;
         bar.finish_and_clear();
-        output::print(self.output.output, &self.json(&report, read), |_| self.text(&report))?;
+        let translates = loaded.world.pools.iter().any(Pool::masquerades);
+        output::print(self.output.output, &self.json(&report, read), |_| self.text(&report, translates))?;
         Ok(Outcome::Done)
     }
 
@@ -127,8 +130,18 @@ impl Load {
     }
 
     fn json<'a>(&self, report: &'a Report, read: Duration) -> Json<'a> {
-        let Report { generation, endpoints, identities, policies, changed, attached, detached, pending, timings } =
-            report;
+        let Report {
+            generation,
+            endpoints,
+            identities,
+            policies,
+            changed,
+            attached,
+            detached,
+            pending,
+            uplinks,
+            timings,
+        } = report;
         let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         let Timings { discover, compile, open, attach, publish } = *timings;
         Json {
@@ -141,6 +154,7 @@ impl Load {
             attached,
             detached: *detached,
             pending,
+            uplinks,
             timings: Milliseconds {
                 read_ms: ms(read),
                 discover_ms: ms(discover),
@@ -152,7 +166,7 @@ impl Load {
         }
     }
 
-    fn text(&self, report: &Report) -> String {
+    fn text(&self, report: &Report, translates: bool) -> String {
         let Report { generation, endpoints, identities, policies, changed, attached, detached, pending, .. } = report;
         let verb = match (self.dry_run, changed) {
             (true, true) => "would enforce",
@@ -171,6 +185,11 @@ impl Load {
         }
         if *detached > 0 {
             lines.push(format!("detached from {}", counted(*detached, "interface", "interfaces")));
+        }
+        match (translates, &report.uplinks[..]) {
+            (true, []) => lines.push("no uplink: nothing is masqueraded; name one by --uplink".to_owned()),
+            (true, uplinks) => lines.push(format!("uplink {}", uplinks.join(" "))),
+            (false, _) => {}
         }
         if !pending.is_empty() {
             let pending = counted(pending.len(), "endpoint is", "endpoints are");
