@@ -60,6 +60,8 @@ pub struct Report {
     pub pending: Vec<state::Pending>,
     /// Addresses that endpoints have and that are not believed.
     pub warnings: Vec<Diagnostic>,
+    /// The interfaces to the outside.
+    pub uplinks: Vec<String>,
     pub timings: Timings,
 }
 
@@ -140,7 +142,8 @@ impl Instance {
         snapshot.uplinks = uplinks.iter().map(|uplink| (uplink.ifindex, uplink.into())).collect();
         let held = held(&loaded.world, &found, present.as_ref());
         snapshot.hooks.extend(held.values().map(|held| (IfIndex(held.ifindex), HookValue::NOBODY)));
-        let names = names(loaded, &found, (&snapshot, options.settings, way), &held);
+        let mut names = names(loaded, &found, (&snapshot, options.settings, way), &held);
+        names.uplinks = uplinks.iter().map(|uplink| uplink.name.clone()).collect();
         if options.strict && !names.pending.is_empty() {
             return Err(Error::Pending(names.pending));
         }
@@ -193,6 +196,7 @@ impl Instance {
             detached: gone.iter().chain(&otherwise).filter(|it| !wanted.contains(it)).collect::<HashSet<_>>().len(),
             pending: names.pending.clone(),
             warnings,
+            uplinks: names.uplinks.clone(),
             attached,
             timings,
         };
@@ -256,6 +260,7 @@ impl Instance {
             detached: 0,
             pending: names.pending,
             warnings: Vec::new(),
+            uplinks: names.uplinks,
             timings: Timings::default(),
         })
     }
@@ -406,6 +411,7 @@ fn names(
         identities: snapshot.identities.iter().map(identity).collect(),
         rules: snapshot.rules.iter().map(rule).collect(),
         services: snapshot.services.iter().map(service).collect(),
+        uplinks: Vec::new(),
         policies: loaded.policies,
         sources: loaded.sources.iter().map(document).collect(),
     };

@@ -71,6 +71,9 @@ pub struct Names {
     /// By service number; the first stands for number 1.
     #[serde(default)]
     pub services: Vec<Service>,
+    /// The interfaces to the outside.
+    #[serde(default)]
+    pub uplinks: Vec<String>,
     pub policies: usize,
     /// The documents themselves.
     pub sources: Vec<Document>,

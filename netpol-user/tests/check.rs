@@ -53,3 +53,28 @@ fn a_path_is_required() {
     let output = Command::new(env!("CARGO_BIN_EXE_netpol")).arg("check").output().expect("netpol starts");
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn conflicts_of_services_name_both_places_and_the_cure() {
+    let service = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n\
+             spec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}]}}\n---\n"
+        )
+    };
+    let output = check("json", &(service("a") + &service("b")));
+    assert_eq!(output.status.code(), Some(1));
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(
+        answer["errors"],
+        serde_json::json!([{
+            "file": "/dev/stdin",
+            "line": 9,
+            "column": 19,
+            "message": "services `default/a` and `default/b` both publish 10.96.0.1 port 80/TCP",
+            "help": "the other is at /dev/stdin:4:19; give one another address or port"
+        }])
+    );
+    let output = check("table", &service("a"));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "1 document, 0 endpoints, 0 policies, 1 service: valid\n");
+}

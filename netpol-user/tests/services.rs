@@ -223,6 +223,24 @@ fn uplinks_have_a_default_route_or_are_named_and_lead_to_no_endpoint() {
 }
 
 #[test]
+fn load_takes_the_uplinks_that_it_is_told_and_says_so_where_a_pool_has_none() {
+    let scene = Scene::bridged();
+    let Scene { host, a, .. } = &scene;
+    let documents = [a.document(), pool("p", "{cidr: 10.0.0.0/16, natOutgoing: true}")].join("---\n");
+    let path = host.documents("load.yaml", &documents);
+    let told = host.netpol(&["load", &path]).ok();
+    assert!(told.contains("no uplink: nothing is masqueraded; name one by --uplink"), "{told}");
+    let wrong = host.netpol(&["load", &path, "--uplink", "eth7"]);
+    assert_eq!((wrong.code, wrong.stdout.as_str()), (1, ""));
+    assert!(wrong.stderr.contains("--uplink eth7: there is no interface of this name"), "{}", wrong.stderr);
+    assert_eq!(published(host).uplinks, [], "what was enforced still is");
+    let report = host.load_path(&["--uplink", "v-outside"], &path);
+    assert_eq!((&report["changed"], &report["uplinks"]), (&true.into(), &serde_json::json!(["v-outside"])));
+    let index = host.net(async |net| net.index("v-outside").await);
+    assert_eq!(published(host).uplinks[0].0, IfIndex(index));
+}
+
+#[test]
 fn an_uplinks_address_is_the_routes_or_the_first_that_is_good_everywhere() {
     let scene = Scene::bridged();
     let Scene { host, a, .. } = &scene;

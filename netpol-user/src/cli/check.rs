@@ -53,11 +53,14 @@ fn text(result: &Result<Loaded, Invalid>) -> String {
         Ok(loaded) => {
             let warnings = diagnostics::render_warnings(&loaded.warnings, &loaded.sources);
             let Loaded { world, policies, documents, .. } = loaded;
-            let parts = [
+            let mut parts = vec![
                 output::counted(*documents, "document", "documents"),
                 output::counted(world.endpoints.len(), "endpoint", "endpoints"),
                 output::counted(*policies, "policy", "policies"),
             ];
+            if !world.services.is_empty() {
+                parts.push(output::counted(world.services.len(), "service", "services"));
+            }
             let gap = if warnings.is_empty() { "" } else { "\n" };
             format!("{warnings}{gap}{}: valid", parts.join(", "))
         }

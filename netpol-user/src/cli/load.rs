@@ -16,6 +16,7 @@ use super::{
 use crate::{
     datapath::{Settings, Way},
     enforce::{Options, Report, Timings},
+    model::Pool,
     state::Pending,
 };
 
@@ -86,6 +87,7 @@ struct Json<'a> {
     detached: usize,
     pending: &'a [Pending],
     warnings: Vec<Line<'a>>,
+    uplinks: &'a [String],
     timings: Milliseconds,
 }
 
@@ -110,7 +112,8 @@ impl Load {
         if !report.warnings.is_empty() {
             eprintln!("{}", diagnostics::render_warnings(&report.warnings, &loaded.sources));
         }
-        output::print(self.output.output, &self.json(&report, read), |_| self.text(&report))?;
+        let translates = loaded.world.pools.iter().any(Pool::masquerades);
+        output::print(self.output.output, &self.json(&report, read), |_| self.text(&report, translates))?;
         Ok(Outcome::Done)
     }
 
@@ -147,6 +150,7 @@ impl Load {
             detached,
             pending,
             warnings,
+            uplinks,
             timings,
         } = report;
         let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
@@ -162,6 +166,7 @@ impl Load {
             detached: *detached,
             pending,
             warnings: warnings.iter().map(Line::from).collect(),
+            uplinks,
             timings: Milliseconds {
                 read_ms: ms(read),
                 discover_ms: ms(discover),
@@ -173,7 +178,7 @@ impl Load {
         }
     }
 
-    fn text(&self, report: &Report) -> String {
+    fn text(&self, report: &Report, translates: bool) -> String {
         let Report { generation, endpoints, identities, policies, changed, attached, detached, pending, .. } = report;
         let verb = match (self.dry_run, changed) {
             (true, true) => "would enforce",
@@ -192,6 +197,11 @@ impl Load {
         }
         if *detached > 0 {
             lines.push(format!("detached from {}", counted(*detached, "interface", "interfaces")));
+        }
+        match (translates, &report.uplinks[..]) {
+            (true, []) => lines.push("no uplink: nothing is masqueraded; name one by --uplink".to_owned()),
+            (true, uplinks) => lines.push(format!("uplink {}", uplinks.join(" "))),
+            (false, _) => {}
         }
         if !pending.is_empty() {
             let pending = counted(pending.len(), "endpoint is", "endpoints are");

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::Diagnostic;
 use crate::model::{
-    Action, Endpoint, EntityMatch, ObjectName, Origin, Policy, PortMatch, Protocol, Rule, Selector, Service, Target,
-    World,
+    Action, Endpoint, EntityMatch, ObjectName, Origin, Policy, PortMatch, Protocol, Rule, Selector, Service,
+    ServicePort, Target, World,
 };
 
 /// Warnings about what `world` says. `namespaces` are those that have a document or an endpoint.
@@ -95,15 +95,40 @@ impl<'a> Lint<'a> {
         }
     }
 
+    /// Slices that nobody asks for, and services that wait for one.
     fn slices(&mut self) {
-        let services: HashSet<&ObjectName> = self.world.services.iter().map(|service| &service.name).collect();
-        for slice in &self.world.slices {
+        let world = self.world;
+        let services: HashMap<&ObjectName, &Service> = world.services.iter().map(|s| (&s.name, s)).collect();
+        let mut listed = HashSet::new();
+        for slice in &world.slices {
             let Some(service) = &slice.service else { continue };
-            let service = ObjectName { namespace: slice.name.namespace.clone(), name: service.clone() };
-            if !services.contains(&service) {
-                let message = format!("slice `{}` belongs to `{service}`, and there is no such service", slice.name);
+            let name = ObjectName { namespace: slice.name.namespace.clone(), name: service.clone() };
+            let Some(service) = services.get(&name) else {
+                let message = format!("slice `{}` belongs to `{name}`, and there is no such service", slice.name);
                 self.warn(&slice.origin, message, "nothing is done with it; is the label spelt right?");
+                continue;
+            };
+            listed.insert(&service.name);
+            for port in &slice.ports {
+                let is_asked = |asked: &ServicePort| (&asked.name, asked.protocol) == (&port.name, port.protocol);
+                if !service.ports.iter().any(is_asked) {
+                    let called =
+                        port.name.as_ref().map_or("without a name".to_owned(), |name| format!("named `{name}`"));
+                    let message = format!(
+                        "service `{name}` has no {} port {called}, as slice `{}` has",
+                        port.protocol, slice.name
+                    );
+                    self.warn(&slice.origin, message, "nothing is sent there; give both the same name and protocol");
+                }
             }
+        }
+        let is_waiting = |s: &&Service| s.selector.is_none() && !s.ports.is_empty() && !listed.contains(&s.name);
+        if world.endpoints.is_empty() && world.slices.is_empty() {
+            return;
+        }
+        for service in world.services.iter().filter(is_waiting) {
+            let message = format!("service `{}` has neither a selector nor an EndpointSlice", service.name);
+            self.warn(&service.origin, message, "whoever calls it is refused");
         }
     }
 

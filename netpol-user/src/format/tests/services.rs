@@ -163,6 +163,31 @@ fn what_is_wrong_with_a_slice_is_said_with_the_place() {
 }
 
 #[test]
+fn slices_and_services_that_do_not_meet_are_warnings() {
+    let both = |port: &str| {
+        service("{clusterIP: 10.96.0.1, ports: [{name: http, port: 80}]}")
+            + "---\n"
+            + &slice(&format!("addressType: IPv4, ports: [{port}], endpoints: [{{addresses: [192.0.2.7]}}]"))
+    };
+    assert_eq!(warnings(&both("{name: http, port: 80}")), Vec::<String>::new());
+    let help = "nothing is sent there; give both the same name and protocol";
+    for (port, called) in [
+        ("{name: htpp, port: 80}", "TCP port named `htpp`"),
+        ("{port: 80}", "TCP port without a name"),
+        ("{name: http, port: 80, protocol: UDP}", "UDP port named `http`"),
+    ] {
+        let expected = format!("6:1 service `x/s` has no {called}, as slice `x/e` has | {help}");
+        assert_eq!(warnings(&both(port)), [expected], "{port}");
+    }
+    let alone = service("{clusterIP: 10.96.0.1, ports: [{port: 80}]}");
+    assert_eq!(
+        warnings(&(alone.clone() + &endpoint("x", "a"))),
+        ["1:1 service `x/s` has neither a selector nor an EndpointSlice | whoever calls it is refused"]
+    );
+    assert_eq!(warnings(&alone), Vec::<String>::new(), "of services alone nothing can be said");
+}
+
+#[test]
 fn weights_are_annotations_from_one_to_a_hundred() {
     let weighted = |weight: &str| {
         format!(
