@@ -58,6 +58,14 @@ pub struct Known<'a> {
     pub accept: bool,
 }
 
+impl Known<'_> {
+    /// An earlier load has found this endpoint.
+    pub(super) fn has_seen(&self, name: &ObjectName) -> bool {
+        let name = name.to_string();
+        self.seen.iter().any(|seen| seen.endpoint == name)
+    }
+}
+
 /// An address that an endpoint has and is not believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {

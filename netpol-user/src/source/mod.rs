@@ -143,7 +143,11 @@ pub fn discover(world: &World, known: Known<'_>) -> Result<Discovery, Error> {
         match visit.and_then(|inside| host.pair(endpoint, inside)) {
             Ok(one) => found.push(one),
             Err(Obstacle::Pending(reason)) => pending.push(Pending { endpoint, reason }),
-            Err(Obstacle::Wrong { message, help }) => wrong.push(Diagnostic {
+            // it was right once: nobody else's load fails for what is done inside
+            Err(Obstacle::Changed { message: reason, .. }) if known.has_seen(&document.name) => {
+                pending.push(Pending { endpoint, reason });
+            }
+            Err(Obstacle::Wrong { message, help } | Obstacle::Changed { message, help }) => wrong.push(Diagnostic {
                 origin: document.origin.clone(),
                 message: format!("endpoint {}: {message}", document.name),
                 help: Some(help),
