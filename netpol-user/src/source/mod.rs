@@ -25,7 +25,7 @@ use std::{collections::HashMap, io, net::IpAddr};
 
 use netpol_common::tables::{IfIndex, Network};
 
-pub use claims::{Known, Reason, Refused, Seen};
+pub use claims::{Address, Known, Reason, Refused, Seen};
 pub use delivery::Delivery;
 pub use links::PortState;
 
