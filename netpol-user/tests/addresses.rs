@@ -10,7 +10,7 @@ use support::{
     Endpoint, Family, Fate, Host, Scene,
     Seen::{Answered, Silent},
     Wire, check,
-    packet::udp,
+    packet::{frame, udp},
     policy::{anybody, documents, from, ingress},
     wire::dropped,
 };
@@ -156,6 +156,36 @@ fn address_that_an_ip_block_names_cannot_be_taken_between_two_loads() {
 }
 
 #[test]
+fn neighbours_mac_address_leads_nobody_astray() {
+    let scene = &Scene::bridged();
+    let Scene { host, a, b, c, .. } = scene;
+    host.load(&scene.all(), &[]);
+    let own = a.mac();
+    let _server = c.serve_tcp(80);
+    let mac = c.mac().map(|byte| format!("{byte:02x}")).join(":");
+    a.run("ip", &["link", "set", "eth0", "address", &mac]);
+    let report = host.load(&scene.all(), &[]);
+    let expected = format!("default/a has the MAC address {mac}, which it had not when it was first seen");
+    assert!(warnings(&report).iter().any(|warning| warning.starts_with(&expected)), "{report:#}");
+    assert_eq!(host.status()["enforced"], false);
+    // what would teach the bridge where c is
+    let frame = |mac| frame(b.mac(), mac, &from_address(scene, "10.0.0.10"));
+    let listener = b.raw();
+    let arrives = |mac| {
+        let frame = frame(mac);
+        a.raw().send(&frame);
+        listener.receive(|seen| seen == frame).is_some()
+    };
+    assert!(!arrives(c.mac()));
+    let entries = host.run("bridge", &["fdb", "show", "dev", "v-a"]);
+    assert!(!entries.contains(&mac), "{entries}");
+    check(&[(&host.itself(), Tcp(c.at(Family::V4, 80)), Answered)]);
+    assert!(arrives(own), "its own goes on being its own");
+    let report = host.load_with(&["--accept-addresses"], &scene.all(), &[]);
+    assert_eq!(warnings(&report), [""; 0]);
+}
+
+#[test]
 fn address_that_is_added_on_purpose_is_accepted_or_named() {
     let scene = &Scene::bridged();
     let Scene { host, a, b, c, .. } = scene;
@@ -216,6 +246,8 @@ fn two_that_come_with_one_address_are_both_without_it_unless_a_document_tells() 
 fn newcomer_does_not_get_what_a_running_endpoint_has() {
     let Scene { host, a, b, c, outside } = Scene::bridged();
     host.load(&[&b, &c], &only_c());
+    // a namespace that nobody holds goes some time later
+    a.run("ip", &["link", "delete", "eth0"]);
     drop(a);
     let a = host.endpoint("br0", "a", &["10.0.0.10/16", "10.0.0.30/16"]);
     let scene = Scene { host, a, b, c, outside };

@@ -8,7 +8,7 @@ use netpol_common::tables::IfIndex;
 use netpol_user::{
     model::{Attachment, Endpoint as Document, Labels, ObjectName, Origin, World},
     netns::Namespace,
-    source::{Delivery, Discovery, Error, Known, ROUTED, Reason, discover},
+    source::{Address, Delivery, Discovery, Error, Known, ROUTED, Reason, discover},
 };
 use support::{Endpoint, Host, pair};
 
@@ -226,7 +226,8 @@ fn one_address_twice_on_a_bridge_is_nobodys() {
     let c = host.endpoint("br0", "c", &["10.0.0.10/16"]);
     let discovery = found(&host, &[&a, &b, &c]);
     let refused: Vec<_> = discovery.refused.iter().map(|r| (r.endpoint, r.address, r.reason)).collect();
-    assert_eq!(refused, [(0, c.ipv4(), Reason::Contested(2)), (2, c.ipv4(), Reason::Contested(0))]);
+    let address = Address::Ip(c.ipv4());
+    assert_eq!(refused, [(0, address, Reason::Contested(2)), (2, address, Reason::Contested(0))]);
     assert!(discovery.workloads.iter().all(|found| !found.workload.addresses.contains(&c.ipv4())));
 }
 

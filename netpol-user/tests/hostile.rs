@@ -35,6 +35,42 @@ fn hiding_from_discovery_does_not_take_the_classifiers_off() {
 }
 
 #[test]
+fn another_interface_under_the_same_name_isolates_the_endpoint_and_fails_no_load() {
+    let Scene { host, a, b, c, .. } = &Scene::bridged();
+    let _server = b.serve_tcp(80);
+    let policies = |port| [ingress("b", &[from("c", &[port])])];
+    host.load(&[a, b, c], &policies("80/TCP"));
+    a.run("ip", &["link", "set", "eth0", "down"]);
+    a.run("ip", &["link", "set", "eth0", "name", "eth9"]);
+    a.run("ip", &["link", "set", "eth9", "up"]);
+    a.run("ip", &["link", "add", "eth0", "type", "bridge"]);
+    let report = host.load(&[a, b, c], &policies("81/TCP"));
+    assert_eq!(report["pending"][0]["held"]["interface"], "v-a", "{report:#}");
+    assert!(report["pending"][0]["reason"].as_str().unwrap().contains("is of the kind bridge, not a veth"));
+    check(&[(a, Tcp(b.at(Family::V4, 80)), Silent), (c, Tcp(b.at(Family::V4, 80)), Silent)]);
+    // who has never been right is told, by the document's place
+    host.netpol(&["unload"]).ok();
+    let path = host.documents("load.yaml", &a.document());
+    let ran = host.netpol(&["load", &path]);
+    assert!(ran.code == 1 && ran.stderr.contains("load.yaml:1"), "{}", ran.stderr);
+}
+
+#[test]
+fn veth_that_ends_inside_does_not_make_the_endpoint_ambiguous() {
+    let Scene { host, a, b, c, .. } = &Scene::bridged();
+    let _server = b.serve_tcp(80);
+    let documents = [a, b, c].map(|endpoint| endpoint.document().replace(", interface: eth0", "")).join("---\n");
+    let text = [documents, ingress("b", &[from("c", &[])])].join("---\n");
+    a.run("ip", &["link", "add", "veth0", "type", "veth", "peer", "name", "veth1"]);
+    // and into a namespace of its own
+    let nested = netpol_user::netns::Namespace::anonymous().unwrap();
+    a.net(async |net| net.veth("veth2", "veth3", &nested).await);
+    let report = host.load_path(&[], &host.documents("load.yaml", &text));
+    assert_eq!(report["attached"].as_array().unwrap().len(), 3, "{report:#}");
+    check(&[(a, Tcp(b.at(Family::V4, 80)), Silent), (c, Tcp(b.at(Family::V4, 80)), Answered)]);
+}
+
+#[test]
 fn addresses_that_the_document_does_not_name_are_not_believed() {
     let Scene { host, a, b, c, .. } = &Scene::bridged();
     let named = format!(", addresses: [{}]", a.ip(Family::V4));

@@ -11,8 +11,8 @@
 //! settled for nobody, except that two documents which name one address are an error. An endpoint that is not
 //! running, or does not have its address at the moment, keeps its title.
 //!
-//! A link-local address that is made of the MAC address (RFC 4291, appendix A) passes 2 and 3: it says no
-//! more than the MAC address itself.
+//! The MAC address is one, too, of which 3 holds: with a neighbour's, bridges would learn that the neighbour is
+//! here. A link-local address that is made of it (RFC 4291, appendix A) passes 2 and 3: it says no more.
 //!
 //! An interface is known again by the number and the MAC address of its host end, neither of which can be
 //! changed from inside.
@@ -22,6 +22,7 @@ mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap},
+    fmt,
     net::IpAddr,
 };
 
@@ -45,6 +46,8 @@ pub struct Seen {
     /// Number and MAC address of the host end.
     pub ifindex: u32,
     pub mac: Mac,
+    /// Of the container's end, at first.
+    pub inside: Mac,
     pub network: u32,
     /// What has been believed; it need not have them now.
     pub addresses: Vec<IpAddr>,
@@ -58,13 +61,36 @@ pub struct Known<'a> {
     pub accept: bool,
 }
 
+impl Known<'_> {
+    /// An earlier load has found this endpoint.
+    pub(super) fn has_seen(&self, name: &ObjectName) -> bool {
+        let name = name.to_string();
+        self.seen.iter().any(|seen| seen.endpoint == name)
+    }
+}
+
 /// An address that an endpoint has and is not believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     /// Index into [`World::endpoints`].
     pub endpoint: usize,
-    pub address: IpAddr,
+    pub address: Address,
     pub reason: Reason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    Ip(IpAddr),
+    Mac(Mac),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => write!(f, "address {address}"),
+            Self::Mac(mac) => write!(f, "MAC address {}", mac.map(|byte| format!("{byte:02x}")).join(":")),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +130,7 @@ impl Refused {
                 "if that is right, name it in `spec.addresses` or load with --accept-addresses".to_owned(),
             ),
         };
-        let message = format!("{name} has the address {address}, {why}; what it sends from there is dropped");
+        let message = format!("{name} has the {address}, {why}; what it sends from there is dropped");
         Diagnostic { origin: document.origin.clone(), message, help: Some(help) }
     }
 }
@@ -179,6 +205,10 @@ pub(super) fn settle(
     known: Known<'_>,
 ) -> Settled {
     let memory = Memory::new(known, found);
+    let mut settled = Settled::default();
+    for one in found.iter_mut() {
+        settled.refused.extend(memory.keep_mac(one));
+    }
     let mut claims: HashMap<IpAddr, Vec<Claim>> = HashMap::new();
     for one in found.iter() {
         memory.of_running(&world.endpoints[one.workload.endpoint], one, host, &mut claims);
@@ -186,7 +216,7 @@ pub(super) fn settle(
     for one in pending {
         memory.of_pending(&world.endpoints[one.endpoint], one.endpoint, &mut claims);
     }
-    let mut settled = Settled { wrong: twice_named(world, &claims), ..Settled::default() };
+    settled.wrong = twice_named(world, &claims);
     for one in found.iter_mut() {
         let endpoint = one.workload.endpoint;
         let refused = &mut settled.refused;
@@ -194,6 +224,7 @@ pub(super) fn settle(
             let all = &claims[&address];
             let is_own = |claim: &&Claim| claim.endpoint == endpoint && claim.standing != Standing::Absent;
             let decided = all.iter().find(is_own).map_or(Ok(()), |own| own.decide(all));
+            let address = Address::Ip(address);
             refused.extend(decided.err().map(|reason| Refused { endpoint, address, reason }));
             decided.is_ok()
         });
@@ -250,6 +281,15 @@ impl<'a> Memory<'a> {
     /// The interface of an endpoint that is not running.
     fn gone(&self, name: &str) -> Option<&'a Seen> {
         self.by_name.get(name).copied().filter(|seen| !self.running.contains(&seen.ifindex))
+    }
+
+    /// Gives the container's end the MAC address back that it had at first.
+    fn keep_mac(&self, found: &mut Found) -> Option<Refused> {
+        let first = self.interface(found).filter(|_| !self.accept)?.inside;
+        let workload = &mut found.workload;
+        let now = std::mem::replace(&mut workload.mac, first);
+        let refused = Refused { endpoint: workload.endpoint, address: Address::Mac(now), reason: Reason::New };
+        (now != first).then_some(refused)
     }
 
     fn of_running(
@@ -319,6 +359,7 @@ impl<'a> Memory<'a> {
             endpoint: name.to_string(),
             ifindex: workload.ifindex.0,
             mac: workload.host_mac,
+            inside: workload.mac,
             network: workload.network.0,
             addresses: addresses.into_iter().collect(),
         }

@@ -37,6 +37,8 @@ pub(super) enum Obstacle {
     Pending(String),
     /// It is there, but not as the document says.
     Wrong { message: String, help: String },
+    /// The same, and root inside can have made it so.
+    Changed { message: String, help: String },
 }
 
 /// More threads than this only wait for each other: the kernel answers for links under one lock.
@@ -61,20 +63,35 @@ pub(super) fn visit(endpoints: &[(usize, &Endpoint)]) -> Result<Vec<Result<Insid
 /// Moves the calling thread from namespace to namespace.
 fn visit_some(endpoints: &[(usize, &Endpoint)]) -> io::Result<Vec<Result<Inside, Obstacle>>> {
     // opened before the first move: it goes on asking where we came from
-    let mut home = Socket::open(Family::Route)?;
+    let mut home = Home { namespace: Namespace::current()?, socket: Socket::open(Family::Route)? };
     let attachments = endpoints.iter().filter_map(|(_, endpoint)| endpoint.attachment.as_ref());
     Ok(attachments.map(|attachment| look(attachment, &mut home)).collect())
 }
 
-fn look(Attachment { netns, interface }: &Attachment, home: &mut Socket) -> Result<Inside, Obstacle> {
-    let failed = |error: io::Error| Obstacle::Wrong {
-        message: format!("can't look into the network namespace {}: {error}", netns.display()),
-        help: "it must be readable, and netpol needs CAP_SYS_ADMIN to enter it".to_owned(),
+/// Where a visitor came from.
+struct Home {
+    namespace: Namespace,
+    socket: Socket,
+}
+
+fn look(Attachment { netns, interface }: &Attachment, home: &mut Home) -> Result<Inside, Obstacle> {
+    let failed = |error: io::Error| match error.kind() {
+        // root inside can change them all the time, which must hold up nobody else
+        io::ErrorKind::Interrupted => Obstacle::Pending(format!("the interfaces in {}: {error}", netns.display())),
+        _ => Obstacle::Wrong {
+            message: format!("can't look into the network namespace {}: {error}", netns.display()),
+            help: "it must be readable, and netpol needs CAP_SYS_ADMIN to enter it".to_owned(),
+        },
     };
     let namespace = open(netns)?;
     namespace.join().map_err(failed)?;
     let mut socket = Socket::open(Family::Route).map_err(failed)?;
-    let links = links::links(&mut socket).map_err(failed)?;
+    let mut links = links::links(&mut socket).map_err(failed)?;
+    if interface.is_none() && links.iter().filter(|link| link.kind == "veth").count() > 1 {
+        // root inside can make veths, but none that lead to us
+        let us = links::namespace_number(&mut socket, &home.namespace).map_err(failed)?;
+        links.retain(|link| link.kind != "veth" || link.peer_namespace.is_some() && link.peer_namespace == us);
+    }
     let link = choose(&links, interface.as_deref(), netns)?;
     let Some(peer) = link.peer else {
         return Err(Obstacle::Pending(format!("{} in {} has no other end", link.name, netns.display())));
@@ -87,7 +104,7 @@ fn look(Attachment { netns, interface }: &Attachment, home: &mut Socket) -> Resu
     Ok(Inside {
         namespace: namespace.id().map_err(failed)?,
         place: netns.display().to_string(),
-        number: links::namespace_number(home, &namespace).map_err(failed)?,
+        number: links::namespace_number(&mut home.socket, &namespace).map_err(failed)?,
         index: link.index,
         interface: link.name.clone(),
         mac: link.mac,
@@ -125,7 +142,7 @@ fn choose<'a>(links: &'a [Link], name: Option<&str>, netns: &Path) -> Result<&'a
     };
     match links.iter().find(|link| link.name == name) {
         Some(link) if link.kind == "veth" => Ok(link),
-        Some(link) => Err(Obstacle::Wrong {
+        Some(link) => Err(Obstacle::Changed {
             message: format!("{name} in {place} is {}, not a veth", described(link)),
             help: "netpol enforces at the host end of a veth: name such an interface in `spec.interface`".to_owned(),
         }),
@@ -192,7 +209,7 @@ mod tests {
     #[test]
     fn interface_of_another_kind_is_an_error() {
         let links = [link(2, "mv0", "macvlan")];
-        let Err(Obstacle::Wrong { message, .. }) = chosen(&links, Some("mv0")) else { panic!("took it") };
+        let Err(Obstacle::Changed { message, .. }) = chosen(&links, Some("mv0")) else { panic!("took it") };
         assert_eq!(message, "mv0 in /run/netns/a is of the kind macvlan, not a veth");
     }
 }

@@ -27,7 +27,7 @@ use std::{collections::HashMap, io, net::IpAddr};
 
 use netpol_common::tables::{IfIndex, Network};
 
-pub use claims::{Known, Reason, Refused, Seen};
+pub use claims::{Address, Known, Reason, Refused, Seen};
 pub use delivery::Delivery;
 pub use links::PortState;
 pub use uplinks::{Uplink, uplinks};
@@ -150,7 +150,11 @@ pub fn discover(world: &World, known: Known<'_>) -> Result<Discovery, Error> {
         match visit.and_then(|inside| host.pair(endpoint, inside)) {
             Ok(one) => found.push(one),
             Err(Obstacle::Pending(reason)) => pending.push(Pending { endpoint, reason }),
-            Err(Obstacle::Wrong { message, help }) => wrong.push(Diagnostic {
+            // it was right once: nobody else's load fails for what is done inside
+            Err(Obstacle::Changed { message: reason, .. }) if known.has_seen(&document.name) => {
+                pending.push(Pending { endpoint, reason });
+            }
+            Err(Obstacle::Wrong { message, help } | Obstacle::Changed { message, help }) => wrong.push(Diagnostic {
                 origin: document.origin.clone(),
                 message: format!("endpoint {}: {message}", document.name),
                 help: Some(help),

@@ -42,7 +42,8 @@ fn first_load(world: &World, mut found: Vec<Found>) -> Vec<Seen> {
 fn refused(world: &World, mut found: Vec<Found>, pending: &[Pending], seen: &[Seen]) -> Vec<(usize, String, Reason)> {
     let settled = settle(world, (&mut found, pending), &[], Known { seen, accept: false });
     assert_eq!(settled.wrong, []);
-    settled.refused.into_iter().map(|one| (one.endpoint, one.address.to_string(), one.reason)).collect()
+    let text = |address: Address| address.to_string().trim_start_matches("address ").to_owned();
+    settled.refused.into_iter().map(|one| (one.endpoint, text(one.address), one.reason)).collect()
 }
 
 #[test]
@@ -66,16 +67,23 @@ fn another_interface_is_seen_for_the_first_time() {
 }
 
 #[test]
-fn mac_address_from_inside_makes_no_new_interface() {
+fn mac_address_from_inside_makes_no_new_interface_and_is_no_new_one() {
     let world = named(&[""]);
     let seen = first_load(&world, vec![running(0, 1, 7, &["10.0.0.1"])]);
-    let mut now = vec![running(0, 1, 7, &["10.0.0.2", "fe80::2ff:fe00:9"])];
-    now[0].workload.mac = [2 ^ 2, 0, 0xff, 0, 0, 9];
-    // made of the new MAC address, and one that is not
-    now[0].workload.addresses[1] = link_local(now[0].workload.mac);
-    now[0].workload.addresses.push("fe80::1234".parse().unwrap());
-    let expected = ["10.0.0.2", "fe80::1234"].map(|address| (0, address.to_owned(), Reason::New));
-    assert_eq!(refused(&world, now, &[], &seen), expected);
+    let mut now = vec![running(0, 1, 7, &["10.0.0.2", "fe80::1234"])];
+    // made of the MAC address that it had
+    let of_mac = link_local(now[0].workload.mac);
+    now[0].workload.addresses.push(of_mac);
+    now[0].workload.mac = [2, 0, 0, 0, 9, 9];
+    let new = |address: &str| (0, address.to_owned(), Reason::New);
+    let expected = ["MAC address 02:00:00:00:09:09", "10.0.0.2", "fe80::1234"].map(new);
+    assert_eq!(refused(&world, now.clone(), &[], &seen), expected);
+    settle(&world, (&mut now, &[]), &[], Known { seen: &seen, accept: false });
+    assert_eq!(now[0].workload.mac, [2, 0, 0, 0, 1, 1]);
+    let mut now = vec![running(0, 1, 7, &[])];
+    now[0].workload.mac = [2, 0, 0, 0, 9, 9];
+    assert_eq!(settle(&world, (&mut now, &[]), &[], Known { seen: &seen, accept: true }).refused, []);
+    assert_eq!(now[0].workload.mac, [2, 0, 0, 0, 9, 9]);
 }
 
 #[test]
