@@ -11,8 +11,10 @@
 //! | `slots` | the tables that a publication fills |
 //! | `publish` | a snapshot becomes the policy, with one write |
 //! | `records` | flows, denials and counters, read |
+//! | `batch` | a map whole, in few system calls |
 //! | `testrun` | frames of ours, without an interface |
 
+mod batch;
 mod links;
 mod pins;
 mod programs;
@@ -90,6 +92,12 @@ pub enum Error {
     },
     #[error("the kernel refuses map {map}")]
     Slots {
+        map: &'static str,
+        #[source]
+        error: io::Error,
+    },
+    #[error("cannot read map {map}")]
+    Read {
         map: &'static str,
         #[source]
         error: io::Error,
