@@ -12,6 +12,7 @@ mod output;
 mod policies;
 mod question;
 mod status;
+mod top;
 mod trace;
 mod unload;
 mod verify;
@@ -64,6 +65,7 @@ enum Command {
     Endpoints(endpoints::Endpoints),
     Identities(identities::Identities),
     Flows(flows::Flows),
+    Top(top::Top),
     Policies(policies::Policies),
 }
 
@@ -97,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Endpoints(command) => command.run(&instance),
         Command::Identities(command) => command.run(&instance),
         Command::Flows(command) => command.run(&instance),
+        Command::Top(command) => command.run(&instance),
         Command::Policies(command) => command.run(&instance),
     };
     match outcome {

@@ -22,7 +22,10 @@ pub const FIELDS: &[(&str, &str)] = &[
 
 /// Terms that must all hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter(Vec<Term>);
+pub struct Filter {
+    text: String,
+    terms: Vec<Term>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Term {
@@ -63,13 +66,18 @@ pub struct FilterError {
 }
 
 impl Filter {
+    /// As it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// It holds for everything.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.terms.is_empty()
     }
 
     pub fn matches(&self, flow: &Flow<'_>) -> bool {
-        self.0.iter().all(|term| term.test.holds(flow) != term.negated)
+        self.terms.iter().all(|term| term.test.holds(flow) != term.negated)
     }
 }
 
@@ -91,7 +99,7 @@ impl FromStr for Filter {
         }
         match not {
             Some(column) => Err(FilterError { column, message: "`not` what?".into() }),
-            None => Ok(Self(terms)),
+            None => Ok(Self { text: text.trim().to_owned(), terms }),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::{
     net::IpAddr,
 };
 
-use super::sampler::{Connection, Sample};
-use crate::{datapath::Drop, state::Rule};
+use super::connection::Connection;
+use crate::{datapath::Drop, state::Names};
 
 /// What passed, or was stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -28,9 +28,8 @@ pub struct EndpointSum {
 }
 
 /// What a rule has decided.
-#[derive(Clone, Copy, Debug)]
-pub struct RuleSum<'a> {
-    pub rule: &'a Rule,
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RuleSum {
     /// `None`: it has decided about nothing that is remembered.
     pub verdict: Option<&'static str>,
     pub sum: Sum,
@@ -46,10 +45,10 @@ impl Sum {
     }
 }
 
-/// By the place of the endpoint in [`crate::state::Names::endpoints`].
-pub fn endpoints(sample: &Sample) -> Vec<EndpointSum> {
-    let mut sums = vec![EndpointSum::default(); sample.reader.names().endpoints.len()];
-    for connection in &sample.connections {
+/// By the place of the endpoint in [`Names::endpoints`].
+pub fn endpoints<'a>(names: &Names, connections: impl IntoIterator<Item = &'a Connection>) -> Vec<EndpointSum> {
+    let mut sums = vec![EndpointSum::default(); names.endpoints.len()];
+    for connection in connections {
         let (source, destination) = (connection.ends.source, connection.ends.destination);
         for end in source.into_iter().chain(destination.filter(|end| Some(*end) != source)) {
             let sum = &mut sums[end];
@@ -60,12 +59,10 @@ pub fn endpoints(sample: &Sample) -> Vec<EndpointSum> {
     sums
 }
 
-/// All rules of what is enforced, in their order.
-pub fn rules(sample: &Sample) -> Vec<RuleSum<'_>> {
-    let names = sample.reader.names();
-    let mut sums: Vec<_> =
-        names.rules.iter().map(|rule| RuleSum { rule, verdict: None, sum: Sum::default() }).collect();
-    let current = sample.connections.iter().filter(|connection| connection.record.generation.0 == names.generation);
+/// By the place of the rule in [`Names::rules`].
+pub fn rules<'a>(names: &Names, connections: impl IntoIterator<Item = &'a Connection>) -> Vec<RuleSum> {
+    let mut sums = vec![RuleSum::default(); names.rules.len()];
+    let current = connections.into_iter().filter(|connection| connection.record.generation.0 == names.generation);
     for connection in current {
         let record = &connection.record;
         let (verdict, decisive) = match record.denied {
@@ -150,7 +147,7 @@ mod tests {
     use crate::{
         datapath::Record,
         observe::{
-            Sampler,
+            Sample, Sampler,
             scene::{DB, OUTSIDE, WEB, denial, reader, record, reply},
         },
     };
@@ -197,10 +194,11 @@ mod tests {
     #[test]
     fn endpoints_and_rules_sum_up_what_is_remembered_of_them() {
         let sample = sample(&[record(WEB, DB, 5), reply(DB, WEB, 4), denial(OUTSIDE, DB, 2)]);
-        let ends = endpoints(&sample);
+        let names = sample.reader.names();
+        let ends = endpoints(names, &sample.connections);
         let packets = |end: &EndpointSum| (end.allowed.packets, end.denied.packets);
         assert_eq!((packets(&ends[0]), packets(&ends[1])), ((9, 0), (9, 2)));
-        let rules = rules(&sample);
+        let rules = rules(names, &sample.connections);
         let decided: Vec<_> = rules.iter().map(|rule| (rule.verdict, rule.sum.connections, rule.sum.packets)).collect();
         assert_eq!(decided, [(Some("allowed"), 1, 9), (Some("denied"), 1, 2)]);
     }

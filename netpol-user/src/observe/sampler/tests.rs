@@ -1,10 +1,17 @@
 use netpol_common::{
     parse::tcp::{ACK, FIN, SYN},
     tables::IfIndex,
+    wire::Protocol,
 };
 
 use super::*;
-use crate::observe::scene::{DB, GENERATION, OUTSIDE, WEB, denial, reader, record, reply};
+use crate::{
+    datapath::{FlowFlags, Side},
+    observe::{
+        scene::{DB, GENERATION, OUTSIDE, WEB, denial, reader, record, reply},
+        tcp,
+    },
+};
 
 /// A sampler whose clock the test moves.
 struct Bench {
