@@ -76,8 +76,7 @@ impl Action {
 #[derive(Clone, Copy)]
 pub struct Desk<A: Address> {
     pub packet: Packet<A>,
-    /// The flow has no entry here: it was just looked for.
-    pub is_missing: bool,
+    pub known: Known,
     source: End,
     destination: End,
     /// The key of the packets in the other direction; of an ICMP error, that of the packet inside, at any
@@ -92,6 +91,30 @@ pub struct Desk<A: Address> {
     pub value: FlowValue,
 }
 
+/// What there may be of the packet's own key: the slow path does not look again for what was just not found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Known(pub u32);
+
+impl Known {
+    pub const NOTHING: Self = Self(0);
+    /// A flow's entry, of whatever generation.
+    pub const FLOW: Self = Self(1);
+    /// A denial.
+    pub const DENIAL: Self = Self(1 << 1);
+    pub const EVERYTHING: Self = Self::FLOW.with(Self::DENIAL);
+
+    #[inline(always)]
+    pub const fn has(self, kind: Self) -> bool {
+        self.0 & kind.0 != 0
+    }
+
+    #[inline(always)]
+    pub const fn with(self, kind: Self) -> Self {
+        Self(self.0 | kind.0)
+    }
+}
+
 impl<A: Address> Desk<A> {
     /// A desk with a packet on it.
     pub const fn new(packet: Packet<A>) -> Self {
@@ -99,7 +122,7 @@ impl<A: Address> Desk<A> {
         Self {
             other: packet.key,
             packet,
-            is_missing: false,
+            known: Known::EVERYTHING,
             source: nobody,
             destination: nobody,
             own: Remembered::NOTHING,
@@ -177,7 +200,10 @@ pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
             // what the tables should have known and did not is no verdict to repeat
             if !matches!(denial.reason, Drop::NoPolicy) {
                 desk.value = denial.entry(&desk.packet, orientation);
-                kernel.remember_denial(&desk.packet.key, &mut desk.value);
+                if desk.known.has(Known::DENIAL) {
+                    kernel.count_on(&desk.packet.key, &mut desk.value);
+                }
+                kernel.remember_denial(&desk.packet.key, &desk.value);
             }
             return Err(denial.reason);
         }
@@ -197,9 +223,9 @@ fn recall<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) {
     desk.own.forget();
     desk.partner.forget();
     desk.sent.forget();
-    if !desk.is_missing {
+    if desk.known.has(Known::FLOW) {
         desk.own = past(kernel.recall(&desk.packet.key), &desk.packet);
-    } else if desk.packet.key.protocol == Protocol::TCP && opens(desk.packet.tcp_flags) {
+    } else if desk.packet.key.protocol() == Protocol::TCP && opens(desk.packet.tcp_flags) {
         // whoever sends a SYN opens: what the other direction was does not matter
         return;
     }
@@ -401,7 +427,7 @@ fn is_idle<A: Address>(desk: &Desk<A>) -> bool {
         (true, false) => own.seen,
         _ => partner.seen,
     };
-    packet.now.since(seen) > timeout(packet.key.protocol)
+    packet.now.since(seen) > timeout(packet.key.protocol())
 }
 
 /// A plain SYN.
@@ -413,13 +439,13 @@ const fn opens(tcp_flags: u8) -> bool {
 #[inline(always)]
 fn orientation<A: Address>(desk: &Desk<A>) -> Orientation {
     let Desk { packet, own, partner, sent, .. } = desk;
-    let is_tcp = packet.key.protocol == Protocol::TCP;
+    let is_tcp = packet.key.protocol() == Protocol::TCP;
     // only a plain SYN opens, and whoever sends it opens
     if is_tcp && opens(packet.tcp_flags) {
         return Orientation::Forward;
     }
     // only a request asks, whatever passed before
-    if packet.key.protocol.is_icmp() {
+    if packet.key.protocol().is_icmp() {
         return if parse::is_answer(&packet.key) { Orientation::Reply } else { Orientation::Forward };
     }
     if own.exists() {
@@ -438,7 +464,7 @@ fn orientation<A: Address>(desk: &Desk<A>) -> Orientation {
         return Orientation::Reply;
     }
     let ephemeral = |port: PortBe| port.to_host() >= EPHEMERAL;
-    match (ephemeral(packet.key.source_port), ephemeral(packet.key.destination_port)) {
+    match (ephemeral(packet.key.ports.source()), ephemeral(packet.key.ports.destination())) {
         (true, false) => Orientation::Forward,
         (false, true) => Orientation::Reply,
         _ => Orientation::Unclear,
@@ -504,8 +530,8 @@ impl Denial {
 #[inline(always)]
 fn judge<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>, orientation: Orientation) -> Result<Rules, Denial> {
     let Desk { packet, source, destination, .. } = desk;
-    let forward = probe(packet.key.protocol, packet.key.source_port, packet.key.destination_port);
-    let reply = probe(packet.key.protocol, packet.key.destination_port, packet.key.source_port);
+    let forward = probe(packet.key.protocol(), packet.key.ports.source(), packet.key.ports.destination());
+    let reply = probe(packet.key.protocol(), packet.key.ports.destination(), packet.key.ports.source());
     // one call site for both, so the verifier walks the rules once
     let (mut from, mut to, mut asked, mut again) = match orientation {
         Orientation::Forward => (source, destination, forward, false),
@@ -680,8 +706,8 @@ const DHCPV6_SERVER: PortBe = PortBe::from_host(547);
 #[inline(always)]
 fn dhcp<A: Address, K: Kernel<A>>(kernel: &K, packet: &Packet<A>, hook: &HookValue) -> Option<Result<Action, Drop>> {
     let (server, client) = if A::BITS == 32 { (DHCP_SERVER, DHCP_CLIENT) } else { (DHCPV6_SERVER, DHCPV6_CLIENT) };
-    let (from, to) = (packet.key.source_port, packet.key.destination_port);
-    if packet.key.protocol != Protocol::UDP {
+    let (from, to) = (packet.key.ports.source(), packet.key.ports.destination());
+    if packet.key.protocol() != Protocol::UDP {
         return None;
     }
     match packet.key.place.side() {

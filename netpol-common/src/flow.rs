@@ -81,6 +81,46 @@ pub const fn seconds(seconds: u32) -> u32 {
 /// An entry older than this is looked at by the slow path, which keeps its other half alive.
 pub const REFRESH: u32 = seconds(5);
 
+/// Source and destination port, as they lie in a TCP or UDP header. One word: the kernel hashes keys by
+/// words, and a CPU stalls on a word that was just written in two halves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Ports(u32);
+
+impl Ports {
+    #[inline(always)]
+    pub const fn new(source: PortBe, destination: PortBe) -> Self {
+        Self(u32::from_le(source.0 as u32 | (destination.0 as u32) << 16))
+    }
+
+    #[inline(always)]
+    pub const fn source(self) -> PortBe {
+        PortBe(self.0.to_le() as u16)
+    }
+
+    #[inline(always)]
+    pub const fn destination(self) -> PortBe {
+        PortBe((self.0.to_le() >> 16) as u16)
+    }
+
+    #[inline(always)]
+    pub const fn reversed(self) -> Self {
+        Self(self.0.rotate_left(16))
+    }
+}
+
+/// A [`Protocol`], as wide as the words that keys are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct KeyProtocol(u32);
+
+impl From<Protocol> for KeyProtocol {
+    #[inline(always)]
+    fn from(protocol: Protocol) -> Self {
+        Self(protocol.0 as u32)
+    }
+}
+
 pod! {
     /// Which packets an entry is about: those in one direction, at one place.
     ///
@@ -91,13 +131,9 @@ pod! {
     pub struct FlowKey<A: Address> {
         pub source: A,
         pub destination: A,
-        pub source_port: PortBe,
-        pub destination_port: PortBe,
+        pub ports: Ports,
         pub place: Place,
-        pub protocol: Protocol,
-        /// Zero. (Three bytes in one array would be cleared by a call of `memset`.)
-        pub zero: u8,
-        pub zeros: u16,
+        pub protocol: KeyProtocol,
     }
 
     /// What is remembered. The hot path reads and writes the first 48 bytes; people read the rules.
@@ -153,17 +189,15 @@ impl FlowValue {
 }
 
 impl<A: Address> FlowKey<A> {
+    #[inline(always)]
+    pub const fn protocol(&self) -> Protocol {
+        Protocol(self.protocol.0 as u8)
+    }
+
     /// The same connection in the other direction, at another place.
     #[inline(always)]
     pub fn reversed(&self, place: Place) -> Self {
-        Self {
-            source: self.destination,
-            destination: self.source,
-            source_port: self.destination_port,
-            destination_port: self.source_port,
-            place,
-            ..*self
-        }
+        Self { source: self.destination, destination: self.source, ports: self.ports.reversed(), place, ..*self }
     }
 
     /// The same packets at another place.
@@ -176,10 +210,10 @@ impl<A: Address> FlowKey<A> {
     /// while a program on another CPU still holds it.
     #[inline(always)]
     pub fn tag(&self) -> u16 {
-        let ports = u32::from(self.source_port.0) << 16 | u32::from(self.destination_port.0);
-        let mixed = self.source.fold() ^ self.destination.fold().rotate_left(13) ^ ports ^ self.place.0.rotate_left(7);
-        let product = mixed.wrapping_mul(0x9e37_79b1);
-        (product >> 16) as u16 ^ u16::from(self.protocol.0)
+        let ends = u64::from(self.source.fold()) << 32 | u64::from(self.destination.fold());
+        let mixed = ends ^ u64::from(self.place.0) << 32 ^ u64::from(self.ports.0) ^ u64::from(self.protocol.0) << 40;
+        // Fibonacci hashing: every bit has a say in the highest ones (64-bit arithmetic is what BPF does best)
+        (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u16
     }
 }
 

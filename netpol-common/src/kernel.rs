@@ -32,8 +32,11 @@ pub trait Kernel<A: Address>: PolicyTables {
     /// [`Drop::FlowTable`]: there is no room.
     fn remember(&self, key: &FlowKey<A>, value: &FlowValue) -> Result<(), Drop>;
 
-    /// Keeps a denial, for as long as there is room; its counters go on from what was there.
-    fn remember_denial(&self, key: &FlowKey<A>, value: &mut FlowValue);
+    /// Keeps a denial, for as long as there is room.
+    fn remember_denial(&self, key: &FlowKey<A>, value: &FlowValue);
+
+    /// Adds the counters of the denial that is remembered to those of the one that will replace it.
+    fn count_on(&self, key: &FlowKey<A>, value: &mut FlowValue);
 
     /// The entry was looked at, and its packets come from `ingress`.
     fn refresh(&self, key: &FlowKey<A>, now: Ticks, ingress: IfIndex);

@@ -10,6 +10,7 @@
 //! | [`decide`] | the slow path: who speaks, who opened, what the policy says, what to remember |
 //! | [`guard`] | ARP and neighbour discovery: nobody claims another's address |
 //! | [`policy`] | a verdict from the policy tables |
+//! | [`service`] | published addresses and the backends behind them |
 //! | [`tables`] | keys and values of the policy tables that the loader fills |
 //! | [`kernel`] | what the logic asks of the world |
 //! | [`drops`] | why packets are dropped, and where the others go |
@@ -30,5 +31,6 @@ pub mod headers;
 pub mod kernel;
 pub mod parse;
 pub mod policy;
+pub mod service;
 pub mod tables;
 pub mod wire;

@@ -3,7 +3,7 @@
 
 use crate::{
     drops::Drop,
-    flow::{FlowKey, Place},
+    flow::{FlowKey, Place, Ports as FlowPorts},
     headers::{Ethernet, Extension, Icmp, Ipv4, Ipv6, Ipv6Fragment, Ports, Tcp, View},
     wire::{Addr4, Addr6, Address, PortBe, Protocol},
 };
@@ -396,7 +396,7 @@ const fn identifier(id: u16) -> PortBe {
 /// Whether the key of an ICMP flow is that of replies.
 #[inline(always)]
 pub const fn is_answer<A: Address>(key: &FlowKey<A>) -> bool {
-    is_request(key.source_port.to_host() >> 8)
+    is_request(key.ports.source().to_host() >> 8)
 }
 
 /// The key of a packet's flow at a place.
@@ -405,12 +405,9 @@ pub fn key<A: Address>(ip: &Ip<A>, source_port: PortBe, destination_port: PortBe
     FlowKey {
         source: ip.source,
         destination: ip.destination,
-        source_port,
-        destination_port,
+        ports: FlowPorts::new(source_port, destination_port),
         place,
-        protocol: ip.protocol,
-        zero: 0,
-        zeros: 0,
+        protocol: ip.protocol.into(),
     }
 }
 

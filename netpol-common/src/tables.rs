@@ -231,6 +231,9 @@ impl AddressFlags {
     /// Routed: the host end is no bridge port, and forwarding between two such endpoints is the
     /// host's routing alone.
     pub const ROUTED: Self = Self(1 << 4);
+    /// In a pool with `natOutgoing`: what it sends through an uplink to outside of all pools gets the uplink's
+    /// address.
+    pub const MASQUERADE: Self = Self(1 << 5);
 
     #[inline(always)]
     pub const fn has(self, flag: Self) -> bool {

@@ -3,14 +3,14 @@
 //! ```text
 //! parse -> flow entry -> valid: count it, act
 //!                     -> else: remembered denial -> drop
-//!                                                -> else: the slow path (netpol_common::decide)
+//!                                                -> else: the desk, and the slow path (netpol_common::decide)
 //! ```
 //!
 //! What is not a whole packet with ports takes the way through [`unusual`](crate::unusual) first.
 
 use aya_ebpf::bindings::__sk_buff;
 use netpol_common::{
-    decide::{Action, Packet},
+    decide::{Action, Known, Packet},
     drops::{Drop, Pass, Side},
     flow::{FlowKey, Place},
     guard,
@@ -92,18 +92,14 @@ fn undisputed(code: u32) -> Fate {
 fn ip<F: Maps>(frame: &Frame) -> Fate {
     let Some((ip, transport)) = parse::plain::<F, _>(&frame.linear) else { return unusual::<F>(frame) };
     let key = parse::key(&ip, transport.source, transport.destination, frame.place);
-    let entry = F::FLOWS.find(&key);
-    let mut said = Fate::UNDECIDED;
-    if let Some(entry) = entry {
-        said = established(frame, &key, entry, transport.tcp_flags);
-        if !said.is_open() {
-            return said;
-        }
+    let (fate, known) = remembered::<F>(frame, &key, transport.tcp_flags);
+    if !fate.is_open() {
+        return fate;
     }
     if put_on_desk::<F>(frame, key, &transport).is_err() {
         return Fate::dropped(Drop::NoPolicy);
     }
-    judged::<F>(frame, &key, transport.tcp_flags, (said, entry.is_none()))
+    judged::<F>(frame, &key, transport.tcp_flags, known)
 }
 
 /// A packet that takes a longer way to its flow, or has none.
@@ -123,32 +119,34 @@ fn unusual<F: Maps>(frame: &Frame) -> Fate {
     // SAFETY: this CPU's desk, as `unusual::read` left it.
     let packet = unsafe { &(*desk).packet };
     let (key, tcp_flags) = (packet.key, packet.tcp_flags);
-    let entry = F::FLOWS.find(&key);
-    let mut said = Fate::UNDECIDED;
-    if let Some(entry) = entry {
-        said = established(frame, &key, entry, tcp_flags);
-        if !said.is_open() {
-            return said;
-        }
-    }
-    judged::<F>(frame, &key, tcp_flags, (said, entry.is_none()))
+    let (fate, known) = remembered::<F>(frame, &key, tcp_flags);
+    if fate.is_open() { judged::<F>(frame, &key, tcp_flags, known) } else { fate }
 }
 
-/// No entry has decided about the packet on the desk: a denial may, else the policy does. `said` is what
-/// the flow's entry made of it: a denial is older than an entry that is valid.
+/// What is remembered of a packet: its flow's entry, else a denial, decides; else the fate is open, and the
+/// slow path learns what there is.
 #[inline(always)]
-fn judged<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, tcp_flags: u8, (said, is_missing): (Fate, bool)) -> Fate {
-    if said == Fate::UNDECIDED
-        && let Some(entry) = F::DENIALS.find(key)
-    {
-        let fate = denied(frame, key, entry, tcp_flags);
-        if !fate.is_open() {
-            return fate;
+fn remembered<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, tcp_flags: u8) -> (Fate, Known) {
+    let entry = F::FLOWS.find(key);
+    let mut known = Known::NOTHING;
+    if let Some(entry) = entry {
+        known = known.with(Known::FLOW);
+        let fate = established(frame, key, entry, tcp_flags);
+        // a denial is older than an entry that is valid
+        if fate != Fate::UNDECIDED {
+            return (fate, known.with(Known::DENIAL));
         }
     }
+    let Some(entry) = F::DENIALS.find(key) else { return (Fate::UNDECIDED, known) };
+    (denied(frame, key, entry, tcp_flags), known.with(Known::DENIAL))
+}
+
+/// No entry has decided about the packet on the desk: the policy does.
+#[inline(always)]
+fn judged<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, tcp_flags: u8, known: Known) -> Fate {
     let Some(desk) = F::desk() else { return Fate::dropped(Drop::NoPolicy) };
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
-    unsafe { (*desk).is_missing = is_missing };
+    unsafe { (*desk).known = known };
     let code = F::slow();
     if code == Action::Remembered as u32 {
         // SAFETY: as above.

@@ -249,7 +249,7 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
     }
 
     #[inline(always)]
-    fn remember_denial(&self, key: &FlowKey<F::Address>, value: &mut FlowValue) {
+    fn count_on(&self, key: &FlowKey<F::Address>, value: &mut FlowValue) {
         if let Some(before) = F::DENIALS.find(key) {
             // SAFETY: as in `recall`.
             let before = unsafe { &*before };
@@ -258,6 +258,10 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
                 value.bytes += before.bytes;
             }
         }
+    }
+
+    #[inline(always)]
+    fn remember_denial(&self, key: &FlowKey<F::Address>, value: &FlowValue) {
         // Without room the next packet is judged again: slower, and as safe.
         let _ = F::DENIALS.put(key, value);
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use netpol_common::{
     drops::{Drop, Pass, Side, Verdict},
-    flow::{FlowKey, FlowValue, Generation, Place},
+    flow::{FlowKey, FlowValue, Generation, Place, Ports},
     tables::{
         AddressFlags, AddressKey, AddressValue, HookValue, Identity, IfIndex, Network, PairKey, PairValue, PortKey,
         RuleId, RulesetId, Ruling, Subject,
@@ -196,12 +196,9 @@ pub fn key(side: Side, at: Who, (from, to): (Who, Who), load: Load) -> FlowKey<A
     FlowKey {
         source: Addr4::from(std::net::Ipv4Addr::from(from.address)),
         destination: Addr4::from(std::net::Ipv4Addr::from(to.address)),
-        source_port: PortBe::from_host(source),
-        destination_port: PortBe::from_host(destination),
+        ports: Ports::new(PortBe::from_host(source), PortBe::from_host(destination)),
         place: Place::new(at.interface, side),
-        protocol,
-        zero: 0,
-        zeros: 0,
+        protocol: protocol.into(),
     }
 }
 

@@ -108,9 +108,9 @@ fn a_chain_of_extension_headers_is_followed_to_its_end() {
     let frame = six(Protocol(0), &chain);
     assert!(plain::<V6, _>(&frame[..]).is_none());
     let found = flow::<V6>(&frame).unwrap();
-    assert_eq!((found.protocol, found.destination_port), (Protocol::UDP, PortBe::from_host(53)));
+    assert_eq!((found.protocol(), found.ports.destination()), (Protocol::UDP, PortBe::from_host(53)));
     let authenticated = [&[17, 4], &[0; 22][..], &udp].concat();
-    assert_eq!(flow::<V6>(&six(Protocol(51), &authenticated)).unwrap().destination_port, PortBe::from_host(53));
+    assert_eq!(flow::<V6>(&six(Protocol(51), &authenticated)).unwrap().ports.destination(), PortBe::from_host(53));
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn the_longest_chain_that_is_followed() {
         let mut bytes: Vec<u8> = (1..count).flat_map(|_| extension(60, 1)).collect();
         bytes.extend(extension(17, 1));
         bytes.extend(frame::udp(5000, 53, &[]));
-        flow::<V6>(&six(Protocol(60), &bytes)).map(|flow| flow.destination_port)
+        flow::<V6>(&six(Protocol(60), &bytes)).map(|flow| flow.ports.destination())
     };
     assert_eq!(chain(7), Ok(PortBe::from_host(53)));
     assert_eq!(chain(8), Err(Drop::ExtensionHeaders));

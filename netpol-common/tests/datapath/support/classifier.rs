@@ -1,7 +1,7 @@
 //! The way of a frame as netpol-ebpf has it, written a second time, over [`Memory`].
 
 use netpol_common::{
-    decide::{self, Action, Desk, Packet},
+    decide::{self, Action, Desk, Known, Packet},
     drops::{Drop, Pass, Side, Verdict},
     flow::{FlowFlags, FlowValue, Place, seconds},
     guard::{self, LinkMessage, Passage},
@@ -182,7 +182,12 @@ impl Way<'_> {
             return Err(reason);
         }
         let mut desk = Desk::new(packet);
-        desk.is_missing = !store.flows.borrow().contains_key(&packet.key);
+        desk.known = [
+            (Known::FLOW, store.flows.borrow().contains_key(&packet.key)),
+            (Known::DENIAL, store.denials.borrow().contains_key(&packet.key)),
+        ]
+        .into_iter()
+        .fold(Known::NOTHING, |all, (kind, there)| if there { all.with(kind) } else { all });
         match decide::decide(self.memory, &mut desk)? {
             Action::Remembered => Ok(delivery(&packet, &desk.value)),
             Action::Confirmed => {

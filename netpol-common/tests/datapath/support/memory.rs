@@ -175,13 +175,15 @@ impl<A: Stored> Kernel<A> for Memory {
         Ok(())
     }
 
-    fn remember_denial(&self, key: &FlowKey<A>, value: &mut FlowValue) {
-        let mut denials = A::store(self).denials.borrow_mut();
-        if let Some(before) = denials.get(key) {
+    fn remember_denial(&self, key: &FlowKey<A>, value: &FlowValue) {
+        A::store(self).denials.borrow_mut().insert(*key, *value);
+    }
+
+    fn count_on(&self, key: &FlowKey<A>, value: &mut FlowValue) {
+        if let Some(before) = A::store(self).denials.borrow().get(key) {
             value.packets += before.packets;
             value.bytes += before.bytes;
         }
-        denials.insert(*key, *value);
     }
 
     fn refresh(&self, key: &FlowKey<A>, now: Ticks, ingress: IfIndex) {
