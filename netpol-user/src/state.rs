@@ -119,17 +119,21 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// In the words of a verdict about `traffic` (`tcp/5432 from shop/web`):
+    /// By name and place: `NetworkPolicy shop/postgres ingress[0] (policies/shop/postgres.yaml:9)`.
+    pub fn describe(&self) -> String {
+        format!("{} {} ({})", self.kind, self.short(), self.source)
+    }
+
+    /// Why it decided about `traffic` (`tcp/5432 from shop/web`) as it did, as every verdict says it:
     ///
     /// - `NetworkPolicy shop/postgres ingress[0] (policies/shop/postgres.yaml:9)`
     /// - `isolated by NetworkPolicy shop/postgres ingress at policies/shop/postgres.yaml:3, and no rule allows
     ///   tcp/5432 from shop/web`
-    pub fn describe(&self, f: &mut fmt::Formatter<'_>, traffic: fmt::Arguments<'_>) -> fmt::Result {
+    pub fn explain(&self, f: &mut fmt::Formatter<'_>, traffic: fmt::Arguments<'_>) -> fmt::Result {
         let Self { kind, direction, index, source, .. } = self;
-        let name = self.policy();
         match index {
-            Some(index) => write!(f, "{kind} {name} {direction}[{index}] ({source})"),
-            None => explain::isolated(f, format_args!("{kind} {name} {direction} at {source}"), traffic),
+            Some(_) => f.write_str(&self.describe()),
+            None => explain::isolated(f, format_args!("{kind} {} {direction} at {source}", self.policy()), traffic),
         }
     }
 

@@ -296,6 +296,29 @@ fn without_colour_the_words_and_symbols_are_the_same() {
 }
 
 #[test]
+fn every_flow_is_read_once_also_where_there_are_many() {
+    const PORTS: std::ops::Range<u16> = 10_000..20_000;
+    let scene = Scene::bridged();
+    let Scene { host, a, b, .. } = &scene;
+    host.load(&scene.all(), &[]);
+    for family in FAMILIES {
+        let any = if family == Family::V4 { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = a.enter(|| UdpSocket::bind(any)).unwrap();
+        for port in PORTS {
+            socket.send_to(b"ping", (b.ip(family), port)).unwrap();
+        }
+        // two entries each: several reads of the map
+        let rows = once(host, &["--filter", &format!("proto:udp to:{}", b.ip(family))]);
+        let mut ports: Vec<_> = rows.iter().map(|row| row["destination"]["port"].as_u64().unwrap()).collect();
+        ports.sort_unstable();
+        assert_eq!(ports, PORTS.map(u64::from).collect::<Vec<_>>());
+        assert!(rows.iter().all(|row| row["packets"] == 1 && row["reply_packets"] == 0));
+        let flows = host.netpol(&["flows", "--filter", &format!("proto:udp to:{}", b.ip(family)), "-o", "json"]).json();
+        assert_eq!(flows.as_array().unwrap().len(), PORTS.len());
+    }
+}
+
+#[test]
 fn once_warns_where_it_is_not_enforced() {
     let scene = scene();
     let index = scene.host.net(async |net| net.index("v-b").await);

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     flow::{Flow, TcpFlags},
-    reader::{Ends, Reader},
+    reader::{Between, Reader},
     sampler::Sample,
     tcp,
 };
@@ -18,7 +18,7 @@ use crate::datapath::{FlowFlags, Record, Side};
 pub struct Connection {
     /// The entry of the direction that opened it, with its counters.
     pub record: Record,
-    pub ends: Ends,
+    pub ends: Between,
     pub reply_packets: u64,
     pub reply_bytes: u64,
     pub reply_tcp_flags: u8,
@@ -60,7 +60,7 @@ pub struct Key {
 }
 
 impl Key {
-    pub fn new(reader: &Reader, record: &Record, ends: Ends) -> Self {
+    pub fn new(reader: &Reader, record: &Record, ends: Between) -> Self {
         let interface = |end: Option<usize>| end.map_or(0, |end| reader.names().endpoints[end].ifindex);
         let interfaces = match (interface(ends.source), interface(ends.destination)) {
             (0, 0) => (record.interface.0, 0),

@@ -266,9 +266,7 @@ impl Test {
             Self::Denied(denied) => (flow.verdict == "denied") == *denied,
             Self::DefaultDeny => flow.rule.is_some_and(|rule| rule.index.is_none()),
             Self::NoPolicy => flow.rule.is_none(),
-            Self::Rule(part) => flow.rule.is_some_and(|rule| {
-                format!("{} {} {}", rule.kind, rule.short(), rule.source).to_lowercase().contains(part)
-            }),
+            Self::Rule(part) => flow.rule.is_some_and(|rule| rule.describe().to_lowercase().contains(part)),
             Self::Text(part) => everything(flow).to_lowercase().contains(part),
         }
     }

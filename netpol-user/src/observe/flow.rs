@@ -124,7 +124,7 @@ impl fmt::Display for Explanation<'_> {
         match self.cause {
             Cause::Rule(rule) => {
                 let (word, peer) = if rule.direction == "egress" { ("to", &self.to) } else { ("from", &self.from) };
-                rule.describe(f, format_args!("{} {word} {}", Service(self.opening), peer.who()))
+                rule.explain(f, format_args!("{} {word} {}", Service(self.opening), peer.who()))
             }
             Cause::NoPolicy => f.write_str("no policy"),
             Cause::Earlier { generation } => write!(f, "a policy of before (generation {generation})"),

@@ -24,5 +24,5 @@ pub mod tcp;
 pub use connection::{Connection, Key, Row};
 pub use filter::Filter;
 pub use flow::{Cause, Explanation, Flow, Interface, Peer, TcpFlags};
-pub use reader::{Ends, Reader};
+pub use reader::{Between, Reader};
 pub use sampler::{Sample, Sampler};

@@ -28,12 +28,12 @@ pub struct Reader {
 
 /// The endpoints at the two ends of a record, by their place in [`Names::endpoints`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Ends {
+pub struct Between {
     pub source: Option<usize>,
     pub destination: Option<usize>,
 }
 
-impl Ends {
+impl Between {
     pub const fn reversed(self) -> Self {
         Self { source: self.destination, destination: self.source }
     }
@@ -61,8 +61,18 @@ impl Reader {
         &self.names
     }
 
+    /// The verdict is of the policy that is enforced now.
+    pub fn is_current(&self, record: &Record) -> bool {
+        record.generation.0 == self.names.generation
+    }
+
+    /// Whose interface it is.
+    pub fn behind(&self, interface: IfIndex) -> Option<&state::Endpoint> {
+        self.interfaces.get(&interface.0).map(|index| &self.names.endpoints[*index])
+    }
+
     /// Which endpoints a record is between.
-    pub fn ends(&self, record: &Record) -> Ends {
+    pub fn ends(&self, record: &Record) -> Between {
         let end = |address: &IpAddr, interface: IfIndex| -> Option<usize> {
             match self.endpoints.get(address)?.as_slice() {
                 [only] => Some(*only),
@@ -76,7 +86,7 @@ impl Reader {
             Side::From => (record.interface, record.far),
             Side::To => (record.far, record.interface),
         };
-        Ends { source: end(&record.source, source), destination: end(&record.destination, destination) }
+        Between { source: end(&record.source, source), destination: end(&record.destination, destination) }
     }
 
     /// The flow that a record is about, as of `now`.
@@ -85,8 +95,8 @@ impl Reader {
     }
 
     /// The same, where the endpoints are known already.
-    pub fn flow_between(&self, record: &Record, ends: Ends, now: SystemTime) -> Flow<'_> {
-        let current = record.generation.0 == self.names.generation;
+    pub fn flow_between(&self, record: &Record, ends: Between, now: SystemTime) -> Flow<'_> {
+        let current = self.is_current(record);
         let rule = |number: u32| if current { self.names.rule(number) } else { None };
         let (egress_rule, ingress_rule) = (rule(record.egress_rule.0), rule(record.ingress_rule.0));
         let (decided, number) = match record.denied {
@@ -132,8 +142,7 @@ impl Reader {
     }
 
     fn interface(&self, interface: IfIndex) -> Interface<'_> {
-        let known = self.interfaces.get(&interface.0);
-        known.map_or(Interface::Number(interface.0), |index| Interface::Named(&self.names.endpoints[*index].interface))
+        self.behind(interface).map_or(Interface::Number(interface.0), |endpoint| Interface::Named(&endpoint.interface))
     }
 
     fn peer(&self, record: &Record, endpoint: Option<usize>, (address, port): (IpAddr, u16)) -> Peer<'_> {

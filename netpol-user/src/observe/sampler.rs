@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     connection::{Connection, Key, is_backwards, reversed},
-    reader::{Ends, Reader},
+    reader::{Between, Reader},
 };
 use crate::datapath::{self, Counter, Datapath, Pass, Record};
 
@@ -173,7 +173,7 @@ impl Sampler {
 
 impl Known {
     /// One entry of the connection. Where two places count the same packets, the one that saw more.
-    fn count(&mut self, record: &Record, backwards: bool, ends: Ends) {
+    fn count(&mut self, record: &Record, backwards: bool, ends: Between) {
         let now = &mut self.now[usize::from(backwards)];
         let more = record.packets >= now.0;
         if more {

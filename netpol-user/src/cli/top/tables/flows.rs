@@ -36,7 +36,7 @@ impl FlowTable<'_> {
     }
 
     fn is_current(&self, row: usize) -> bool {
-        self.connections[row].record.generation.0 == self.sample.reader.names().generation
+        self.sample.reader.is_current(&self.connections[row].record)
     }
 }
 
@@ -129,7 +129,7 @@ impl Table for FlowTable<'_> {
             ("age", format!("{}, idle {}", units::span(connection.age), units::span(connection.record.idle))),
         ];
         for (name, rule) in [("egress rule", flow.egress_rule), ("ingress rule", flow.ingress_rule)] {
-            details.extend(rule.map(|rule| (name, format!("{} {} ({})", rule.kind, rule.short(), rule.source))));
+            details.extend(rule.map(|rule| (name, rule.describe())));
         }
         details.extend(connection.tcp_state().map(|state| ("tcp state", state.name().to_owned())));
         details.extend(connection.members.map(|members| ("connections", members.to_string())));

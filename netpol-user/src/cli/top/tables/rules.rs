@@ -88,7 +88,7 @@ impl Table for RuleTable<'_> {
             1 => "1 connection was decided by it, as far as they are remembered".to_owned(),
             count => format!("{count} connections were decided by it, as far as they are remembered"),
         };
-        format!("{} {} ({}): {flows}", rule.kind, rule.short(), rule.source)
+        format!("{}: {flows}", rule.describe())
     }
 
     fn details(&self, row: usize) -> Vec<(&'static str, String)> {
