@@ -2,7 +2,7 @@
 //! what they stand for, in one file for each generation. Losing it loses names, not enforcement.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     net::IpAddr,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     datapath::Way,
     format::Source,
-    model::{Direction, Labels},
+    model::{Direction, Labels, explain},
     source::Seen,
 };
 
@@ -133,12 +133,35 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// In the words of a verdict: `NetworkPolicy shop/postgres ingress[0] (policies/shop/postgres.yaml:9)`.
+    /// By name and place: `NetworkPolicy shop/postgres ingress[0] (policies/shop/postgres.yaml:9)`.
     pub fn describe(&self) -> String {
-        let Self { kind, namespace, name, direction, index, source } = self;
-        let name = namespace.as_ref().map_or_else(|| name.clone(), |ns| format!("{ns}/{name}"));
-        let part = index.map_or_else(|| format!("{direction}: default deny"), |index| format!("{direction}[{index}]"));
-        format!("{kind} {name} {part} ({source})")
+        format!("{} {} ({})", self.kind, self.short(), self.source)
+    }
+
+    /// Why it decided about `traffic` (`tcp/5432 from shop/web`) as it did, as every verdict says it:
+    ///
+    /// - `NetworkPolicy shop/postgres ingress[0] (policies/shop/postgres.yaml:9)`
+    /// - `isolated by NetworkPolicy shop/postgres ingress at policies/shop/postgres.yaml:3, and no rule allows
+    ///   tcp/5432 from shop/web`
+    pub fn explain(&self, f: &mut fmt::Formatter<'_>, traffic: fmt::Arguments<'_>) -> fmt::Result {
+        let Self { kind, direction, index, source, .. } = self;
+        match index {
+            Some(_) => f.write_str(&self.describe()),
+            None => explain::isolated(f, format_args!("{kind} {} {direction} at {source}", self.policy()), traffic),
+        }
+    }
+
+    /// In few words, for a column: `shop/postgres ingress[0]`, `shop/postgres ingress: default deny`.
+    pub fn short(&self) -> String {
+        let Self { direction, index, .. } = self;
+        let name = self.policy();
+        index
+            .map_or_else(|| format!("{name} {direction}: default deny"), |index| format!("{name} {direction}[{index}]"))
+    }
+
+    /// `shop/postgres`, or a cluster-wide policy's name.
+    pub fn policy(&self) -> PolicyName<'_> {
+        PolicyName(self)
     }
 
     pub const fn word(direction: Direction) -> &'static str {
@@ -202,6 +225,19 @@ impl Health {
             Self::Pending => "pending",
             Self::Ready => "ready",
             Self::NotReady => "not-ready",
+        }
+    }
+}
+
+/// See [`Rule::policy`].
+pub struct PolicyName<'a>(&'a Rule);
+
+impl fmt::Display for PolicyName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Rule { namespace, name, .. } = self.0;
+        match namespace {
+            Some(namespace) => write!(f, "{namespace}/{name}"),
+            None => f.write_str(name),
         }
     }
 }

@@ -1,10 +1,13 @@
+use std::time::SystemTime;
+
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use serde::{Serialize, Serializer};
 
 use super::{Instance, Outcome, OutputArgs, output};
 use crate::{
-    datapath::Datapath,
-    observe::{Flow, Reader},
+    datapath::{Datapath, Record},
+    observe::{Filter, Flow, Reader},
 };
 
 /// List the flows that the kernel remembers, with the rule behind each verdict.
@@ -13,6 +16,10 @@ pub struct Flows {
     /// Only these.
     #[arg(long, value_enum)]
     verdict: Option<Wanted>,
+    /// Only flows for which this holds: `from:shop/api to:10.0.0.0/8 port:5432 proto:tcp verdict:denied
+    /// rule:default-deny`, or any text; `-` or `not` before a term turns it around.
+    #[arg(long, value_name = "FILTER")]
+    filter: Option<Filter>,
     /// Replies, and verdicts of earlier policies, too. (JSON and YAML always have them.)
     #[arg(long)]
     all: bool,
@@ -26,42 +33,62 @@ enum Wanted {
     Denied,
 }
 
+/// Records, each of which becomes a flow when it is written: there may be a million.
+struct Listing {
+    reader: Reader,
+    now: SystemTime,
+    records: Vec<Record>,
+}
+
 impl Flows {
     pub fn run(&self, instance: &Instance) -> Result<Outcome> {
         let instance = instance.open();
         let datapath = Datapath::open(&instance.pins)?;
-        let names = instance.names(&datapath)?;
-        let reader = Reader::new(&names);
-        let mut flows: Vec<_> = datapath.records()?.iter().map(|record| reader.flow(record)).collect();
-        flows.retain(|flow| self.wants(flow));
-        flows.sort_by(|a, b| a.idle_seconds.total_cmp(&b.idle_seconds));
-        output::print(self.output.output, &flows, |flows| self.table(flows))?;
+        let reader = Reader::new(instance.names(&datapath)?.into());
+        let mut listing = Listing { reader, now: SystemTime::now(), records: datapath.records()? };
+        let Listing { reader, now, records } = &mut listing;
+        records.retain(|record| self.wants(record, || reader.flow(record, *now)));
+        records.sort_unstable_by_key(|record| record.idle);
+        output::print(self.output.output, &listing, |listing| self.table(listing))?;
         Ok(Outcome::Done)
     }
 
-    fn wants(&self, flow: &Flow) -> bool {
-        match self.verdict {
+    fn wants<'a>(&self, record: &Record, flow: impl FnOnce() -> Flow<'a>) -> bool {
+        let verdict = match self.verdict {
             None => true,
-            Some(Wanted::Allowed) => flow.verdict == "allowed",
-            Some(Wanted::Denied) => flow.verdict == "denied",
-        }
+            Some(Wanted::Allowed) => record.denied.is_none(),
+            Some(Wanted::Denied) => record.denied.is_some(),
+        };
+        verdict && self.filter.as_ref().is_none_or(|filter| filter.matches(&flow()))
     }
 
-    fn table(&self, flows: &[Flow]) -> String {
+    fn table(&self, listing: &Listing) -> String {
         let header = ["VERDICT", "FROM", "TO", "PROTOCOL", "PACKETS", "BYTES", "RULE"];
-        let shown = flows.iter().filter(|flow| self.all || (flow.current && !flow.is_reply));
+        let shown = listing.flows().filter(|flow| self.all || (flow.current && !flow.is_reply));
         let cells = shown.map(|flow| {
             let verdict = flow.drop_reason.unwrap_or(flow.verdict);
             [
                 verdict.to_owned(),
                 flow.source.describe(),
                 flow.destination.describe(),
-                flow.protocol.clone(),
+                flow.protocol.to_string(),
                 flow.packets.to_string(),
                 flow.bytes.to_string(),
-                flow.rule.as_ref().map_or_else(|| "no policy".to_owned(), |rule| rule.describe()),
+                flow.explanation.to_string(),
             ]
         });
         output::table(header, cells)
+    }
+}
+
+impl Listing {
+    fn flows(&self) -> impl Iterator<Item = Flow<'_>> {
+        self.records.iter().map(|record| self.reader.flow(record, self.now))
+    }
+}
+
+impl Serialize for Listing {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.flows())
     }
 }

@@ -15,6 +15,7 @@ mod policies;
 mod question;
 mod services;
 mod status;
+mod top;
 mod trace;
 mod unload;
 mod verify;
@@ -68,6 +69,7 @@ enum Command {
     Identities(identities::Identities),
     Services(services::Services),
     Flows(flows::Flows),
+    Top(top::Top),
     Policies(policies::Policies),
     #[cfg(feature = "log")]
     Log(log::Log),
@@ -104,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Identities(command) => command.run(&instance),
         Command::Services(command) => command.run(&instance),
         Command::Flows(command) => command.run(&instance),
+        Command::Top(command) => command.run(&instance),
         Command::Policies(command) => command.run(&instance),
         #[cfg(feature = "log")]
         Command::Log(command) => command.run(&instance),

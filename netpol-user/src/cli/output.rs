@@ -1,6 +1,6 @@
 //! Listings: one table of rows, printed for people, as JSON or as YAML.
 
-use std::io::Write as _;
+use std::io::{BufWriter, Write as _};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -25,12 +25,15 @@ pub enum Format {
 
 /// Prints `value` as JSON or YAML, or what `table` makes of it for people.
 pub fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> String) -> Result<()> {
-    let text = match format {
-        Format::Table => table(value),
-        Format::Json => serde_json::to_string_pretty(value)?,
-        Format::Yaml => serde_saphyr::to_string(value)?,
-    };
-    writeln!(std::io::stdout(), "{}", text.trim_end())?;
+    // a listing may have a million rows
+    let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+    match format {
+        Format::Table => out.write_all(table(value).trim_end().as_bytes())?,
+        Format::Json => serde_json::to_writer_pretty(&mut out, value)?,
+        Format::Yaml => out.write_all(serde_saphyr::to_string(value)?.trim_end().as_bytes())?,
+    }
+    out.write_all(b"\n")?;
+    out.flush()?;
     Ok(())
 }
 

@@ -25,14 +25,14 @@ pub struct Status {
 }
 
 #[derive(Serialize)]
-struct Report {
-    enforced: bool,
+pub(super) struct Report {
+    pub enforced: bool,
     generation: u32,
     policies: usize,
     endpoints: usize,
     identities: usize,
     settings: Vec<&'static str>,
-    problems: Vec<String>,
+    pub problems: Vec<String>,
     pending: Vec<Pending>,
     /// Interfaces on bridges of endpoints that no policy protects.
     unprotected: Vec<String>,
@@ -67,7 +67,7 @@ impl Status {
 }
 
 impl Report {
-    fn of(instance: &enforce::Instance) -> Result<Self> {
+    pub fn of(instance: &enforce::Instance) -> Result<Self> {
         if !instance.pins.exist() {
             return Ok(Self::nothing());
         }
@@ -248,18 +248,22 @@ fn row(counter: &Counter) -> Row {
     Row { direction, verdict, reason, packets: counter.packets, bytes: counter.bytes }
 }
 
-fn text(report: &Report) -> String {
+/// `enforced: generation 1, 2 policies, ...`, or that it is not.
+pub(super) fn headline(report: &Report) -> String {
     let Report { enforced, generation, policies, endpoints, identities, .. } = report;
-    let mut text = if *enforced {
-        format!(
-            "enforced: generation {generation}, {}, {}, {}\n",
-            output::counted(*policies, "policy", "policies"),
-            output::counted(*endpoints, "endpoint", "endpoints"),
-            output::counted(*identities, "identity", "identities"),
-        )
-    } else {
-        "NOT ENFORCED\n".to_owned()
-    };
+    if !enforced {
+        return "NOT ENFORCED".to_owned();
+    }
+    format!(
+        "enforced: generation {generation}, {}, {}, {}",
+        output::counted(*policies, "policy", "policies"),
+        output::counted(*endpoints, "endpoint", "endpoints"),
+        output::counted(*identities, "identity", "identities"),
+    )
+}
+
+fn text(report: &Report) -> String {
+    let mut text = headline(report) + "\n";
     let mut section = |title: &str, lines: Vec<String>| {
         if !lines.is_empty() {
             text.push_str(&format!("\n{title}\n"));

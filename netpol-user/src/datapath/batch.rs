@@ -1,8 +1,9 @@
-//! Many entries into a map with one system call, which aya does not have.
+//! Many entries of a map with one system call, which aya does not have (Linux 5.6).
 
 use std::{
+    cell::Cell,
     io,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
 };
 
 use aya::{
@@ -11,18 +12,61 @@ use aya::{
     sys::SyscallError,
 };
 
-/// The part of `union bpf_attr` for `BPF_MAP_UPDATE_BATCH` (linux/bpf.h, since Linux 5.6).
-#[repr(C)]
-#[derive(Default)]
-struct Batch {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map: u32,
-    entry_flags: u64,
-    flags: u64,
+use super::calls::{Batch, Command, call};
+
+/// How many entries to ask for at once. A bucket must fit; those of a map this large hold a few.
+const AT_ONCE: usize = 8192;
+
+/// Gives every entry of a hash map to `each`.
+///
+/// The kernel goes bucket by bucket, each under its lock: an entry is given once, whole, and nothing
+/// marks it as used. (aya asks for the next key and then for its value: two calls for each entry.)
+///
+/// # Errors
+/// What the kernel says, such as `EINVAL` before Linux 5.6.
+pub(super) fn read<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(&K, &V)) -> io::Result<()> {
+    let mut room = AT_ONCE;
+    let (mut keys, mut values) = (Vec::<K>::with_capacity(room), Vec::<V>::with_capacity(room));
+    // where the last call ended, as the kernel wrote it down
+    let mut place: Option<u32> = None;
+    loop {
+        let mut ended = 0_u32;
+        let batch = Batch {
+            from: place.as_ref().map_or(0, |place| &raw const *place as u64),
+            ended: &raw mut ended as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: Cell::new(room as u32),
+            map: map.as_raw_fd(),
+            ..Batch::default()
+        };
+        let outcome = call(Command::MapLookupBatch, &batch);
+        let count = batch.count.get() as usize;
+        match outcome.as_ref().map_err(io::Error::raw_os_error) {
+            // a bucket has more entries than there is room for
+            Err(Some(libc::ENOSPC)) if count == 0 => {
+                room *= 2;
+                keys.reserve(room);
+                values.reserve(room);
+                continue;
+            }
+            Ok(_) | Err(Some(libc::ENOENT | libc::ENOSPC)) => {}
+            Err(_) => return outcome.map(drop),
+        }
+        // SAFETY: there is room for that many, and the kernel has filled them; any bytes are a valid Pod.
+        unsafe {
+            keys.set_len(count.min(room));
+            values.set_len(count.min(room));
+        }
+        keys.iter().zip(&values).for_each(|(key, value)| each(key, value));
+        keys.clear();
+        values.clear();
+        match outcome {
+            // the last bucket was among these
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
+            _ => place = Some(ended),
+        }
+    }
 }
 
 /// Inserts or replaces all of them. Not for maps that keep a value for each CPU.
@@ -33,22 +77,16 @@ pub(super) fn update<K: Pod, V: Pod>(
     map: &impl InnerMap,
     entries: impl ExactSizeIterator<Item = (K, V)>,
 ) -> Result<(), MapError> {
-    const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
     let (keys, values): (Vec<K>, Vec<V>) = entries.unzip();
     let batch = Batch {
         keys: keys.as_ptr() as u64,
         values: values.as_ptr() as u64,
-        count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
-        map: map.fd().as_fd().as_raw_fd() as u32,
+        count: Cell::new(u32::try_from(keys.len()).unwrap_or(u32::MAX)),
+        map: map.fd().as_fd().as_raw_fd(),
         ..Batch::default()
     };
-    // SAFETY: the vectors outlive the call and hold `count` keys and values, of the sizes that the map has:
-    // the caller made it for these types.
-    let done = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_BATCH, &raw const batch, size_of::<Batch>() as libc::c_uint)
-    };
-    match done {
-        0 => Ok(()),
-        _ => Err(SyscallError { call: "bpf_map_update_batch", io_error: io::Error::last_os_error() }.into()),
+    match call(Command::MapUpdateBatch, &batch) {
+        Ok(_) => Ok(()),
+        Err(io_error) => Err(SyscallError { call: "bpf_map_update_batch", io_error }.into()),
     }
 }

@@ -1,10 +1,11 @@
-//! bpf(2) itself, for what aya has no function for: outer maps without BTF, and links by the number of an
-//! interface, which are taken off at once.
+//! bpf(2) itself, for what aya has no function for: outer maps without BTF, many entries at once, and links by
+//! the number of an interface, which are taken off at once.
 //!
 //! Structures are the beginning of `union bpf_attr` (linux/bpf.h) for their command; the kernel takes the
 //! rest for zero.
 
 use std::{
+    cell::Cell,
     ffi::CString,
     io,
     os::{
@@ -19,10 +20,12 @@ use netpol_common::{drops::Side, tables::IfIndex};
 /// `enum bpf_cmd`
 #[derive(Clone, Copy)]
 #[repr(i32)]
-enum Command {
+pub(super) enum Command {
     MapCreate = 0,
     ObjPin = 6,
     ObjGet = 7,
+    MapLookupBatch = 24,
+    MapUpdateBatch = 26,
     LinkCreate = 28,
     LinkDetach = 34,
 }
@@ -35,6 +38,22 @@ pub(super) struct CreateMap {
     pub entries: u32,
     pub flags: u32,
     pub inner: i32,
+}
+
+/// `batch`. Keys and values are arrays of the sizes that the map has.
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct Batch {
+    /// Where an earlier call ended; 0 at the beginning.
+    pub from: u64,
+    pub ended: u64,
+    pub keys: u64,
+    pub values: u64,
+    /// How many there is room for; the kernel writes how many there are.
+    pub count: Cell<u32>,
+    pub map: i32,
+    pub element_flags: u64,
+    pub flags: u64,
 }
 
 #[repr(C)]
@@ -107,7 +126,7 @@ pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     call(Command::ObjGet, &Pin { path: path.as_ptr() as u64, object: 0, flags: 0 }).map(owned)
 }
 
-fn call<A>(command: Command, attributes: &A) -> io::Result<i32> {
+pub(super) fn call<A>(command: Command, attributes: &A) -> io::Result<i32> {
     // SAFETY: pointer and size are those of a structure that outlives the call, and so does what it points to.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, command as libc::c_int, &raw const *attributes, size_of::<A>() as libc::c_uint)

@@ -121,6 +121,12 @@ pub enum Error {
     #[cfg(feature = "log")]
     #[error("cannot read what the classifiers log")]
     Follow(#[source] io::Error),
+    #[error("cannot read map {map}")]
+    Read {
+        map: &'static str,
+        #[source]
+        error: io::Error,
+    },
     #[error("the kernel cannot wait for its readers (membarrier)")]
     Barrier(#[source] io::Error),
 }

@@ -1,8 +1,8 @@
 //! What the classifiers remember and count, read from their maps.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, os::fd::AsFd as _, time::Duration};
 
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{Map, MapData, PerCpuArray};
 use netpol_common::{
     drops::{Count, Drop, Pass, Side, Verdict, counter, verdict_code},
     flow::{FlowFlags, FlowKey, FlowValue, Generation, Ticks},
@@ -10,12 +10,15 @@ use netpol_common::{
     wire::{Addr4, Addr6, Address, PortBe, Protocol},
 };
 
-use super::{Datapath, Error};
+use super::{Datapath, Error, batch};
 
 /// One entry: a direction of a connection at one place, or a remembered denial.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Record {
     pub interface: IfIndex,
+    /// The interface of the other end, where the classifiers know it: where packets are delivered, or
+    /// come from.
+    pub far: IfIndex,
     pub side: Side,
     pub source: IpAddr,
     pub destination: IpAddr,
@@ -49,29 +52,30 @@ impl Datapath {
     /// All flows and denials. An entry that comes or goes meanwhile may be missing or old.
     pub fn records(&self) -> Result<Vec<Record>, Error> {
         let mut records = Vec::new();
-        self.read::<Addr4>("FLOWS4", false, &mut records)?;
-        self.read::<Addr6>("FLOWS6", false, &mut records)?;
-        self.read::<Addr4>("DENIALS4", true, &mut records)?;
-        self.read::<Addr6>("DENIALS6", true, &mut records)?;
+        self.each_record(|record| records.push(record))?;
         Ok(records)
     }
 
-    fn read<A: Address>(&self, name: &'static str, denials: bool, into: &mut Vec<Record>) -> Result<(), Error>
+    /// The same, one by one.
+    pub fn each_record(&self, mut each: impl FnMut(Record)) -> Result<(), Error> {
+        self.read::<Addr4>("FLOWS4", false, &mut each)?;
+        self.read::<Addr6>("FLOWS6", false, &mut each)?;
+        self.read::<Addr4>("DENIALS4", true, &mut each)?;
+        self.read::<Addr6>("DENIALS6", true, &mut each)
+    }
+
+    fn read<A: Address>(&self, name: &'static str, denials: bool, each: &mut impl FnMut(Record)) -> Result<(), Error>
     where
         FlowKey<A>: aya::Pod,
     {
         let now = now();
-        let map: HashMap<MapData, FlowKey<A>, FlowValue<A>> =
-            self.pins.map(name)?.try_into().map_err(Error::map(name))?;
-        for entry in map.iter() {
-            match entry {
-                Ok((key, value)) => into.push(record(&key, &value, (denials, now))),
-                // evicted between two calls
-                Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(Error::map(name)(error)),
-            }
-        }
-        Ok(())
+        let Map::LruHashMap(map) = self.pins.map(name)? else {
+            unreachable!("the type of a pinned map is checked where it is opened");
+        };
+        let read = batch::read(map.fd().as_fd(), |key: &FlowKey<A>, value: &FlowValue<A>| {
+            each(record(key, value, (denials, now)));
+        });
+        read.map_err(|error| Error::Read { map: name, error })
     }
 
     /// The counters of all verdicts that occurred.
@@ -107,6 +111,7 @@ fn record<A: Address>(key: &FlowKey<A>, value: &FlowValue<A>, (denials, now): (b
     let port = |port: PortBe| port.to_host();
     Record {
         interface: key.place.ifindex(),
+        far: value.ifindex,
         side: key.place.side(),
         source: key.source.into(),
         destination: key.destination.into(),

@@ -76,8 +76,11 @@ impl<'a> Question<'a> {
                     PolicyKind::NetworkPolicy => String::new(),
                     _ => format!(" in tier {name}"),
                 };
-                let origin = &policy.origin;
-                format!("isolated by {} {way} at {origin}{within}, and no rule allows {traffic}", PolicyName(policy))
+                let mut text = String::new();
+                let policy = format_args!("{} {way} at {}{within}", PolicyName(policy), policy.origin);
+                // a String takes everything
+                let _ = isolated(&mut text, policy, format_args!("{traffic}"));
+                text
             }
             Reason::Profile => self.profile(direction, &traffic),
         }
@@ -125,6 +128,11 @@ impl<'a> Question<'a> {
             EndMismatch::PortExcluded => format!("it excludes {end} port {port}"),
         }
     }
+}
+
+/// The words of a default deny, wherever they are said.
+pub fn isolated(f: &mut impl fmt::Write, policy: fmt::Arguments<'_>, traffic: fmt::Arguments<'_>) -> fmt::Result {
+    write!(f, "isolated by {policy}, and no rule allows {traffic}")
 }
 
 /// What a policy's standing means, for people.

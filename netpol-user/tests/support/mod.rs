@@ -19,6 +19,7 @@
 //! | `policy` | documents, and what the command counts and remembers |
 //! | `scene` | endpoints, host and outside, bridged or routed |
 //! | `packet` | frames byte by byte |
+//! | `terminal` | the command in a terminal: its screen, keys and clicks |
 //! | `wire` | what became of a frame |
 #![allow(dead_code, unused_imports, reason = "each test uses the part that it needs")]
 
@@ -27,6 +28,7 @@ mod netpol;
 pub mod packet;
 pub mod policy;
 mod scene;
+pub mod terminal;
 mod topology;
 mod traffic;
 pub mod wire;

@@ -106,13 +106,13 @@ impl<'a> Live<'a> {
     fn records(&self, probe: &Probe) -> Result<Vec<String>> {
         let datapath = Datapath::open(&self.instance.pins)?;
         let names = self.instance.names(&datapath)?;
-        let reader = Reader::new(&names);
+        let (reader, now) = (Reader::new(names.into()), std::time::SystemTime::now());
         let records = datapath.records()?;
         let same = records.iter().filter(|record| probe.is_of(record));
-        let flows = same.map(|record| reader.flow(record)).filter(|flow| flow.current);
+        let flows = same.map(|record| reader.flow(record, now)).filter(|flow| flow.current);
         let lines = flows.map(|flow| {
             let what = flow.drop_reason.unwrap_or(flow.verdict);
-            let rule = flow.rule.as_ref().map_or_else(|| "no policy".to_owned(), |rule| rule.describe());
+            let rule = &flow.explanation;
             let ends = format!("{} -> {}", flow.source.describe(), flow.destination.describe());
             format!("{what} {ends} at {} of {}: {rule}", flow.direction, flow.interface)
         });

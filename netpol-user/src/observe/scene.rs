@@ -1,0 +1,96 @@
+//! Two endpoints, a policy and records about them, for this module's tests.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use netpol_common::{
+    tables::{IfIndex, RuleId},
+    wire::Protocol,
+};
+
+use super::Reader;
+use crate::{
+    datapath::{Drop, FlowFlags, Generation, Record, Side},
+    model::Labels,
+    state::{Endpoint, Names, Rule},
+};
+
+pub const GENERATION: u32 = 7;
+pub const WEB: &str = "10.0.0.1";
+pub const DB: &str = "10.0.0.2";
+pub const OUTSIDE: &str = "192.0.2.9";
+
+/// `shop/web` behind interface 1, `shop/db` behind interface 2. Rule 1: what `shop/db` allows. Rule 2: its default deny.
+pub fn names() -> Names {
+    let endpoint = |name: &str, address: &str, ifindex| Endpoint {
+        namespace: "shop".into(),
+        name: name.into(),
+        labels: Labels::from([("app".to_owned(), name.to_owned())]),
+        addresses: vec![address.parse().unwrap()],
+        interface: format!("v-{name}"),
+        ifindex,
+        ingress: true,
+        egress: false,
+        stack: None,
+    };
+    let rule = |index, line| Rule {
+        kind: "NetworkPolicy".into(),
+        namespace: Some("shop".into()),
+        name: "database".into(),
+        direction: "ingress".into(),
+        index,
+        source: format!("shop.yaml:{line}"),
+    };
+    Names {
+        generation: GENERATION,
+        endpoints: vec![endpoint("web", WEB, 1), endpoint("db", DB, 2)],
+        rules: vec![rule(Some(0), 9), rule(None, 3)],
+        ..Names::default()
+    }
+}
+
+pub fn reader() -> Arc<Reader> {
+    Arc::new(Reader::new(names().into()))
+}
+
+/// What the sender's hook remembers of tcp/5432 between two addresses, allowed by rule 1.
+pub fn record(source: &str, destination: &str, packets: u64) -> Record {
+    let address = |text: &str| -> IpAddr { text.parse().unwrap() };
+    let interface = |text: &str| match text {
+        WEB => IfIndex(1),
+        DB => IfIndex(2),
+        _ => IfIndex::NONE,
+    };
+    let side = if interface(source) == IfIndex::NONE { Side::To } else { Side::From };
+    let (near, far) = if side == Side::From { (source, destination) } else { (destination, source) };
+    Record {
+        interface: interface(near),
+        far: interface(far),
+        side,
+        source: address(source),
+        destination: address(destination),
+        source_port: 40_000,
+        destination_port: 5432,
+        protocol: Protocol::TCP,
+        generation: Generation(GENERATION),
+        flags: FlowFlags::NONE,
+        denied: None,
+        packets,
+        bytes: packets * 100,
+        idle: Duration::ZERO,
+        egress_rule: RuleId(0),
+        ingress_rule: RuleId(1),
+        tcp_flags: 0x12,
+    }
+}
+
+/// The entry of the answers that `source` sends to a [`record`] from `destination`.
+pub fn reply(source: &str, destination: &str, packets: u64) -> Record {
+    let record = record(source, destination, packets);
+    Record { source_port: 5432, destination_port: 40_000, flags: FlowFlags::REPLY, ..record }
+}
+
+/// [`record`], denied by rule 2.
+pub fn denial(source: &str, destination: &str, packets: u64) -> Record {
+    let record = record(source, destination, packets);
+    Record { denied: Some(Drop::PolicyIngress), ingress_rule: RuleId(2), tcp_flags: 2, ..record }
+}
