@@ -18,6 +18,8 @@
 //! | [`state`] | the names of what is enforced |
 //! | [`datapath`] | the only module that speaks aya: load, attach, pin, publish |
 //! | [`observe`] | flows and counters as the kernel has them, with names |
+//! | [`metrics`] | the same, for Prometheus |
+//! | `web` | a local port: bounded, and for this machine only |
 //! | [`verify`] | real connections between endpoints against the matrix |
 //! | [`cli`] | the commands |
 //!
@@ -28,6 +30,7 @@ pub mod compile;
 pub mod datapath;
 pub mod enforce;
 pub mod format;
+pub mod metrics;
 pub mod model;
 mod netlink;
 pub mod netns;
@@ -36,3 +39,4 @@ pub mod privileges;
 pub mod source;
 pub mod state;
 pub mod verify;
+mod web;

@@ -6,8 +6,10 @@ mod endpoints;
 mod flows;
 mod grid;
 mod identities;
+mod listen;
 mod load;
 mod matrix;
+mod metrics;
 mod output;
 mod policies;
 mod question;
@@ -64,6 +66,7 @@ enum Command {
     Endpoints(endpoints::Endpoints),
     Identities(identities::Identities),
     Flows(flows::Flows),
+    Metrics(metrics::Metrics),
     Policies(policies::Policies),
 }
 
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Endpoints(command) => command.run(&instance),
         Command::Identities(command) => command.run(&instance),
         Command::Flows(command) => command.run(&instance),
+        Command::Metrics(command) => command.run(&instance),
         Command::Policies(command) => command.run(&instance),
     };
     match outcome {

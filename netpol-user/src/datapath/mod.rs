@@ -11,6 +11,7 @@
 //! | `slots` | the tables that a publication fills |
 //! | `publish` | a snapshot becomes the policy, with one write |
 //! | `records` | flows, denials and counters, read |
+//! | `usage` | how full the maps are |
 //! | `testrun` | frames of ours, without an interface |
 
 mod links;
@@ -20,6 +21,7 @@ mod publish;
 mod records;
 mod slots;
 mod testrun;
+mod usage;
 
 use std::{io, path::PathBuf};
 
@@ -33,6 +35,7 @@ pub use pins::Pins;
 pub use programs::Datapath;
 pub use records::{Counter, Record};
 pub use testrun::{Action, Arrival};
+pub use usage::Usage;
 
 /// What goes wrong between userspace and the kernel.
 #[derive(Debug, thiserror::Error)]

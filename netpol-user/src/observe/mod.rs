@@ -1,11 +1,20 @@
 //! What happens, with names: the kernel's records of flows and denials, made readable.
 
 mod clock;
+mod condition;
+mod ends;
+mod hits;
+mod tally;
 
 use std::{collections::HashMap, net::IpAddr, time::SystemTime};
 
 use netpol_common::wire::Protocol;
 use serde::Serialize;
+
+pub use condition::Condition;
+pub use ends::{End, Ends};
+pub use hits::{Hits, hits};
+pub use tally::{Amount, Kind, Reason, Sum, protocol, tally};
 
 use crate::{
     datapath::{Drop, FlowFlags, Record, Side},

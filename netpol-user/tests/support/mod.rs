@@ -19,6 +19,7 @@
 //! | `policy` | documents, and what the command counts and remembers |
 //! | `scene` | endpoints, host and outside, bridged or routed |
 //! | `packet` | frames byte by byte |
+//! | `web` | ports that the command serves |
 //! | `wire` | what became of a frame |
 #![allow(dead_code, unused_imports, reason = "each test uses the part that it needs")]
 
@@ -29,6 +30,7 @@ pub mod policy;
 mod scene;
 mod topology;
 mod traffic;
+mod web;
 pub mod wire;
 
 pub use net::Net;
@@ -37,4 +39,5 @@ pub use policy::{Counts, FAMILIES, Family};
 pub use scene::{HOST, LAYOUTS, Layout, Scene};
 pub use topology::{Endpoint, Host};
 pub use traffic::{Attempt, RawSocket, Seen, Server, check, exchange};
+pub use web::{Answer, Served};
 pub use wire::{Fate, Wire};
