@@ -18,6 +18,7 @@
 //! | [`state`] | the names of what is enforced |
 //! | [`datapath`] | the only module that speaks aya: load, attach, pin, publish |
 //! | [`observe`] | flows and counters as the kernel has them, with names |
+//! | [`map`] | who talks to whom, as a picture |
 //! | [`metrics`] | the same, for Prometheus |
 //! | `web` | a local port: bounded, and for this machine only |
 //! | [`verify`] | real connections between endpoints against the matrix |
@@ -30,6 +31,7 @@ pub mod compile;
 pub mod datapath;
 pub mod enforce;
 pub mod format;
+pub mod map;
 pub mod metrics;
 pub mod model;
 mod netlink;

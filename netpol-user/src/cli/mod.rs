@@ -8,6 +8,7 @@ mod grid;
 mod identities;
 mod listen;
 mod load;
+mod map;
 mod matrix;
 mod metrics;
 mod output;
@@ -66,6 +67,7 @@ enum Command {
     Endpoints(endpoints::Endpoints),
     Identities(identities::Identities),
     Flows(flows::Flows),
+    Map(map::Map),
     Metrics(metrics::Metrics),
     Policies(policies::Policies),
 }
@@ -100,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Endpoints(command) => command.run(&instance),
         Command::Identities(command) => command.run(&instance),
         Command::Flows(command) => command.run(&instance),
+        Command::Map(command) => command.run(&instance),
         Command::Metrics(command) => command.run(&instance),
         Command::Policies(command) => command.run(&instance),
     };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::tally::{Kind, Reason, Sum};
+use super::tally::{Kind, Sum};
 
 /// What a rule decided about, of what is remembered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,14 +27,9 @@ impl std::ops::AddAssign for Hits {
 pub fn hits(rows: &BTreeMap<Kind, Sum>) -> BTreeMap<u32, Hits> {
     let mut hits: BTreeMap<u32, Hits> = BTreeMap::new();
     for (kind, sum) in rows {
-        let decided = match kind.denied {
-            Some(Reason::Egress) => [kind.egress_rule, 0],
-            Some(Reason::Ingress) => [kind.ingress_rule, 0],
-            None => [kind.egress_rule, kind.ingress_rule],
-        };
         let sent = sum.sent();
         let of = Hits { flows: sum.connections(), packets: sent.packets, bytes: sent.bytes };
-        for rule in decided.into_iter().filter(|rule| *rule != 0) {
+        for rule in kind.deciders() {
             *hits.entry(rule).or_default() += of;
         }
     }

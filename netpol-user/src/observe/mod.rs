@@ -3,6 +3,7 @@
 mod clock;
 mod condition;
 mod ends;
+pub mod graph;
 mod hits;
 mod tally;
 

@@ -32,6 +32,18 @@ pub struct Kind {
     pub current: bool,
 }
 
+impl Kind {
+    /// Numbers of the rules that decided: of a denied connection the one that said no.
+    pub fn deciders(&self) -> impl Iterator<Item = u32> + use<> {
+        let rules = match self.denied {
+            Some(Reason::Egress) => [self.egress_rule, 0],
+            Some(Reason::Ingress) => [0, self.ingress_rule],
+            None => [self.egress_rule, self.ingress_rule],
+        };
+        rules.into_iter().filter(|rule| *rule != 0)
+    }
+}
+
 /// Which policy said no.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {

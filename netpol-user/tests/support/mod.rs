@@ -18,11 +18,15 @@
 //! | `netpol` | the real command, inside a host |
 //! | `policy` | documents, and what the command counts and remembers |
 //! | `scene` | endpoints, host and outside, bridged or routed |
+//! | `example` | the examples of `policies/`, up and loaded |
+//! | `browser` | a real Chromium, driven |
 //! | `packet` | frames byte by byte |
 //! | `web` | ports that the command serves |
 //! | `wire` | what became of a frame |
 #![allow(dead_code, unused_imports, reason = "each test uses the part that it needs")]
 
+mod browser;
+mod example;
 mod net;
 mod netpol;
 pub mod packet;
@@ -33,6 +37,8 @@ mod traffic;
 mod web;
 pub mod wire;
 
+pub use browser::Browser;
+pub use example::{Example, files, policies};
 pub use net::Net;
 pub use netpol::Ran;
 pub use policy::{Counts, FAMILIES, Family};

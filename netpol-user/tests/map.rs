@@ -1,0 +1,336 @@
+//! `netpol map`: the shop with real traffic, in files, over HTTP and in a real browser.
+
+mod support;
+
+use std::{
+    io::{Read as _, Write as _},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use netpol_user::netns::Namespace;
+use serde_json::Value;
+use support::{
+    Attempt::Tcp,
+    Browser, Endpoint, Example, Family, Scene,
+    Seen::{Answered, Silent},
+    Served, Server, check,
+    policy::{from, ingress},
+};
+
+/// The shop, busy: what it allows, what it denies, and somebody outside.
+struct Shop {
+    example: Example,
+    stop: Arc<AtomicBool>,
+    callers: Vec<JoinHandle<()>>,
+    _servers: Vec<Server>,
+}
+
+const ALLOWED: [(&str, &str, u16); 7] = [
+    ("nginx-lb", "api-gateway", 80),
+    ("api-gateway", "order-service", 80),
+    ("api-gateway", "product-service", 80),
+    ("order-service", "postgres-db", 5432),
+    ("order-service", "redis-cache", 6379),
+    ("product-service", "postgres-db", 5432),
+    ("product-service", "redis-cache", 6379),
+];
+const DENIED: [(&str, &str, u16); 2] = [("redis-cache", "postgres-db", 5432), ("order-service", "product-service", 80)];
+
+impl Shop {
+    fn open() -> Self {
+        let example = Example::up("shop", "10.0.0.1/16");
+        let outside = example.host.outside();
+        let of = |name: &str| &example.endpoints[name];
+        example.endpoints.values().for_each(|endpoint| endpoint.gateways(&["10.0.0.1"]));
+        let ports = [("nginx-lb", 80), ("api-gateway", 80), ("order-service", 80), ("product-service", 80)];
+        let ports = ports.into_iter().chain([("redis-cache", 6379), ("postgres-db", 5432)]);
+        let servers = ports.map(|(name, port)| of(name).serve_tcp(port)).collect();
+        for (client, server, port) in ALLOWED {
+            check(&[(of(client), Tcp(of(server).at(Family::V4, port)), Answered)]);
+        }
+        for (client, server, port) in DENIED {
+            check(&[(of(client), Tcp(of(server).at(Family::V4, port)), Silent)]);
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let calls = ALLOWED.iter().chain(&DENIED).map(|(client, server, port)| (of(client), of(server), *port));
+        let outside_calls = [("nginx-lb", 80), ("api-gateway", 80)].map(|(server, port)| (&outside, of(server), port));
+        let callers =
+            calls.chain(outside_calls).map(|(c, s, port)| caller(c, &s.at(Family::V4, port), &stop)).collect();
+        Self { example, stop, callers, _servers: servers }
+    }
+
+    fn graph(&self) -> Value {
+        self.example.host.netpol(&["map", "-o", "json"]).json()
+    }
+}
+
+/// Keeps trying.
+fn caller(client: &Endpoint, to: &str, stop: &Arc<AtomicBool>) -> JoinHandle<()> {
+    let namespace = Namespace::open(client.namespace.path()).unwrap();
+    let (name, host_interface) = (client.name.clone(), client.host_interface.clone());
+    let client = Endpoint { name, namespace, host_interface, addresses: client.addresses.clone() };
+    let (to, stop) = (to.to_owned(), Arc::clone(stop));
+    std::thread::spawn(move || {
+        while !stop.load(Ordering::Relaxed) {
+            client.tcp(&to);
+            std::thread::sleep(Duration::from_millis(40));
+        }
+    })
+}
+
+impl Drop for Shop {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.callers.drain(..).for_each(|caller| _ = caller.join());
+    }
+}
+
+#[track_caller]
+fn edge<'a>(graph: &'a Value, from: &str, to: &str, verdict: &str) -> &'a Value {
+    let mut edges = graph["edges"].as_array().unwrap().iter();
+    let found = edges.find(|edge| edge["from"] == from && edge["to"] == to && edge["verdict"] == verdict);
+    found.unwrap_or_else(|| panic!("no {verdict} {from} > {to} in {graph:#}"))
+}
+
+#[test]
+fn files_show_who_talks_and_who_is_denied_by_which_rule() {
+    let shop = Shop::open();
+    let graph = shop.graph();
+    assert_eq!((&graph["enforced"], &graph["generation"]), (&true.into(), &1.into()));
+    for (from, to, port) in ALLOWED {
+        let edge = edge(&graph, &format!("shop/{from}"), &format!("shop/{to}"), "allowed");
+        assert_eq!(edge["ports"][0]["port"], port);
+        assert_eq!(edge["ports"][0]["rules"].as_array().unwrap().len(), 2, "{edge:#}");
+        assert!(edge["packets_per_second"].as_f64() > Some(0.0), "{edge:#}");
+    }
+    for (from, to, _) in DENIED {
+        let edge = edge(&graph, &format!("shop/{from}"), &format!("shop/{to}"), "denied");
+        let port = &edge["ports"][0];
+        assert_eq!(port["drop_reason"], "policy-egress");
+        let rule = &port["rules"][0];
+        assert_eq!((&rule["direction"], &rule["namespace"]), (&"egress".into(), &"shop".into()));
+        assert!(rule["source"].as_str().unwrap().contains("example.yaml:"), "{rule}");
+    }
+    let outside = edge(&graph, "outside", "shop/api-gateway", "denied");
+    assert_eq!(outside["addresses"], serde_json::json!(["192.0.2.9"]));
+    edge(&graph, "outside", "shop/nginx-lb", "allowed");
+    let print = |format: &str| shop.example.host.netpol(&["map", "-o", format]).ok();
+    let svg = print("svg");
+    assert!(svg.contains("✕ denied") && svg.contains("by shop/default-deny egress (example.yaml:"), "{svg}");
+    assert!(print("dot").contains("\"shop/order-service\" -> \"shop/product-service\" [label=\"✕ denied"));
+    assert!(print("mermaid").contains("-.-x|\"✕ denied"));
+}
+
+#[test]
+fn rates_are_those_of_the_kernels_counters() {
+    let Scene { host, a, b, c, .. } = &Scene::bridged();
+    host.load(&[a, b, c], &[ingress("b", &[from("a", &["80/TCP"])])]);
+    check(&[(c, Tcp(b.at(Family::V4, 80)), Silent)]);
+    let graph = host.netpol(&["map", "-o", "json"]).json();
+    let denied = edge(&graph, "default/c", "default/b", "denied");
+    let flows = host.flows();
+    let flow = flows.iter().find(|flow| flow["verdict"] == "denied").unwrap();
+    assert!(denied["packets"].as_u64() <= flow["packets"].as_u64() && denied["packets"].as_u64() > Some(0));
+    assert_eq!(
+        denied["ports"][0]["rules"][0]["text"],
+        flow["rule"]["source"]
+            .as_str()
+            .map(|source| format!(
+                "NetworkPolicy default/{} ingress: default deny ({source})",
+                flow["rule"]["name"].as_str().unwrap()
+            ))
+            .unwrap()
+    );
+}
+
+/// The data of the next event of a stream.
+fn next_event(stream: &mut impl std::io::Read, pending: &mut String) -> Value {
+    let mut buffer = [0; 65_536];
+    loop {
+        if let Some(at) = pending.find("data: ")
+            && let Some(end) = pending[at..].find("\n\n")
+        {
+            // chunks of HTTP end lines of their own in between
+            let data: String = pending[at + 6..at + end].to_owned();
+            pending.drain(..at + end + 2);
+            return serde_json::from_str(&data).unwrap_or_else(|error| panic!("{error} in {data}"));
+        }
+        let length = stream.read(&mut buffer).expect("an event in time");
+        assert!(length > 0, "the stream ended: {pending}");
+        pending.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+}
+
+fn served(host: &support::Host) -> Served {
+    host.serve(&["map", "--listen", "127.0.0.1:0"])
+}
+
+#[test]
+fn page_graph_and_events_are_served_to_this_machine_alone() {
+    let Scene { host, a, b, c, .. } = &Scene::bridged();
+    let _server = b.serve_tcp(80);
+    host.load(&[a, b, c], &[ingress("b", &[from("a", &["80/TCP"])])]);
+    check(&[(a, Tcp(b.at(Family::V4, 80)), Answered), (c, Tcp(b.at(Family::V4, 80)), Silent)]);
+    let served = served(host);
+    let page = served.get("/", "localhost");
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'self'"), "{policy}");
+    assert!(!policy.contains("unsafe"));
+    assert_eq!(
+        (page.header("x-content-type-options"), page.header("cache-control")),
+        (Some("nosniff"), Some("no-store"))
+    );
+    assert_eq!(page.header("access-control-allow-origin"), None);
+    for asset in ["main.js", "dom.js", "picture.js", "table.js", "details.js", "page.css", "picture.css"] {
+        assert_eq!(served.get(&format!("/assets/{asset}"), "127.0.0.1").status, 200, "{asset}");
+    }
+    assert_eq!(served.get("/assets/..%2f..%2fCargo.toml", "127.0.0.1").status, 404);
+    let graph: Value = serde_json::from_str(&served.get("/api/graph", "[::1]").body).unwrap();
+    edge(&graph, "default/c", "default/b", "denied");
+    assert!(served.get("/map.svg", "localhost").body.contains("✕ denied"));
+    for path in ["/", "/api/graph", "/events", "/map.svg"] {
+        assert_eq!(served.get(path, "rebound.example:80").status, 403, "{path}");
+        assert_eq!(served.request("POST", path, "localhost").status, 405, "{path}");
+    }
+
+    let mut stream = served.ask("GET", "/events", &[("Host", "localhost")]);
+    let mut pending = String::new();
+    let first = next_event(&mut stream, &mut pending);
+    edge(&first["graph"], "default/a", "default/b", "allowed");
+    let curves = first["picture"]["edges"].as_array().unwrap();
+    assert!(curves.iter().any(|curve| curve["verdict"] == "denied" && curve["label"]["lines"][1].is_string()));
+    let closed = first["picture"]["boxes"].as_array().unwrap().len();
+    assert_eq!(closed, 1);
+    // rates need a second look
+    let second = next_event(&mut stream, &mut pending);
+    assert!(edge(&second["graph"], "default/a", "default/b", "allowed")["packets_per_second"].is_f64());
+    let mut shut = served.ask("GET", "/events?shut=default", &[("Host", "localhost")]);
+    let shut = next_event(&mut shut, &mut String::new());
+    assert_eq!(shut["picture"]["nodes"][0]["id"], "default/");
+}
+
+#[test]
+fn viewers_are_bounded_and_give_their_place_back() {
+    let Scene { host, a, b, c, .. } = &Scene::bridged();
+    host.load(&[a, b, c], &[ingress("b", &[])]);
+    let served = served(host);
+    let watch = || {
+        let mut stream = served.ask("GET", "/events", &[("Host", "localhost")]);
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        (String::from_utf8_lossy(&head).into_owned(), stream)
+    };
+    let viewers: Vec<_> = (0..16).map(|_| watch()).collect();
+    assert!(viewers.iter().all(|(head, _)| head == "HTTP/1.1 200"));
+    assert_eq!(watch().0, "HTTP/1.1 503");
+    // the page itself and the graph are for everybody
+    assert_eq!(served.get("/api/graph", "localhost").status, 200);
+    drop(viewers);
+    let back = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        watch().0 == "HTTP/1.1 200"
+    });
+    assert!(back, "no place is free again");
+}
+
+#[test]
+fn a_client_that_says_nothing_is_let_go() {
+    let Scene { host, .. } = &Scene::bridged();
+    let served = served(host);
+    let mut silent = served.connect();
+    silent.write_all(b"GET / HTTP/1.1\r\nHost: loc").unwrap();
+    let mut answer = Vec::new();
+    // within the stream's own time limit
+    silent.read_to_end(&mut answer).unwrap();
+    assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
+}
+
+#[test]
+fn page_about_nothing_says_what_to_do() {
+    let Scene { host, .. } = &Scene::bridged();
+    let served = served(host);
+    let mut browser = host.browser();
+    browser.open(&format!("http://{}/", served.address), "document.querySelector('#banner li')");
+    assert!(browser.text("document.querySelector('#banner').innerText").contains("run `netpol load PATH`"));
+    assert!(browser.text("document.querySelector('#state').innerText").contains("NOT ENFORCED"));
+    browser.screenshot("nothing");
+}
+
+/// What the page must show of a denied edge.
+fn assert_denied_is_told(browser: &mut Browser) {
+    let labels = browser.text("document.querySelector('#labels').textContent");
+    assert!(labels.contains("✕ denied") && labels.contains("by shop/default-deny egress (example.yaml:"), "{labels}");
+    let row = "[...document.querySelectorAll('#rows tr.denied')].map((row) => row.innerText).join('\\n')";
+    let rows = browser.text(row);
+    assert!(rows.contains("shop/redis-cache") && rows.contains("TCP 5432"), "{rows}");
+    assert!(rows.contains("NetworkPolicy shop/default-deny egress: default deny"), "{rows}");
+    let dashes = browser.text("getComputedStyle(document.querySelector('#edges .edge.denied')).strokeDasharray");
+    assert_ne!(dashes, "none");
+}
+
+#[test]
+fn page_in_a_browser_shows_names_denials_rules_and_a_table() {
+    let shop = Shop::open();
+    let host = &shop.example.host;
+    let served = served(host);
+    let mut browser = host.browser();
+    let ready = "document.querySelectorAll('#labels .label.denied').length >= 3";
+    browser.open(&format!("http://{}/", served.address), ready);
+    browser.wait("document.querySelector('#labels').textContent.match(/denied [0-9.]+\\/s/)");
+    let names = browser.text("document.querySelector('#nodes').textContent");
+    for name in shop.example.endpoints.keys() {
+        assert!(names.contains(name.as_str()), "{name} in {names}");
+    }
+    assert_denied_is_told(&mut browser);
+    assert!(browser.text("document.querySelector('#state').innerText").contains("enforced, generation 1"));
+    browser.scheme("light");
+    let paper = "getComputedStyle(document.body).backgroundColor";
+    assert_eq!(browser.text(paper), "rgb(255, 255, 255)");
+    let light = browser.screenshot("shop-light");
+    browser.scheme("dark");
+    assert_eq!(browser.text(paper), "rgb(13, 17, 23)");
+    let dark = browser.screenshot("shop-dark");
+    assert!(light.starts_with(b"\x89PNG") && dark.starts_with(b"\x89PNG") && light != dark);
+    assert_denied_is_told(&mut browser);
+    // the toggle outdoes the system
+    browser.value("document.querySelector('#theme').click()");
+    assert_eq!(
+        (browser.text(paper).as_str(), browser.text("document.querySelector('#theme').innerText").as_str()),
+        ("rgb(255, 255, 255)", "Theme: light")
+    );
+
+    // the keyboard: search, table, details, and out again
+    browser.press(&["/"]);
+    browser.press(&["r", "e", "d", "i", "s", "-", "c"]);
+    browser.wait("document.querySelectorAll('#rows tr').length === 3");
+    browser.press(&["Escape"]);
+    browser.wait("document.querySelectorAll('#rows tr').length > 8");
+    browser.value("document.querySelector('#rows tr').focus()");
+    browser.press(&["ArrowDown", "Enter"]);
+    browser.wait("!document.querySelector('#details').hidden");
+    let details = browser.text("document.querySelector('#details').innerText");
+    assert!(details.contains("✕ denied") && details.contains("default deny: no rule allows it"), "{details}");
+    browser.screenshot("shop-details");
+    browser.press(&["Escape"]);
+    browser.wait("document.querySelector('#details').hidden");
+    browser.value("document.querySelector('#picture').focus()");
+    browser.press(&["ArrowRight", "Enter"]);
+    browser.wait("!document.querySelector('#details').hidden");
+    let node = browser.text("document.querySelector('#details h2').innerText");
+    assert!(node.starts_with("shop/") || node.contains('→'), "{node}");
+    browser.press(&["Escape"]);
+
+    // a filter leaves only what is denied
+    browser.value(
+        "(() => { const it = document.querySelector('#verdict'); it.value = 'denied'; it.dispatchEvent(new Event('input')) })()",
+    );
+    browser.wait("document.querySelectorAll('#rows tr.allowed').length === 0");
+    assert_eq!(browser.value("document.querySelectorAll('#labels .label.allowed').length"), 0);
+    browser.screenshot("shop-denied");
+}
