@@ -1,94 +1,21 @@
-//! `netpol map`: the shop with real traffic, in files, over HTTP and in a real browser.
+//! `netpol map`: the shop with real traffic, in files and over HTTP.
 
 mod support;
 
 use std::{
     io::{Read as _, Write as _},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
     time::Duration,
 };
 
-use netpol_user::netns::Namespace;
 use serde_json::Value;
 use support::{
     Attempt::Tcp,
-    Browser, Endpoint, Example, Family, Scene,
+    Family, Scene,
     Seen::{Answered, Silent},
-    Served, Server, check,
+    Served, Shop, check,
     policy::{from, ingress},
+    shop::{ALLOWED, DENIED},
 };
-
-/// The shop, busy: what it allows, what it denies, and somebody outside.
-struct Shop {
-    example: Example,
-    stop: Arc<AtomicBool>,
-    callers: Vec<JoinHandle<()>>,
-    _servers: Vec<Server>,
-}
-
-const ALLOWED: [(&str, &str, u16); 7] = [
-    ("nginx-lb", "api-gateway", 80),
-    ("api-gateway", "order-service", 80),
-    ("api-gateway", "product-service", 80),
-    ("order-service", "postgres-db", 5432),
-    ("order-service", "redis-cache", 6379),
-    ("product-service", "postgres-db", 5432),
-    ("product-service", "redis-cache", 6379),
-];
-const DENIED: [(&str, &str, u16); 2] = [("redis-cache", "postgres-db", 5432), ("order-service", "product-service", 80)];
-
-impl Shop {
-    fn open() -> Self {
-        let example = Example::up("shop", "10.0.0.1/16");
-        let outside = example.host.outside();
-        let of = |name: &str| &example.endpoints[name];
-        example.endpoints.values().for_each(|endpoint| endpoint.gateways(&["10.0.0.1"]));
-        let ports = [("nginx-lb", 80), ("api-gateway", 80), ("order-service", 80), ("product-service", 80)];
-        let ports = ports.into_iter().chain([("redis-cache", 6379), ("postgres-db", 5432)]);
-        let servers = ports.map(|(name, port)| of(name).serve_tcp(port)).collect();
-        for (client, server, port) in ALLOWED {
-            check(&[(of(client), Tcp(of(server).at(Family::V4, port)), Answered)]);
-        }
-        for (client, server, port) in DENIED {
-            check(&[(of(client), Tcp(of(server).at(Family::V4, port)), Silent)]);
-        }
-        let stop = Arc::new(AtomicBool::new(false));
-        let calls = ALLOWED.iter().chain(&DENIED).map(|(client, server, port)| (of(client), of(server), *port));
-        let outside_calls = [("nginx-lb", 80), ("api-gateway", 80)].map(|(server, port)| (&outside, of(server), port));
-        let callers =
-            calls.chain(outside_calls).map(|(c, s, port)| caller(c, &s.at(Family::V4, port), &stop)).collect();
-        Self { example, stop, callers, _servers: servers }
-    }
-
-    fn graph(&self) -> Value {
-        self.example.host.netpol(&["map", "-o", "json"]).json()
-    }
-}
-
-/// Keeps trying.
-fn caller(client: &Endpoint, to: &str, stop: &Arc<AtomicBool>) -> JoinHandle<()> {
-    let namespace = Namespace::open(client.namespace.path()).unwrap();
-    let (name, host_interface) = (client.name.clone(), client.host_interface.clone());
-    let client = Endpoint { name, namespace, host_interface, addresses: client.addresses.clone() };
-    let (to, stop) = (to.to_owned(), Arc::clone(stop));
-    std::thread::spawn(move || {
-        while !stop.load(Ordering::Relaxed) {
-            client.tcp(&to);
-            std::thread::sleep(Duration::from_millis(40));
-        }
-    })
-}
-
-impl Drop for Shop {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.callers.drain(..).for_each(|caller| _ = caller.join());
-    }
-}
 
 #[track_caller]
 fn edge<'a>(graph: &'a Value, from: &str, to: &str, verdict: &str) -> &'a Value {
@@ -127,7 +54,19 @@ fn files_show_who_talks_and_who_is_denied_by_which_rule() {
 }
 
 #[test]
-fn rates_are_those_of_the_kernels_counters() {
+fn what_cannot_be_meant_is_wrong_usage() {
+    let host = support::Host::new();
+    for arguments in
+        [&["map", "-o", "xml"][..], &["map", "-o", "svg", "--listen", "127.0.0.1:0"], &["metrics", "--listen", "here"]]
+    {
+        assert_eq!(host.netpol(arguments).code, 2, "{arguments:?}");
+    }
+    let nothing = host.netpol(&["map", "-o", "json"]);
+    assert_eq!((nothing.code, &nothing.json()["enforced"]), (0, &false.into()));
+}
+
+#[test]
+fn a_denied_edge_has_the_numbers_and_the_rule_of_its_flow() {
     let Scene { host, a, b, c, .. } = &Scene::bridged();
     host.load(&[a, b, c], &[ingress("b", &[from("a", &["80/TCP"])])]);
     check(&[(c, Tcp(b.at(Family::V4, 80)), Silent)]);
@@ -249,88 +188,4 @@ fn a_client_that_says_nothing_is_let_go() {
     // within the stream's own time limit
     silent.read_to_end(&mut answer).unwrap();
     assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
-}
-
-#[test]
-fn page_about_nothing_says_what_to_do() {
-    let Scene { host, .. } = &Scene::bridged();
-    let served = served(host);
-    let mut browser = host.browser();
-    browser.open(&format!("http://{}/", served.address), "document.querySelector('#banner li')");
-    assert!(browser.text("document.querySelector('#banner').innerText").contains("run `netpol load PATH`"));
-    assert!(browser.text("document.querySelector('#state').innerText").contains("NOT ENFORCED"));
-    browser.screenshot("nothing");
-}
-
-/// What the page must show of a denied edge.
-fn assert_denied_is_told(browser: &mut Browser) {
-    let labels = browser.text("document.querySelector('#labels').textContent");
-    assert!(labels.contains("✕ denied") && labels.contains("by shop/default-deny egress (example.yaml:"), "{labels}");
-    let row = "[...document.querySelectorAll('#rows tr.denied')].map((row) => row.innerText).join('\\n')";
-    let rows = browser.text(row);
-    assert!(rows.contains("shop/redis-cache") && rows.contains("TCP 5432"), "{rows}");
-    assert!(rows.contains("NetworkPolicy shop/default-deny egress: default deny"), "{rows}");
-    let dashes = browser.text("getComputedStyle(document.querySelector('#edges .edge.denied')).strokeDasharray");
-    assert_ne!(dashes, "none");
-}
-
-#[test]
-fn page_in_a_browser_shows_names_denials_rules_and_a_table() {
-    let shop = Shop::open();
-    let host = &shop.example.host;
-    let served = served(host);
-    let mut browser = host.browser();
-    let ready = "document.querySelectorAll('#labels .label.denied').length >= 3";
-    browser.open(&format!("http://{}/", served.address), ready);
-    browser.wait("document.querySelector('#labels').textContent.match(/denied [0-9.]+\\/s/)");
-    let names = browser.text("document.querySelector('#nodes').textContent");
-    for name in shop.example.endpoints.keys() {
-        assert!(names.contains(name.as_str()), "{name} in {names}");
-    }
-    assert_denied_is_told(&mut browser);
-    assert!(browser.text("document.querySelector('#state').innerText").contains("enforced, generation 1"));
-    browser.scheme("light");
-    let paper = "getComputedStyle(document.body).backgroundColor";
-    assert_eq!(browser.text(paper), "rgb(255, 255, 255)");
-    let light = browser.screenshot("shop-light");
-    browser.scheme("dark");
-    assert_eq!(browser.text(paper), "rgb(13, 17, 23)");
-    let dark = browser.screenshot("shop-dark");
-    assert!(light.starts_with(b"\x89PNG") && dark.starts_with(b"\x89PNG") && light != dark);
-    assert_denied_is_told(&mut browser);
-    // the toggle outdoes the system
-    browser.value("document.querySelector('#theme').click()");
-    assert_eq!(
-        (browser.text(paper).as_str(), browser.text("document.querySelector('#theme').innerText").as_str()),
-        ("rgb(255, 255, 255)", "Theme: light")
-    );
-
-    // the keyboard: search, table, details, and out again
-    browser.press(&["/"]);
-    browser.press(&["r", "e", "d", "i", "s", "-", "c"]);
-    browser.wait("document.querySelectorAll('#rows tr').length === 3");
-    browser.press(&["Escape"]);
-    browser.wait("document.querySelectorAll('#rows tr').length > 8");
-    browser.value("document.querySelector('#rows tr').focus()");
-    browser.press(&["ArrowDown", "Enter"]);
-    browser.wait("!document.querySelector('#details').hidden");
-    let details = browser.text("document.querySelector('#details').innerText");
-    assert!(details.contains("✕ denied") && details.contains("default deny: no rule allows it"), "{details}");
-    browser.screenshot("shop-details");
-    browser.press(&["Escape"]);
-    browser.wait("document.querySelector('#details').hidden");
-    browser.value("document.querySelector('#picture').focus()");
-    browser.press(&["ArrowRight", "Enter"]);
-    browser.wait("!document.querySelector('#details').hidden");
-    let node = browser.text("document.querySelector('#details h2').innerText");
-    assert!(node.starts_with("shop/") || node.contains('→'), "{node}");
-    browser.press(&["Escape"]);
-
-    // a filter leaves only what is denied
-    browser.value(
-        "(() => { const it = document.querySelector('#verdict'); it.value = 'denied'; it.dispatchEvent(new Event('input')) })()",
-    );
-    browser.wait("document.querySelectorAll('#rows tr.allowed').length === 0");
-    assert_eq!(browser.value("document.querySelectorAll('#labels .label.allowed').length"), 0);
-    browser.screenshot("shop-denied");
 }

@@ -13,7 +13,9 @@ const TITLE: f64 = 30.0;
 /// Between boxes.
 const GAP: f64 = 90.0;
 /// How wide the picture should be for its height.
-const ASPECT: f64 = 2.4;
+const ASPECT: f64 = 2.7;
+/// A longer chain of callers ends in one heap: nobody looks along a picture that is a mile wide.
+const RANKS: usize = 8;
 /// Nodes of one rank that stand in one column.
 const COLUMN: usize = 7;
 
@@ -47,7 +49,7 @@ impl Placed {
     }
 }
 
-/// What is placed as one: a namespace, or a group.
+/// What is placed as one.
 struct Block {
     namespace: String,
     members: Vec<usize>,
@@ -94,19 +96,21 @@ fn beside(items: &mut [Item], height: f64) {
     // the middle of a frame's nodes is below that of the frame
     let top = top + TITLE / 2.0;
     for (row, index) in alone.into_iter().enumerate() {
-        items[index].x = -NODE.0 - GAP - 60.0;
+        items[index].x = -NODE.0 - GAP - 30.0;
         items[index].y = top + step * row as f64;
     }
 }
 
+/// The open namespaces, and then all closed ones together.
 fn blocks(items: &[Item]) -> Vec<Block> {
-    let mut blocks: BTreeMap<String, Block> = BTreeMap::new();
+    let mut blocks: BTreeMap<(bool, &str), Block> = BTreeMap::new();
     for (index, item) in items.iter().enumerate() {
         let Some(namespace) = &item.namespace else { continue };
-        let block = blocks.entry(namespace.clone()).or_insert_with(|| Block {
+        let closed = item.kind == ItemKind::Group;
+        let block = blocks.entry((closed, if closed { "" } else { namespace })).or_insert_with(|| Block {
             namespace: namespace.clone(),
             members: Vec::new(),
-            framed: item.kind != ItemKind::Group,
+            framed: !closed,
             width: 0.0,
             height: 0.0,
         });
@@ -129,11 +133,13 @@ fn arrange(items: &mut [Item], members: &[usize], links: &[(usize, usize, Verdic
     for rank in 0..=ranks.values().copied().max().unwrap_or(0) {
         let mut of: Vec<usize> = members.iter().copied().filter(|member| ranks[member] == rank).collect();
         sort_by_neighbours(&mut of, &before, &columns);
-        columns.extend(of.chunks(tallest).map(<[usize]>::to_vec));
+        // as many in each column as in the next
+        let even = of.len().div_ceil(of.len().div_ceil(tallest).max(1)).max(1);
+        columns.extend(of.chunks(even).map(<[usize]>::to_vec));
     }
     // few nodes have room for whole sentences between them
     let (gap_x, gap_y) = match members.len() {
-        ..=12 => (150.0, 74.0),
+        ..=12 => (146.0, 104.0),
         13..=30 => (120.0, 40.0),
         31..=60 => (90.0, 26.0),
         _ => (40.0, 20.0),
@@ -181,7 +187,7 @@ fn ranks(members: &[usize], before: &BTreeMap<usize, Vec<usize>>) -> BTreeMap<us
                 Step::Leave(member) => {
                     // a caller that is entered and not left closes a circle
                     let rank = callers(member).iter().filter_map(|caller| ranks.get(caller)).map(|rank| rank + 1).max();
-                    ranks.insert(member, rank.unwrap_or(0));
+                    ranks.insert(member, rank.unwrap_or(0).min(RANKS - 1));
                 }
             }
         }

@@ -13,7 +13,7 @@ const EDGES: usize = 300;
 /// How far a curve may bend, in the order in which it is tried.
 const BENDS: [f64; 11] = [0.0, 34.0, -34.0, 70.0, -70.0, 110.0, -110.0, 160.0, -160.0, 230.0, -230.0];
 /// Of a letter of 11 units, on average.
-const LETTER: f64 = 6.1;
+const LETTER: f64 = 6.7;
 const LINE: f64 = 15.0;
 const MARGIN: f64 = 26.0;
 
@@ -114,25 +114,24 @@ pub fn route(
     (bounds, routes)
 }
 
-/// The curve that meets the fewest nodes, and other curves the least.
+/// The curve that meets the fewest nodes, and runs the least along other curves.
 fn best(nodes: &[Placed], link: &(usize, usize, Verdict), taken: &[(f64, f64)]) -> Bezier {
-    let cost = |curve: &Bezier, order: usize| {
-        let mut cost = order as f64 * 2.0;
+    let cost = |curve: &Bezier, bend: f64| {
+        let mut crossed = 0;
+        let mut along = 0_u32;
         for (x, y) in curve.samples() {
             let near = |node: &&Placed| {
                 x > node.x - 8.0 && x < node.x + node.width + 8.0 && y > node.y - 8.0 && y < node.y + node.height + 8.0
             };
             // an edge ends at its own two nodes, and does not cross them
-            cost +=
-                60.0 * nodes.iter().enumerate().filter(|(i, n)| *i != link.0 && *i != link.1 && near(n)).count() as f64;
-            cost += 5.0
-                * taken.iter().filter(|(tx, ty)| (tx - x).abs() < 9.0 && (ty - y).abs() < 9.0).count().min(4) as f64;
+            crossed += nodes.iter().enumerate().filter(|(i, n)| *i != link.0 && *i != link.1 && near(n)).count();
+            along += u32::from(taken.iter().any(|(tx, ty)| (tx - x).abs() < 12.0 && (ty - y).abs() < 6.0));
         }
-        cost
+        // two curves may cross; what runs together looks like one
+        bend.abs() / 8.0 + 60.0 * crossed as f64 + 9.0 * f64::from(along.saturating_sub(3))
     };
-    let curves = BENDS.iter().enumerate().map(|(order, bend)| (order, candidate(nodes, link, *bend)));
-    let costs = curves.map(|(order, curve)| (cost(&curve, order), curve));
-    let best = costs.min_by(|a, b| a.0.total_cmp(&b.0));
+    let curves = BENDS.iter().map(|bend| (candidate(nodes, link, *bend), bend));
+    let best = curves.map(|(curve, bend)| (cost(&curve, *bend), curve)).min_by(|a, b| a.0.total_cmp(&b.0));
     best.map_or_else(|| candidate(nodes, link, 0.0), |(_, curve)| curve)
 }
 
@@ -174,7 +173,7 @@ fn candidate(nodes: &[Placed], (from, to, verdict): &(usize, usize, Verdict), be
 /// Where on its curve a label covers nothing. One that `must` be there covers as little as it can.
 fn room(curve: &Bezier, lines: &[String], (nodes, written): (&[Placed], &[Placed]), must: bool) -> Option<Placed> {
     let longest = lines.iter().map(|line| line.chars().count()).max()?;
-    let (width, height) = (longest as f64 * LETTER + 14.0, lines.len() as f64 * LINE + 6.0);
+    let (width, height) = (longest as f64 * LETTER + 16.0, lines.len() as f64 * LINE + 6.0);
     let along = [0.5, 0.42, 0.58, 0.34, 0.66, 0.26, 0.74, 0.18, 0.82];
     let beside = [0.0, -0.75, 0.75, -1.4, 1.4, -2.1, 2.1];
     let mut least: Option<(f64, Placed)> = None;

@@ -40,7 +40,7 @@ pub fn edge(from: &str, to: &str, verdict: Verdict, port: u16) -> Edge {
         kind: "NetworkPolicy".into(),
         namespace: Some("shop".into()),
         name: if verdict == Verdict::Denied { "default-deny" } else { "services" }.into(),
-        direction: "egress".into(),
+        direction: if from == "outside" { "ingress" } else { "egress" }.into(),
         index: (verdict == Verdict::Allowed).then_some(0),
         source: "policies/shop/policies.yaml:8".into(),
     };
@@ -53,7 +53,11 @@ pub fn edge(from: &str, to: &str, verdict: Verdict, port: u16) -> Edge {
         ports: vec![Port {
             protocol: "TCP".into(),
             port: Some(port),
-            drop_reason: (verdict == Verdict::Denied).then_some("policy-egress"),
+            drop_reason: (verdict == Verdict::Denied).then_some(if from == "outside" {
+                "policy-ingress"
+            } else {
+                "policy-egress"
+            }),
             rules: vec![decider],
             current: true,
             numbers,

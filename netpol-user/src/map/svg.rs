@@ -195,6 +195,17 @@ mod tests {
     }
 
     #[test]
+    fn the_picture_of_the_readme_is_how_pictures_look() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/map.svg");
+        let text = drawn(&sample::shop());
+        if std::env::var_os("NETPOL_RENEW").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let kept = std::fs::read_to_string(&path).unwrap();
+        assert!(kept == text, "docs/map.svg is of an earlier version: run this test with NETPOL_RENEW=1");
+    }
+
+    #[test]
     fn names_cannot_become_markup() {
         let mut graph = sample::shop();
         let evil = "</text><script>alert(1)</script>\"'&\u{1b}[2J";

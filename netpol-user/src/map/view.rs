@@ -143,24 +143,25 @@ impl Picture {
     }
 }
 
-/// Namespaces that are drawn as one node.
+/// Namespaces that are drawn as one node: the largest, until few enough endpoints are left, and then what the
+/// viewer wants otherwise.
 fn closed(graph: &Graph, Opened { open, shut }: &Opened) -> BTreeSet<String> {
     let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
     for namespace in graph.nodes.iter().filter_map(|node| node.namespace.as_deref()) {
         *sizes.entry(namespace).or_default() += 1;
     }
-    let mut closed: BTreeSet<String> = shut.iter().filter(|it| sizes.contains_key(it.as_str())).cloned().collect();
-    let mut visible: usize = sizes.iter().filter(|(it, _)| !closed.contains(**it)).map(|(_, size)| size).sum();
-    let mut candidates: Vec<_> =
-        sizes.iter().filter(|(it, _)| !open.contains(**it) && !closed.contains(**it)).collect();
-    candidates.sort_by_key(|(namespace, size)| (std::cmp::Reverse(**size), **namespace));
-    for (namespace, size) in candidates {
-        if visible <= ENDPOINTS {
-            break;
+    let mut largest: Vec<(&str, usize)> = sizes.iter().map(|(namespace, size)| (*namespace, *size)).collect();
+    largest.sort_by_key(|(namespace, size)| (std::cmp::Reverse(*size), *namespace));
+    let mut left: usize = sizes.values().sum();
+    let mut closed: BTreeSet<String> = BTreeSet::new();
+    for (namespace, size) in largest {
+        if left > ENDPOINTS {
+            left -= size;
+            closed.insert(namespace.to_owned());
         }
-        visible -= size;
-        closed.insert((*namespace).to_owned());
     }
+    closed.retain(|namespace| !open.contains(namespace));
+    closed.extend(shut.iter().filter(|namespace| sizes.contains_key(namespace.as_str())).cloned());
     closed
 }
 
@@ -187,7 +188,7 @@ fn item(node: &Node) -> Item {
 
 fn group(graph: &Graph, namespace: &str) -> Item {
     let endpoints = graph.nodes.iter().filter(|node| node.namespace.as_deref() == Some(namespace)).count();
-    let subtitle = format!("{endpoints} endpoint{} · open", if endpoints == 1 { "" } else { "s" });
+    let subtitle = format!("{endpoints} endpoint{}", if endpoints == 1 { "" } else { "s" });
     blank(format!("{namespace}/"), ItemKind::Group, Some(namespace.into()), (namespace.into(), subtitle), false)
 }
 

@@ -23,9 +23,14 @@ pub fn age(seconds: f64) -> String {
     }
 }
 
-/// `TCP 5432`
+/// `TCP 5432`, `ICMP`, `protocol 2`
 pub fn port(port: &Port) -> String {
-    port.port.map_or_else(|| port.protocol.clone(), |number| format!("{} {number}", port.protocol))
+    match port.port {
+        Some(number) => format!("{} {number}", port.protocol),
+        // one that has no name here
+        None if port.protocol.starts_with(|c: char| c.is_ascii_digit()) => format!("protocol {}", port.protocol),
+        None => port.protocol.clone(),
+    }
 }
 
 /// `TCP 80, TCP 443, ...`

@@ -17,6 +17,9 @@ use exposition::{Exposition, Kind};
 /// Series of one family about rules: those with the most packets, and one for the rest.
 const RULES: usize = 1000;
 
+/// Names, helps and values of families about the same things.
+type Families<T, V, const N: usize> = [(&'static str, &'static str, fn(&T) -> V); N];
+
 /// Everything that one scrape tells.
 #[derive(Debug)]
 pub struct Sample {
@@ -121,7 +124,7 @@ fn state(text: &mut Exposition, condition: &Condition) {
 fn packets(text: &mut Exposition, counters: &[Counter]) {
     let passes = Pass::ALL.iter().map(|pass| Ok(*pass));
     let verdicts: Vec<_> = passes.chain(Drop::ALL.iter().map(|drop| Err(*drop))).collect();
-    let families: [(_, _, fn(&Counter) -> u64); 2] = [
+    let families: Families<Counter, u64, 2> = [
         ("netpol_packets_total", "Packets by what became of them; GSO packets count as their segments.", |c| c.packets),
         ("netpol_bytes_total", "Bytes of frames by what became of them.", |c| c.bytes),
     ];
@@ -141,7 +144,7 @@ fn packets(text: &mut Exposition, counters: &[Counter]) {
 }
 
 fn maps(text: &mut Exposition, usage: &[Usage]) {
-    let families: [(_, _, fn(&Usage) -> f64); 3] = [
+    let families: Families<Usage, f64, 3> = [
         ("netpol_map_entries", "Entries of a map that the datapath fills: flows, denials, fragments.", |u| {
             u.entries as f64
         }),
@@ -173,7 +176,7 @@ fn publication(text: &mut Exposition, published: Option<Publication>) {
 
 /// Gauges: what a flow counted goes with its entry.
 fn by_rule(text: &mut Exposition, rules: &[(Option<Rule>, Hits)]) {
-    let families: [(_, _, fn(&Hits) -> u64); 3] = [
+    let families: Families<Hits, u64, 3> = [
         ("netpol_rule_flows", "Connections and denied attempts that are remembered, by the rule that decided.", |h| {
             h.flows
         }),

@@ -18,6 +18,7 @@
 //! | `netpol` | the real command, inside a host |
 //! | `policy` | documents, and what the command counts and remembers |
 //! | `scene` | endpoints, host and outside, bridged or routed |
+//! | `shop` | one of them, busy |
 //! | `example` | the examples of `policies/`, up and loaded |
 //! | `browser` | a real Chromium, driven |
 //! | `packet` | frames byte by byte |
@@ -32,6 +33,7 @@ mod netpol;
 pub mod packet;
 pub mod policy;
 mod scene;
+pub mod shop;
 mod topology;
 mod traffic;
 mod web;
@@ -43,6 +45,7 @@ pub use net::Net;
 pub use netpol::Ran;
 pub use policy::{Counts, FAMILIES, Family};
 pub use scene::{HOST, LAYOUTS, Layout, Scene};
+pub use shop::Shop;
 pub use topology::{Endpoint, Host};
 pub use traffic::{Attempt, RawSocket, Seen, Server, check, exchange};
 pub use web::{Answer, Served};

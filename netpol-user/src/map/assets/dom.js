@@ -77,9 +77,12 @@ export function age(seconds) {
   return `${(seconds / 86400).toFixed(0)} d ago`;
 }
 
-export const portName = (port) => (port.port === null ? port.protocol : `${port.protocol} ${port.port}`);
+export function portName({ protocol, port }) {
+  if (port !== null) return `${protocol} ${port}`;
+  return /^\d/.test(protocol) ? `protocol ${protocol}` : protocol;
+}
 
 export function ruleText(port) {
-  if (port.rules.length) return port.rules.map((rule) => rule.text).join("; ");
+  if (port.rules.length) return port.rules.map((rule) => rule.text).join("\n");
   return port.current ? "no policy" : "judged by an earlier policy";
 }

@@ -122,8 +122,9 @@ function draw() {
   const rate = (verdict) => graph.edges.filter((edge) => edge.verdict === verdict)
     .reduce((sum, edge) => (edge.packets_per_second === null ? sum : (sum ?? 0) + edge.packets_per_second), null);
   const word = graph.enforced ? `● enforced, generation ${graph.generation}` : "▲ NOT ENFORCED";
-  const rates = [`allowed ${perSecond(rate("allowed"))} packets/s`, `denied ${perSecond(rate("denied"))} packets/s`];
-  say([word, `${count(graph.policies)} policies`, ...rates].join(" · "), graph.enforced ? "enforced" : "unenforced");
+  const policies = `${count(graph.policies)} ${graph.policies === 1 ? "policy" : "policies"}`;
+  const rates = ["allowed", "denied"].map((verdict) => `${verdict} ${perSecond(rate(verdict))} packets/s`);
+  say([word, policies, ...rates].join(" · "), graph.enforced ? "enforced" : "unenforced");
   const quiet = graph.edges.length === 0;
   set(byId("empty"), { hidden: quiet ? null : "" });
   text(byId("empty"), graph.nodes.length ? "No packet has been seen yet." : "Nothing is loaded: `netpol load PATH` enforces policies.");
@@ -137,7 +138,7 @@ function banner(graph) {
   if (element.dataset.state === state && element.childElementCount) return;
   element.dataset.state = state;
   const more = problems.length > 5 ? [html("li", {}, `${problems.length - 5} more; netpol status names them`)] : [];
-  element.replaceChildren(html("b", {}, "▲ Not enforced. What follows may pass although a policy denies it:"),
+  element.replaceChildren(html("b", {}, "▲ Not enforced, so more may pass than policies allow:"),
     html("ul", {}, ...problems.slice(0, 5).map((problem) => html("li", {}, problem)), ...more));
 }
 

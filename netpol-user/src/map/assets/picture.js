@@ -57,7 +57,7 @@ export function draw(picture, { matches, selected }) {
     set(title, { y: node.height / 2 - 3 });
     set(subtitle, { y: node.height / 2 + 14 });
     text(title, shortened(node.title, node.kind === "group" ? 24 : 19));
-    text(subtitle, shortened(node.subtitle, 28));
+    text(subtitle, node.kind === "group" ? `${node.subtitle} · click opens` : shortened(node.subtitle, 28));
   });
   const labelled = picture.edges.filter((edge) => edge.label && live.has(edge.id));
   keyed(byId("labels"), labelled, (edge) => edge.id, createLabel, (group, edge) => {

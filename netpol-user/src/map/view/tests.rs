@@ -99,7 +99,7 @@ fn a_namespace_closes_when_asked_and_its_denials_stay_seen() {
     let picture = Picture::of(&sample::shop(), &opened);
     let ids: Vec<_> = picture.nodes.iter().map(|node| node.id.as_str()).collect();
     assert_eq!(ids, ["outside", "shop/"]);
-    assert_eq!(at(&picture, "shop/").subtitle, "6 endpoints · open");
+    assert_eq!(at(&picture, "shop/").subtitle, "6 endpoints");
     let inside = picture.edges.iter().find(|e| e.from == e.to && e.verdict == Verdict::Denied).unwrap();
     assert_eq!(inside.edges.len(), 1);
 }
