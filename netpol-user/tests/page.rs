@@ -9,14 +9,17 @@ fn served(host: &support::Host) -> Served {
 }
 
 #[test]
-fn page_about_nothing_says_what_to_do() {
-    let Scene { host, .. } = &Scene::bridged();
+fn page_about_nothing_says_what_to_do_and_follows_when_it_is_done() {
+    let Scene { host, a, b, c, .. } = &Scene::bridged();
     let served = served(host);
     let mut browser = host.browser();
     browser.open(&format!("http://{}/", served.address), "document.querySelector('#banner li')");
     assert!(browser.text("document.querySelector('#banner').innerText").contains("run `netpol load PATH`"));
     assert!(browser.text("document.querySelector('#state').innerText").contains("NOT ENFORCED"));
     browser.screenshot("nothing");
+    host.load(&[a, b, c], &[ingress("b", &[])]);
+    browser.wait("document.querySelector('#banner').hidden && document.querySelectorAll('#nodes .node').length >= 3");
+    assert!(browser.text("document.querySelector('#state').innerText").contains("enforced, generation 1"));
 }
 
 /// What the page must show of a denied edge.

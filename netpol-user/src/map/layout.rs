@@ -44,6 +44,16 @@ impl Placed {
         if wide > 0.0 && high > 0.0 { wide * high } else { 0.0 }
     }
 
+    /// With a margin all around.
+    pub fn grown(&self, margin: f64) -> Self {
+        let (width, height) = (self.width + 2.0 * margin, self.height + 2.0 * margin);
+        Self { x: self.x - margin, y: self.y - margin, width, height }
+    }
+
+    pub fn holds(&self, (x, y): (f64, f64)) -> bool {
+        x > self.x && x < self.x + self.width && y > self.y && y < self.y + self.height
+    }
+
     pub fn middle(&self) -> (f64, f64) {
         (self.x + self.width / 2.0, self.y + self.height / 2.0)
     }

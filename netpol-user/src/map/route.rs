@@ -1,5 +1,7 @@
 //! How edges go around nodes, and where their labels have room.
 
+use std::collections::HashSet;
+
 use super::{
     layout::Placed,
     view::{Frame, Label},
@@ -47,6 +49,15 @@ pub struct Bounds {
 }
 
 impl Bounds {
+    const NOTHING: Self = Self { from: (f64::MAX, f64::MAX), to: (f64::MIN, f64::MIN) };
+
+    fn touches(&self, place: &Placed) -> bool {
+        place.x <= self.to.0
+            && place.x + place.width >= self.from.0
+            && place.y <= self.to.1
+            && place.y + place.height >= self.from.1
+    }
+
     fn add(&mut self, x: f64, y: f64) {
         self.from = (self.from.0.min(x), self.from.1.min(y));
         self.to = (self.to.0.max(x), self.to.1.max(y));
@@ -83,16 +94,16 @@ pub fn route(
     links: &[(usize, usize, Verdict)],
     labels: &[Vec<String>],
 ) -> (Bounds, Vec<(String, Option<Label>)>) {
-    let mut bounds = Bounds { from: (f64::MAX, f64::MAX), to: (f64::MIN, f64::MIN) };
+    let mut bounds = Bounds::NOTHING;
     nodes.iter().for_each(|node| bounds.add_rectangle(node));
     let crowded = links.len() > EDGES;
-    let mut taken: Vec<(f64, f64)> = Vec::new();
+    let mut taken = Taken::default();
     let curves: Vec<Bezier> = links
         .iter()
         .map(|link| {
             let curve = if crowded { candidate(nodes, link, 0.0) } else { best(nodes, link, &taken) };
             // edges that run on each other look like one
-            taken.extend((!crowded).then(|| curve.samples()).into_iter().flatten());
+            taken.add(&curve);
             curve.samples().for_each(|(x, y)| bounds.add(x, y));
             curve
         })
@@ -114,24 +125,42 @@ pub fn route(
     (bounds, routes)
 }
 
+/// Where curves run already, in cells: what passes the same cell runs together.
+#[derive(Default)]
+struct Taken(HashSet<(i64, i64)>);
+
+impl Taken {
+    fn cell((x, y): (f64, f64)) -> (i64, i64) {
+        ((x / 18.0).round() as i64, (y / 9.0).round() as i64)
+    }
+
+    fn add(&mut self, curve: &Bezier) {
+        self.0.extend(curve.samples().map(Self::cell));
+    }
+
+    fn has(&self, point: (f64, f64)) -> bool {
+        let (x, y) = Self::cell(point);
+        [(0, 0), (1, 0), (-1, 0)].iter().any(|(dx, dy)| self.0.contains(&(x + dx, y + dy)))
+    }
+}
+
 /// The curve that meets the fewest nodes, and runs the least along other curves.
-fn best(nodes: &[Placed], link: &(usize, usize, Verdict), taken: &[(f64, f64)]) -> Bezier {
-    let cost = |curve: &Bezier, bend: f64| {
-        let mut crossed = 0;
-        let mut along = 0_u32;
-        for (x, y) in curve.samples() {
-            let near = |node: &&Placed| {
-                x > node.x - 8.0 && x < node.x + node.width + 8.0 && y > node.y - 8.0 && y < node.y + node.height + 8.0
-            };
-            // an edge ends at its own two nodes, and does not cross them
-            crossed += nodes.iter().enumerate().filter(|(i, n)| *i != link.0 && *i != link.1 && near(n)).count();
-            along += u32::from(taken.iter().any(|(tx, ty)| (tx - x).abs() < 12.0 && (ty - y).abs() < 6.0));
-        }
+fn best(nodes: &[Placed], link: &(usize, usize, Verdict), taken: &Taken) -> Bezier {
+    let curves = BENDS.map(|bend| (candidate(nodes, link, bend), bend));
+    let mut reach = Bounds::NOTHING;
+    curves.iter().for_each(|(curve, _)| curve.0.iter().for_each(|(x, y)| reach.add(*x, *y)));
+    // an edge ends at its own two nodes, and does not cross them
+    let others = nodes.iter().enumerate().filter(|(index, _)| *index != link.0 && *index != link.1);
+    let wide = others.map(|(_, it)| it.grown(8.0)).filter(|it| reach.touches(it));
+    let in_the_way: Vec<Placed> = wide.collect();
+    let cost = |(curve, bend): &(Bezier, f64)| {
+        let crossed =
+            curve.samples().map(|point| in_the_way.iter().filter(|it| it.holds(point)).count()).sum::<usize>();
+        let along = curve.samples().filter(|point| taken.has(*point)).count();
         // two curves may cross; what runs together looks like one
-        bend.abs() / 8.0 + 60.0 * crossed as f64 + 9.0 * f64::from(along.saturating_sub(3))
+        bend.abs() / 8.0 + 60.0 * crossed as f64 + 9.0 * along.saturating_sub(3) as f64
     };
-    let curves = BENDS.iter().map(|bend| (candidate(nodes, link, *bend), bend));
-    let best = curves.map(|(curve, bend)| (cost(&curve, *bend), curve)).min_by(|a, b| a.0.total_cmp(&b.0));
+    let best = curves.iter().map(|it| (cost(it), it.0)).min_by(|a, b| a.0.total_cmp(&b.0));
     best.map_or_else(|| candidate(nodes, link, 0.0), |(_, curve)| curve)
 }
 
@@ -181,7 +210,7 @@ fn room(curve: &Bezier, lines: &[String], (nodes, written): (&[Placed], &[Placed
         for t in along {
             let (x, y) = curve.at(t);
             let place = Placed { x: x - width / 2.0, y: y - height / 2.0 + offset * height, width, height };
-            let wide = Placed { x: place.x - 5.0, y: place.y - 3.0, width: width + 10.0, height: height + 6.0 };
+            let wide = place.grown(4.0);
             let covered: f64 = nodes.iter().chain(written).map(|it| wide.overlap(it)).sum();
             if covered == 0.0 {
                 return Some(place);

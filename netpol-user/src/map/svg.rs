@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::view::{Curve, Frame, Item, ItemKind, Picture};
+use super::{
+    view::{Curve, Frame, Item, ItemKind, Picture},
+    words::shortened,
+};
 use crate::observe::graph::{Graph, Verdict};
 
 /// Colours and letters of the file; the page has them in its style sheet, under the same names.
@@ -144,14 +147,6 @@ fn legend(out: &mut String, (x, y): (f64, f64)) {
         x + 210.0,
         x + 264.0
     );
-}
-
-/// With an ellipsis where it is too long for its box.
-pub fn shortened(text: &str, most: usize) -> String {
-    if text.chars().count() <= most {
-        return text.to_owned();
-    }
-    text.chars().take(most - 1).chain(['…']).collect()
 }
 
 /// XML 1.0 has five characters that must be written otherwise, and no control characters at all.

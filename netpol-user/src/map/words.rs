@@ -51,7 +51,8 @@ pub fn rule(edge: &Edge) -> Option<String> {
     let name = rule.namespace.as_ref().map_or_else(|| rule.name.clone(), |ns| format!("{ns}/{}", rule.name));
     let part = rule.index.map_or_else(|| rule.direction.clone(), |index| format!("{}[{index}]", rule.direction));
     let place = rule.source.rsplit('/').next().unwrap_or(&rule.source);
-    Some(format!("{name} {part} ({place})"))
+    // names may have 253 letters, and files more
+    Some(format!("{} {part} ({})", shortened(&name, 44), shortened(place, 36)))
 }
 
 /// The lines beside an edge.
@@ -81,6 +82,14 @@ pub fn sentence(edge: &Edge) -> String {
     }
 }
 
+/// With an ellipsis where it is too long for its box.
+pub fn shortened(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most - 1).chain(['…']).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +105,15 @@ mod tests {
             sentence(denied),
             "shop/redis-cache is denied shop/postgres-db, TCP 5432, by shop/default-deny egress (policies.yaml:8)"
         );
+    }
+
+    #[test]
+    fn long_names_are_cut_so_that_labels_stay_labels() {
+        let mut graph = sample::shop();
+        let rule = &mut graph.edges[0].ports[0].rules[0].rule;
+        (rule.name, rule.source) = ("n".repeat(253), format!("{}.yaml:7", "f".repeat(255)));
+        let lines = label(&graph.edges[0]);
+        assert!(lines.iter().all(|line| line.chars().count() < 100), "{lines:?}");
     }
 
     #[test]

@@ -28,7 +28,7 @@ const PORTS: usize = 12;
 /// Outside addresses of one edge that are named.
 const ADDRESSES: usize = 12;
 /// Edges of one graph: denied ones first, then the last active.
-const EDGES: usize = 4000;
+const EDGES: usize = 2000;
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Graph {

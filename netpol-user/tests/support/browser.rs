@@ -209,6 +209,14 @@ impl Drop for Browser {
         let group = nix::unistd::Pid::from_raw(-i32::try_from(self.child.id()).unwrap_or_default());
         _ = nix::sys::signal::kill(group, nix::sys::signal::Signal::SIGKILL);
         _ = self.child.wait();
+        // its helpers may still write into the profile, which is about to be removed
+        let gone = || nix::sys::signal::kill(group, None).is_err();
+        _ = (0..500).any(|_| {
+            gone() || {
+                thread::sleep(Duration::from_millis(10));
+                false
+            }
+        });
     }
 }
 

@@ -126,3 +126,16 @@ fn silent_edges_fade_and_do_not_vanish() {
     assert!(fading.windows(2).all(|pair| pair[0] >= pair[1]), "{fading:?}");
     assert_eq!((fading[0], fading[4]), (1.0, 0.35));
 }
+
+#[test]
+fn a_label_finds_room_between_many_nodes() {
+    let picture = drawn(&sample::many(4, 15));
+    let nodes: Vec<_> = picture.nodes.iter().map(Placed::of).collect();
+    let labels: Vec<_> = picture.edges.iter().filter_map(|edge| Some((edge.verdict, edge.label.as_ref()?))).collect();
+    let denied = picture.edges.iter().filter(|edge| edge.verdict == Verdict::Denied).count();
+    assert_eq!(labels.iter().filter(|(verdict, _)| *verdict == Verdict::Denied).count(), denied);
+    for (_, Label { x, y, width, height, .. }) in labels.iter().filter(|(verdict, _)| *verdict == Verdict::Allowed) {
+        let place = Placed { x: x - width / 2.0, y: y - height / 2.0, width: *width, height: *height };
+        assert!(nodes.iter().all(|node| node.overlap(&place) == 0.0));
+    }
+}
