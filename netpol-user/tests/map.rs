@@ -151,7 +151,9 @@ fn page_graph_and_events_are_served_to_this_machine_alone() {
     assert!(edge(&second["graph"], "default/a", "default/b", "allowed")["packets_per_second"].is_f64());
     let mut shut = served.ask("GET", "/events?shut=default", &[("Host", "localhost")]);
     let shut = next_event(&mut shut, &mut String::new());
-    assert_eq!(shut["picture"]["nodes"][0]["id"], "default/");
+    // the host may be there, too: it speaks to multicast groups
+    let drawn = |id: &str| shut["picture"]["nodes"].as_array().unwrap().iter().any(|node| node["id"] == id);
+    assert!(drawn("default/") && !drawn("default/a"), "{shut:#}");
 }
 
 #[test]
