@@ -11,7 +11,7 @@ use std::{
     collections::{HashMap, HashSet, hash_map::DefaultHasher},
     hash::{Hash as _, Hasher as _},
     path::Path,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use netpol_common::tables::{AddressFlags, HookValue, IfIndex};
@@ -24,7 +24,7 @@ use crate::{
     netns::Namespace,
     privileges,
     source::{self, Delivery, Discovery, Found, Known},
-    state::{self, Names, State},
+    state::{self, Names, Publication, State},
 };
 
 /// How long to wait for another netpol that changes the same instance.
@@ -116,8 +116,18 @@ impl Instance {
 
     /// The names of what is enforced now. Without them (the folder was lost) numbers are all there is.
     pub fn names(&self, datapath: &Datapath) -> Result<Names, Error> {
-        let generation = datapath.live()?.generation.0;
-        Ok(self.state.read(generation)?.unwrap_or(Names { generation, ..Names::default() }))
+        let mut generation = datapath.live()?.generation.0;
+        loop {
+            if let Some(names) = self.state.read(generation)? {
+                return Ok(names);
+            }
+            // a load may have published and removed the older names meanwhile
+            let now = datapath.live()?.generation.0;
+            if now == generation {
+                return Ok(Names { generation, ..Names::default() });
+            }
+            generation = now;
+        }
     }
 
     /// Enforces exactly what `loaded` says. `progress` hears of each interface that is attached.
@@ -212,6 +222,11 @@ impl Instance {
                 return Err(error.into());
             }
         };
+        let published = Some(Publication { at_ms: now_ms(), took_us: timings.publish.as_micros() as u64 });
+        if let Err(error) = self.state.write(&Names { published, ..names }) {
+            // it is enforced all the same; only the time is not known
+            tracing::warn!("{error}");
+        }
         for (ifindexes, way) in [(&gone, way), (&otherwise, way.other())] {
             for ifindex in ifindexes {
                 datapath.detach(*ifindex, way)?;
@@ -288,6 +303,10 @@ fn timed<T>(spent: &mut Duration, work: impl FnOnce() -> T) -> T {
     let result = work();
     *spent = begin.elapsed();
     result
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 fn is_here(namespace: (u64, u64)) -> bool {
@@ -414,6 +433,7 @@ fn names(
         uplinks: Vec::new(),
         policies: loaded.policies,
         sources: loaded.sources.iter().map(document).collect(),
+        published: None,
     };
     let mut hasher = DefaultHasher::new();
     (snapshot, format!("{names:?}"), settings.0).hash(&mut hasher);

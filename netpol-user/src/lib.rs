@@ -18,6 +18,9 @@
 //! | [`state`] | the names of what is enforced |
 //! | [`datapath`] | the only module that speaks aya: load, attach, pin, publish |
 //! | [`observe`] | flows and counters as the kernel has them, with names |
+//! | [`map`] | who talks to whom, as a picture |
+//! | [`metrics`] | the same, for Prometheus |
+//! | `web` | a local port: bounded, and for this machine only |
 //! | [`verify`] | real connections between endpoints against the matrix |
 //! | [`cli`] | the commands |
 //!
@@ -28,6 +31,8 @@ pub mod compile;
 pub mod datapath;
 pub mod enforce;
 pub mod format;
+pub mod map;
+pub mod metrics;
 pub mod model;
 mod netlink;
 pub mod netns;
@@ -36,3 +41,4 @@ pub mod privileges;
 pub mod source;
 pub mod state;
 pub mod verify;
+mod web;

@@ -77,6 +77,18 @@ pub struct Names {
     pub policies: usize,
     /// The documents themselves.
     pub sources: Vec<Document>,
+    /// `None` until the publication is done, and where an earlier version has written this.
+    #[serde(default)]
+    pub published: Option<Publication>,
+}
+
+/// When a generation became what is enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publication {
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// How long it took to fill the tables and switch to them, in microseconds.
+    pub took_us: u64,
 }
 
 /// A running endpoint.

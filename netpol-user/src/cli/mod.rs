@@ -6,10 +6,13 @@ mod endpoints;
 mod flows;
 mod grid;
 mod identities;
+mod listen;
 mod load;
 #[cfg(feature = "log")]
 mod log;
+mod map;
 mod matrix;
+mod metrics;
 mod output;
 mod policies;
 mod question;
@@ -70,6 +73,8 @@ enum Command {
     Services(services::Services),
     Flows(flows::Flows),
     Top(top::Top),
+    Map(map::Map),
+    Metrics(metrics::Metrics),
     Policies(policies::Policies),
     #[cfg(feature = "log")]
     Log(log::Log),
@@ -107,6 +112,8 @@ pub fn main() -> ExitCode {
         Command::Services(command) => command.run(&instance),
         Command::Flows(command) => command.run(&instance),
         Command::Top(command) => command.run(&instance),
+        Command::Map(command) => command.run(&instance),
+        Command::Metrics(command) => command.run(&instance),
         Command::Policies(command) => command.run(&instance),
         #[cfg(feature = "log")]
         Command::Log(command) => command.run(&instance),

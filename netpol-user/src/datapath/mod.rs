@@ -15,6 +15,7 @@
 //! | `batch`, `mapped` | many entries with one system call, very many without any |
 //! | `published` | what was published, read back |
 //! | `records` | flows, denials and counters, read |
+//! | `usage` | how full the maps are |
 //! | `testrun` | frames of ours, without an interface |
 
 mod batch;
@@ -30,6 +31,7 @@ mod published;
 mod records;
 mod slots;
 mod testrun;
+mod usage;
 
 use std::{io, path::PathBuf};
 
@@ -44,6 +46,7 @@ pub use programs::{Datapath, Role};
 pub use published::Published;
 pub use records::{Counter, Record};
 pub use testrun::{Action, Arrival};
+pub use usage::Usage;
 
 /// What goes wrong between userspace and the kernel.
 #[derive(Debug, thiserror::Error)]

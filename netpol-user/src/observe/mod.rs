@@ -9,20 +9,34 @@
 //! | `tcp` | the state of a connection, from the flags of both directions |
 //! | `filter` | which flows somebody wants to see |
 //! | `summary` | connections put together: by endpoint, by rule |
+//! | `condition` | whether what was loaded is enforced |
+//! | `ends` | who has an address: an endpoint, the host, somebody outside |
+//! | `tally` | records put together by who talks to whom and what decided |
+//! | `hits` | packets by rule |
+//! | `graph` | the same as nodes and edges |
 
 mod clock;
+mod condition;
 mod connection;
+mod ends;
 pub mod filter;
 mod flow;
+pub mod graph;
+mod hits;
 mod reader;
 pub mod sampler;
 #[cfg(test)]
 pub mod scene;
 pub mod summary;
+mod tally;
 pub mod tcp;
 
+pub use condition::Condition;
 pub use connection::{Connection, Key, Row};
+pub use ends::{End, Ends};
 pub use filter::Filter;
 pub use flow::{Cause, Explanation, Flow, Interface, Peer, TcpFlags};
+pub use hits::{Hits, hits};
 pub use reader::{Between, Reader};
 pub use sampler::{Sample, Sampler};
+pub use tally::{Amount, Kind, Reason, Sum, protocol, tally};

@@ -18,25 +18,37 @@
 //! | `netpol` | the real command, inside a host |
 //! | `policy` | documents, and what the command counts and remembers |
 //! | `scene` | endpoints, host and outside, bridged or routed |
+//! | `shop` | one of them, busy |
+//! | `example` | the examples of `policies/`, up and loaded |
+//! | `browser` | a real Chromium, driven |
 //! | `packet` | frames byte by byte |
 //! | `terminal` | the command in a terminal: its screen, keys and clicks |
+//! | `web` | ports that the command serves |
 //! | `wire` | what became of a frame |
 #![allow(dead_code, unused_imports, reason = "each test uses the part that it needs")]
 
+mod browser;
+mod example;
 mod net;
 mod netpol;
 pub mod packet;
 pub mod policy;
 mod scene;
+pub mod shop;
 pub mod terminal;
 mod topology;
 mod traffic;
+mod web;
 pub mod wire;
 
+pub use browser::Browser;
+pub use example::{Example, files, policies};
 pub use net::Net;
 pub use netpol::Ran;
 pub use policy::{Counts, FAMILIES, Family};
 pub use scene::{HOST, LAYOUTS, Layout, Scene, pair};
+pub use shop::Shop;
 pub use topology::{Endpoint, Host};
 pub use traffic::{Attempt, RawSocket, Seen, Server, check, exchange};
+pub use web::{Answer, Served};
 pub use wire::{Fate, Wire};

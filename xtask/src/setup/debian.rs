@@ -59,7 +59,7 @@ pub fn steps(packages: &[String]) -> Result<Vec<Step>> {
     if !is_here() {
         bail!("only Debian's packages are installed here; get these in your system's way: {}", packages.join(" "));
     }
-    // The toolchain's packages recommend all of clang.
+    // The toolchain's packages recommend all of clang, Chromium's a desktop.
     let mut step = step("of the system; may take a minute", &["apt-get", "install", "-qq", "--no-install-recommends"]);
     step.needs_root = true;
     step.quiet = true;

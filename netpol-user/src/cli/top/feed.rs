@@ -17,10 +17,10 @@ use nix::sys::signal::{SigSet, Signal};
 use ratatui::crossterm::event;
 
 use crate::{
-    cli::status::{self, Report},
+    cli::status,
     datapath::Datapath,
     enforce::Instance,
-    observe::{Reader, Sample, Sampler},
+    observe::{Condition, Reader, Sample, Sampler},
 };
 
 /// How often it is asked whether the policy is enforced, which enters every endpoint's namespace.
@@ -127,7 +127,7 @@ pub fn start(instance: &Instance, interval: Duration) -> Result<Receiver<Event>>
 }
 
 fn look(instance: &Instance) -> Enforcement {
-    match Report::of(instance) {
+    match Condition::of(instance) {
         Ok(report) => {
             Enforcement { enforced: report.enforced, headline: status::headline(&report), problems: report.problems }
         }

@@ -30,11 +30,10 @@ use serde::{Serialize, Serializer};
 use super::{
     Format, Instance, Outcome,
     output::{self, escape},
-    status::Report,
 };
 use crate::{
     enforce,
-    observe::{Connection, Filter, Sample},
+    observe::{Condition, Connection, Filter, Sample},
 };
 use feed::Source;
 
@@ -85,7 +84,7 @@ impl Top {
         source.read()?;
         std::thread::sleep(self.interval);
         let sample = source.read()?;
-        let report = Report::of(instance)?;
+        let report = Condition::of(instance)?;
         if !report.enforced {
             eprintln!("netpol: NOT ENFORCED: {}", escape(&report.problems.join("; ")));
         }

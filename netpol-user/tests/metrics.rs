@@ -1,0 +1,136 @@
+//! `netpol metrics`: what Prometheus is told is what the kernel counted, of traffic that is real.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use support::{
+    Attempt::Tcp,
+    Family, Host, Scene,
+    Seen::{Answered, Silent},
+    check,
+    policy::{from, ingress},
+};
+
+/// Series and their values.
+fn series(text: &str) -> BTreeMap<String, f64> {
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    samples
+        .map(|line| {
+            let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
+            (series.to_owned(), value.parse().unwrap_or_else(|error| panic!("{line}: {error}")))
+        })
+        .collect()
+}
+
+fn once(host: &Host) -> BTreeMap<String, f64> {
+    series(&host.netpol(&["metrics", "--once"]).ok())
+}
+
+fn packets(direction: &str, verdict: &str, reason: &str) -> String {
+    format!("netpol_packets_total{{direction=\"{direction}\",verdict=\"{verdict}\",reason=\"{reason}\"}}")
+}
+
+/// `b` answers `a` on port 80 and nobody else.
+fn loaded() -> Scene {
+    let scene = Scene::bridged();
+    scene.host.load(&[&scene.a, &scene.b, &scene.c], &[ingress("b", &[from("a", &["80/TCP"])])]);
+    scene
+}
+
+#[test]
+fn packets_are_what_the_classifiers_counted() {
+    let Scene { host, a, b, c, .. } = &loaded();
+    let _server = b.serve_tcp(80);
+    let before = once(host);
+    let (_, counted) = host.counted(|| {
+        check(&[(a, Tcp(b.at(Family::V4, 80)), Answered), (c, Tcp(b.at(Family::V4, 80)), Silent)]);
+    });
+    let after = once(host);
+    let grown = |series: &str| (after[series] - before[series]) as u64;
+    let dropped = packets("egress", "dropped", "policy-ingress");
+    assert!(grown(&dropped) > 0);
+    assert_eq!(grown(&dropped), counted.of("egress dropped policy-ingress"));
+    assert_eq!(grown(&packets("egress", "passed", "direct")), counted.of("egress passed direct"));
+    assert_eq!(after[&packets("ingress", "dropped", "spoofed")], 0.0);
+}
+
+#[test]
+fn rules_maps_and_publication_are_told() {
+    let Scene { host, a, b, c, .. } = &loaded();
+    let _server = b.serve_tcp(80);
+    check(&[(a, Tcp(b.at(Family::V4, 80)), Answered), (c, Tcp(b.at(Family::V4, 80)), Silent)]);
+    let flows = host.flows();
+    let metrics = once(host);
+    let rule = |family: &str, rule: &str| {
+        let wanted = |name: &&String| name.starts_with(family) && name.contains(&format!("rule=\"{rule}\""));
+        let found = metrics.keys().find(wanted).unwrap_or_else(|| panic!("no {family} of {rule} in {metrics:#?}"));
+        assert!(found.contains("kind=\"NetworkPolicy\"") && found.contains("load.yaml:"), "{found}");
+        metrics[found] as u64
+    };
+    assert_eq!((rule("netpol_rule_flows", "0"), rule("netpol_rule_flows", "default-deny")), (1, 1));
+    let denied: Vec<_> = flows.iter().filter(|flow| flow["verdict"] == "denied").collect();
+    assert_eq!(denied.len(), 1);
+    assert!(rule("netpol_rule_packets", "default-deny") >= denied[0]["packets"].as_u64().unwrap());
+    let usage = |metric: &str, map: &str| metrics[&format!("netpol_map_{metric}{{map=\"{map}\",family=\"ipv4\"}}")];
+    let v4 = |flows: &[serde_json::Value], verdict: &str| {
+        let is = |flow: &&serde_json::Value| {
+            flow["verdict"] == verdict && flow["source"]["address"].as_str().unwrap().contains('.')
+        };
+        flows.iter().filter(is).count() as f64
+    };
+    // the host speaks to multicast groups meanwhile
+    let later = host.flows();
+    let remembered = v4(&flows, "allowed")..=v4(&later, "allowed");
+    assert!(remembered.contains(&usage("entries", "flows")), "{remembered:?}");
+    assert_eq!(usage("entries", "denials"), v4(&flows, "denied"));
+    assert_eq!((usage("capacity", "flows"), usage("capacity", "denials")), (262_144.0, 65_536.0));
+    assert_eq!(usage("pressure_ratio", "denials"), 1.0 / 65_536.0);
+    assert_eq!((metrics["netpol_enforced"], metrics["netpol_generation"]), (1.0, 1.0));
+    assert_eq!((metrics["netpol_policies"], metrics["netpol_endpoints"]), (1.0, 3.0));
+    assert!(metrics["netpol_last_publication_duration_seconds"] > 0.0);
+    assert!(metrics["netpol_last_publication_timestamp_seconds"] > 1.7e9);
+}
+
+#[test]
+fn not_enforced_is_a_zero() {
+    let Scene { host, a, b, c, .. } = &Scene::bridged();
+    let nothing = once(host);
+    assert_eq!((nothing["netpol_enforced"], nothing["netpol_generation"]), (0.0, 0.0));
+    host.load(&[a, b, c], &[ingress("b", &[])]);
+    assert_eq!(once(host)["netpol_enforced"], 1.0);
+    // another program is put in front
+    let path = host.folder().join("load.yaml");
+    let (other, state) = (host.bpffs().join("other"), host.folder().join("other"));
+    let (other, state) = (other.to_str().unwrap(), state.to_str().unwrap());
+    let program = env!("CARGO_BIN_EXE_netpol");
+    host.run(program, &["--bpffs", other, "--state", state, "load", path.to_str().unwrap()]);
+    let hidden = once(host);
+    assert_eq!((hidden["netpol_enforced"], hidden["netpol_problems"]), (0.0, 3.0), "{hidden:#?}");
+    host.run(program, &["--bpffs", other, "--state", state, "unload"]);
+}
+
+#[test]
+fn the_port_serves_the_same_to_callers_by_a_known_name() {
+    let Scene { host, .. } = &loaded();
+    let served = host.serve(&["metrics", "--listen", "127.0.0.1:0"]);
+    let answer = served.get("/metrics", "localhost");
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert_eq!(series(&answer.body)["netpol_enforced"], 1.0);
+    assert_eq!(served.get("/metrics", "evil.example").status, 403);
+    assert_eq!(served.request("POST", "/metrics", "localhost").status, 405);
+    assert_eq!(served.get("/", "localhost").status, 404);
+}
+
+#[test]
+fn a_names_file_of_an_earlier_version_is_read() {
+    let Scene { host, .. } = &loaded();
+    let path = host.folder().join("state/names-1.json");
+    let mut names: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    names.as_object_mut().unwrap().remove("published").unwrap();
+    std::fs::write(&path, names.to_string()).unwrap();
+    let metrics = once(host);
+    assert_eq!(metrics["netpol_enforced"], 1.0);
+    assert!(!metrics.contains_key("netpol_last_publication_timestamp_seconds"));
+}

@@ -1,0 +1,154 @@
+//! The page of `netpol map` in a real browser.
+
+mod support;
+
+use support::{Attempt::Tcp, Browser, Family, Scene, Seen::Silent, Served, Shop, check, policy::ingress};
+
+fn served(host: &support::Host) -> Served {
+    host.serve(&["map", "--listen", "127.0.0.1:0"])
+}
+
+#[test]
+fn page_about_nothing_says_what_to_do_and_follows_when_it_is_done() {
+    let Scene { host, a, b, c, .. } = &Scene::bridged();
+    let served = served(host);
+    let mut browser = host.browser();
+    browser.open(&format!("http://{}/", served.address), "document.querySelector('#banner li')");
+    assert!(browser.text("document.querySelector('#banner').innerText").contains("run `netpol load PATH`"));
+    assert!(browser.text("document.querySelector('#state').innerText").contains("NOT ENFORCED"));
+    browser.screenshot("nothing");
+    host.load(&[a, b, c], &[ingress("b", &[])]);
+    browser.wait("document.querySelector('#banner').hidden && document.querySelectorAll('#nodes .node').length >= 3");
+    assert!(browser.text("document.querySelector('#state').innerText").contains("enforced, generation 1"));
+}
+
+/// What the page must show of a denied edge.
+fn assert_denied_is_told(browser: &mut Browser) {
+    let labels = browser.text("document.querySelector('#labels').textContent");
+    assert!(labels.contains("✕ denied") && labels.contains("by shop/default-deny egress (example.yaml:"), "{labels}");
+    let row = "[...document.querySelectorAll('#rows tr.denied')].map((row) => row.innerText).join('\\n')";
+    let rows = browser.text(row);
+    assert!(rows.contains("shop/redis-cache") && rows.contains("TCP 5432"), "{rows}");
+    assert!(rows.contains("NetworkPolicy shop/default-deny egress: default deny"), "{rows}");
+    let dashes = browser.text("getComputedStyle(document.querySelector('#edges .edge.denied')).strokeDasharray");
+    assert_ne!(dashes, "none");
+}
+
+#[test]
+fn page_in_a_browser_shows_names_denials_rules_and_a_table() {
+    let shop = Shop::open();
+    let host = &shop.example.host;
+    let served = served(host);
+    let mut browser = host.browser();
+    let ready = "document.querySelectorAll('#labels .label.denied').length >= 3";
+    browser.open(&format!("http://{}/", served.address), ready);
+    browser.wait("document.querySelector('#labels').textContent.match(/denied [0-9.]+\\/s/)");
+    let names = browser.text("document.querySelector('#nodes').textContent");
+    for name in shop.example.endpoints.keys() {
+        assert!(names.contains(name.as_str()), "{name} in {names}");
+    }
+    assert_denied_is_told(&mut browser);
+    assert!(browser.text("document.querySelector('#state').innerText").contains("enforced, generation 1"));
+    browser.scheme("light");
+    let paper = "getComputedStyle(document.body).backgroundColor";
+    assert_eq!(browser.text(paper), "rgb(255, 255, 255)");
+    let light = browser.screenshot("shop-light");
+    browser.scheme("dark");
+    assert_eq!(browser.text(paper), "rgb(13, 17, 23)");
+    let dark = browser.screenshot("shop-dark");
+    assert!(light.starts_with(b"\x89PNG") && dark.starts_with(b"\x89PNG") && light != dark);
+    assert_denied_is_told(&mut browser);
+    // the toggle outdoes the system
+    browser.value("document.querySelector('#theme').click()");
+    assert_eq!(
+        (browser.text(paper).as_str(), browser.text("document.querySelector('#theme').innerText").as_str()),
+        ("rgb(255, 255, 255)", "Theme: light")
+    );
+
+    // the keyboard: search, table, details, and out again
+    browser.press(&["/"]);
+    browser.press(&["r", "e", "d", "i", "s", "-", "c"]);
+    browser.wait("[...document.querySelectorAll('#rows tr')].every((row) => row.innerText.includes('redis-cache'))");
+    assert_eq!(browser.value("document.querySelectorAll('#rows tr.denied').length"), 1);
+    browser.press(&["Escape"]);
+    browser.wait("document.querySelectorAll('#rows tr').length > 8");
+    browser.value("document.querySelector('#rows tr').focus()");
+    browser.press(&["ArrowDown", "Enter"]);
+    browser.wait("!document.querySelector('#details').hidden");
+    let details = browser.text("document.querySelector('#details').innerText");
+    assert!(details.contains("✕ denied") && details.contains("default deny: no rule allows it"), "{details}");
+    browser.screenshot("shop-details");
+    browser.press(&["Escape"]);
+    browser.wait("document.querySelector('#details').hidden");
+    browser.value("document.querySelector('#picture').focus()");
+    browser.press(&["ArrowRight", "Enter"]);
+    browser.wait("!document.querySelector('#details').hidden");
+    let node = browser.text("document.querySelector('#details h2').innerText");
+    assert!(node.starts_with("shop/") || node.contains('→'), "{node}");
+    browser.press(&["Escape"]);
+
+    // a filter leaves only what is denied
+    browser.value(
+        "(() => { const it = document.querySelector('#verdict'); it.value = 'denied'; it.dispatchEvent(new Event('input')) })()",
+    );
+    browser.wait("document.querySelectorAll('#rows tr.allowed').length === 0");
+    assert_eq!(browser.value("document.querySelectorAll('#labels .label.allowed').length"), 0);
+    browser.screenshot("shop-denied");
+}
+
+#[test]
+fn five_hundred_endpoints_are_groups_that_open_and_the_page_goes_on() {
+    let Scene { host, a, b, c, .. } = &Scene::bridged();
+    // most need not run to be drawn: they are pending
+    let others = (0..497).map(|number| {
+        let namespace = format!("team-{}", number % 10);
+        format!(
+            "apiVersion: netpol.dev/v1\nkind: Endpoint\nmetadata: {{name: e{number}, namespace: {namespace}}}\n\
+             spec: {{netns: npt-nowhere-{number}}}\n"
+        )
+    });
+    let policies: Vec<_> = [ingress("b", &[])].into_iter().chain(others).collect();
+    host.load(&[a, b, c], &policies);
+    check(&[(c, Tcp(b.at(Family::V4, 80)), Silent)]);
+    let served = served(host);
+    let mut browser = host.browser();
+    browser.open(&format!("http://{}/", served.address), "document.querySelector('#labels .label.denied')");
+    let count = |browser: &mut Browser, what: &str| {
+        browser.value(&format!("document.querySelectorAll('#nodes .node.{what}').length")).as_u64().unwrap()
+    };
+    let (groups, shown) = (count(&mut browser, "group"), count(&mut browser, "endpoint"));
+    assert!(groups >= 9 && shown <= 60, "{groups} groups, {shown} endpoints");
+    browser.screenshot("many-groups");
+    let open = "document.querySelector('#nodes .node.group').dispatchEvent(new MouseEvent('click', {bubbles: true}))";
+    for left in (0..groups).rev() {
+        browser.value(open);
+        browser.wait(&format!("document.querySelectorAll('#nodes .node.group').length === {left}"));
+    }
+    assert_eq!(count(&mut browser, "endpoint"), 500);
+    browser.screenshot("many-open");
+    // it goes on telling, and a namespace closes again by its title
+    browser.value("window.before = document.querySelector('#rows td:nth-child(7)').innerText");
+    browser.wait("document.querySelector('#rows td:nth-child(7)').innerText !== window.before");
+    browser.value("document.querySelector('#frames text').dispatchEvent(new MouseEvent('click', {bubbles: true}))");
+    browser.wait("document.querySelectorAll('#nodes .node.group').length === 1");
+}
+
+#[test]
+fn names_in_the_page_are_never_markup() {
+    let Scene { host, a, b, c, .. } = &Scene::bridged();
+    let documents = support::policy::documents(&[a, b, c], &[ingress("b", &[])]);
+    let path = host.documents("<img src=x onerror=document.title='taken'>.yaml", &documents);
+    host.load_path(&[], &path);
+    check(&[(c, Tcp(b.at(Family::V4, 80)), Silent)]);
+    let served = served(host);
+    let mut browser = host.browser();
+    browser.open(&format!("http://{}/", served.address), "document.querySelector('#rows tr.denied')");
+    browser.value("document.querySelector('#rows tr').click()");
+    browser.wait("!document.querySelector('#details').hidden");
+    let said = browser.text("document.body.innerText");
+    assert!(said.contains("<img src=x onerror"), "{said}");
+    assert_eq!(
+        (browser.value("document.querySelectorAll('img').length"), browser.text("document.title").as_str()),
+        (0.into(), "netpol map")
+    );
+}
