@@ -18,6 +18,7 @@
 //! | [`state`] | the names of what is enforced |
 //! | [`datapath`] | the only module that speaks aya: load, attach, pin, publish |
 //! | [`observe`] | flows and counters as the kernel has them, with names |
+//! | [`diff`] | what would change between two sets of documents, and for what is open now |
 //! | [`verify`] | real connections between endpoints against the matrix |
 //! | [`cli`] | the commands |
 //!
@@ -26,6 +27,7 @@
 pub mod cli;
 pub mod compile;
 pub mod datapath;
+pub mod diff;
 pub mod enforce;
 pub mod format;
 pub mod model;

@@ -2,7 +2,9 @@
 //! what they stand for, in one file for each generation. Losing it loses names, not enforcement.
 
 use std::{
+    collections::HashMap,
     fs, io,
+    net::IpAddr,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -13,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     datapath::Way,
-    format::Source,
-    model::{Direction, Labels},
+    format::{self, Invalid, Loaded, Source},
+    model::{Direction, Labels, World},
 };
 
 /// An instance's folder.
@@ -71,7 +73,7 @@ pub struct Endpoint {
     pub namespace: String,
     pub name: String,
     pub labels: Labels,
-    pub addresses: Vec<std::net::IpAddr>,
+    pub addresses: Vec<IpAddr>,
     /// The host end of its veth.
     pub interface: String,
     pub ifindex: u32,
@@ -148,6 +150,28 @@ impl From<&Document> for Source {
 }
 
 impl Names {
+    /// What the documents say.
+    ///
+    /// # Errors
+    /// Documents that another version of netpol could read, and this one can't.
+    pub fn documents(&self) -> Result<Loaded, Invalid> {
+        format::parse(self.sources.iter().map(Into::into).collect())
+    }
+
+    /// Gives endpoints whose documents name no address those that they had at load.
+    pub fn place_endpoints(&self, world: &mut World) {
+        let link_local = |address: &IpAddr| match address {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        let here: HashMap<_, _> = self.endpoints.iter().map(|e| ((e.namespace.as_str(), e.name.as_str()), e)).collect();
+        for endpoint in world.endpoints.iter_mut().filter(|endpoint| endpoint.addresses.is_empty()) {
+            let found = here.get(&(endpoint.name.namespace.as_str(), endpoint.name.name.as_str()));
+            let addresses = found.iter().flat_map(|found| &found.addresses).filter(|address| !link_local(address));
+            endpoint.addresses.extend(addresses);
+        }
+    }
+
     /// Where an endpoint was.
     pub fn place(&self, namespace: &str, name: &str) -> Option<Held> {
         let running = self.endpoints.iter().find(|e| (e.namespace.as_str(), e.name.as_str()) == (namespace, name));

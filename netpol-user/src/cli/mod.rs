@@ -2,6 +2,7 @@
 
 mod check;
 pub mod diagnostics;
+mod diff;
 mod endpoints;
 mod flows;
 mod grid;
@@ -59,6 +60,7 @@ enum Command {
     Check(check::Check),
     Matrix(matrix::Matrix),
     Trace(trace::Trace),
+    Diff(diff::Diff),
     Verify(verify::Verify),
     Status(status::Status),
     Endpoints(endpoints::Endpoints),
@@ -92,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Check(command) => command.run(),
         Command::Matrix(command) => command.run(),
         Command::Trace(command) => command.run(&instance),
+        Command::Diff(command) => command.run(&instance),
         Command::Verify(command) => command.run(&instance),
         Command::Status(command) => command.run(&instance),
         Command::Endpoints(command) => command.run(&instance),

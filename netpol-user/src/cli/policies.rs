@@ -5,7 +5,6 @@ use serde::Serialize;
 use super::{Instance, Outcome, OutputArgs, output};
 use crate::{
     datapath::Datapath,
-    format::{self, Source},
     model::{Policy, World},
 };
 
@@ -35,7 +34,7 @@ impl Policies {
     pub fn run(&self, instance: &Instance) -> Result<Outcome> {
         let instance = instance.open();
         let names = instance.names(&Datapath::open(&instance.pins)?)?;
-        let world = format::parse(names.sources.iter().map(Source::from).collect())?.world;
+        let world = names.documents()?.world;
         let rows: Vec<_> = world
             .tiers
             .iter()

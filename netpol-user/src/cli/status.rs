@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Instance, Outcome, OutputArgs, output};
 use crate::{
     datapath::{Counter, Datapath, Hook, Position, Settings, Side, Way},
-    enforce, format,
+    enforce,
     model::{ObjectName, World},
     privileges,
     source::{self, Discovery},
@@ -134,7 +134,7 @@ struct Now {
 
 /// `None` where that cannot be found out.
 fn now(names: &Names) -> Option<Now> {
-    let world = format::parse(names.sources.iter().map(Into::into).collect()).ok()?.world;
+    let world = names.documents().ok()?.world;
     let found = source::discover(&world).ok()?;
     Some(Now { world, found })
 }

@@ -11,11 +11,10 @@ use super::{
     question,
 };
 use crate::model::{
-    Direction, Endpoint, Party, Step, TierDefault,
-    explain::{PolicyName, Question, Service, direction_name, standing, verb},
+    Direction, Endpoint, Party, Question, Step, TierDefault,
+    explain::{PolicyName, Service, direction_name, standing, verb},
     probe::{Place, Probe, pairs},
     row::{Row, Side, Traffic, rows},
-    walk,
 };
 
 /// Explain the verdict about one connection.
@@ -123,7 +122,7 @@ fn steps(question: &Question<'_>, direction: Direction) -> String {
     let mut text = String::new();
     let mut current = None;
     let tiers = &question.world.tiers;
-    let steps = walk(question.world, question.from, question.to, question.opening, direction).unwrap_or_default();
+    let steps = question.walk(direction).unwrap_or_default();
     for step in steps {
         let (Step::Policy { tier, .. } | Step::Rule { tier, .. } | Step::TierEnd { tier }) = step;
         if current != Some(tier) {

@@ -1,6 +1,7 @@
 //! What happens, with names: the kernel's records of flows and denials, made readable.
 
 mod clock;
+mod conversation;
 
 use std::{collections::HashMap, net::IpAddr, time::SystemTime};
 
@@ -12,6 +13,8 @@ use crate::{
     model::Labels,
     state::{Names, Rule},
 };
+
+pub use conversation::{Conversation, Speaker, conversations};
 
 /// A flow, as scripts see it: one direction of a connection at one place, or a denial.
 #[derive(Clone, Debug, Serialize)]

@@ -3,6 +3,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{Expr, Match, PolicyKind, Scope, sample::*};
 
+fn walk(world: &World, from: Party, to: Party, opening: Opening, direction: Direction) -> Option<Vec<Step>> {
+    Question { world, from, to, opening, regime: Regime::Enforced }.walk(direction)
+}
+
 const WEB: usize = 0;
 const DB: usize = 1;
 const OTHER: usize = 2;
@@ -561,5 +565,31 @@ proptest! {
                 prop_assert!(steps.iter().find(decided).is_none());
             }
         }
+    }
+}
+
+#[test]
+fn audited_policy_would_decide_in_its_place() {
+    use Action::{Allow, Deny};
+    let about = |action, audit| Policy { audit, ingress: Some(vec![rule(action, Match::default())]), ..policy("p") };
+    // (policies of one tier, enforced verdict, verdict with the audited ones, whether one is about it)
+    let cases = [
+        (vec![about(Deny, true), about(Allow, false)], true, false, true),
+        (vec![about(Allow, false), about(Deny, true)], true, true, true),
+        (vec![about(Deny, false), about(Allow, true)], false, false, true),
+        (vec![about(Allow, true), about(Deny, false)], false, true, true),
+        (vec![about(Deny, false)], false, false, false),
+        (vec![Policy { ingress: Some(vec![]), ..about(Deny, true) }], true, false, true),
+        (vec![Policy { subject: named("other"), ..about(Deny, true) }], true, true, false),
+    ];
+    for (index, (policies, enforced, audited, is_audited)) in cases.into_iter().enumerate() {
+        let mut world = world(&[endpoint("x/web", "10.0.0.1"), endpoint("x/db", "10.0.0.2")]);
+        world.tiers = vec![tier("sec", TierDefault::Deny, policies)];
+        let (from, to) = (party(&world, 0), party(&world, 1));
+        let question = |regime| Question { world: &world, from, to, opening: tcp(80), regime };
+        assert_eq!(question(Regime::Enforced).judge().allowed(), enforced, "{index}");
+        assert_eq!(question(Regime::WithAudited).judge().allowed(), audited, "{index}");
+        assert_eq!(question(Regime::Enforced).is_audited(), is_audited, "{index}");
+        assert_eq!(question(Regime::WithAudited).is_audited(), is_audited, "{index}");
     }
 }
