@@ -19,6 +19,7 @@
 //! | [`datapath`] | the only module that speaks aya: load, attach, pin, publish |
 //! | [`observe`] | flows and counters as the kernel has them, with names |
 //! | [`diff`] | what would change between two sets of documents, and for what is open now |
+//! | [`suggest`] | policies from the flows that were seen |
 //! | [`verify`] | real connections between endpoints against the matrix |
 //! | [`cli`] | the commands |
 //!
@@ -37,4 +38,5 @@ pub mod observe;
 pub mod privileges;
 pub mod source;
 pub mod state;
+pub mod suggest;
 pub mod verify;

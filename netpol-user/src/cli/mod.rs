@@ -13,6 +13,7 @@ mod output;
 mod policies;
 mod question;
 mod status;
+mod suggest;
 mod trace;
 mod unload;
 mod verify;
@@ -61,6 +62,7 @@ enum Command {
     Matrix(matrix::Matrix),
     Trace(trace::Trace),
     Diff(diff::Diff),
+    Suggest(suggest::Suggest),
     Verify(verify::Verify),
     Status(status::Status),
     Endpoints(endpoints::Endpoints),
@@ -95,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Matrix(command) => command.run(),
         Command::Trace(command) => command.run(&instance),
         Command::Diff(command) => command.run(&instance),
+        Command::Suggest(command) => command.run(&instance),
         Command::Verify(command) => command.run(&instance),
         Command::Status(command) => command.run(&instance),
         Command::Endpoints(command) => command.run(&instance),

@@ -28,6 +28,7 @@ use std::path::PathBuf;
 
 use crate::model::{Origin, World};
 
+pub use object::NAMESPACE_NAME;
 pub use service::{IpPool, Service, ServicePort};
 
 /// Text to read documents from, under the name that positions carry.

@@ -2,13 +2,14 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     net::IpAddr,
     time::Duration,
 };
 
 use super::{Flow, Peer, Reader};
 use crate::{
-    datapath::{FlowFlags, Record},
+    datapath::{FlowFlags, Record, Side},
     model::{ObjectName, Opening, Party, Question, Regime, World, probe::Place},
 };
 
@@ -36,6 +37,16 @@ pub enum Speaker {
     /// The host itself, which reaches its containers whatever the policy says.
     Host(IpAddr),
     Outside(IpAddr),
+}
+
+impl fmt::Display for Speaker {
+    /// `namespace/name`, or the address.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Endpoint { name, .. } => name.fmt(f),
+            Self::Host(address) | Self::Outside(address) => address.fmt(f),
+        }
+    }
 }
 
 impl Speaker {
@@ -100,7 +111,13 @@ pub fn conversations(reader: &Reader<'_>, records: &[Record], host: &[IpAddr]) -
         if !flow.current {
             continue;
         }
-        let (from, to) = (Speaker::of(&flow.source, host), Speaker::of(&flow.destination, host));
+        let from = Speaker::of(&flow.source, host);
+        // whoever is reached by a group's address is judged as itself
+        let receiver = reader.name_at(record.interface).filter(|_| record.side == Side::To);
+        let to = match (Speaker::of(&flow.destination, host), receiver) {
+            (Speaker::Outside(address), Some(name)) => Speaker::Endpoint { name, address },
+            (to, _) => to,
+        };
         let opening = opening(record);
         // each end's interface may have a record of it
         if seen.insert((from.clone(), to.clone(), opening, record.denied.is_some())) {

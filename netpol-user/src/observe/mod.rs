@@ -5,13 +5,13 @@ mod conversation;
 
 use std::{collections::HashMap, net::IpAddr, time::SystemTime};
 
-use netpol_common::wire::Protocol;
+use netpol_common::{tables::IfIndex, wire::Protocol};
 use serde::Serialize;
 
 use crate::{
     datapath::{Drop, FlowFlags, Record, Side},
-    model::Labels,
-    state::{Names, Rule},
+    model::{Labels, ObjectName},
+    state::{Endpoint, Names, Rule},
 };
 
 pub use conversation::{Conversation, Speaker, conversations};
@@ -127,8 +127,17 @@ impl<'a> Reader<'a> {
     }
 
     fn interface(&self, record: &Record) -> String {
-        let known = self.names.endpoints.iter().find(|endpoint| endpoint.ifindex == record.interface.0);
+        let known = self.behind(record.interface);
         known.map_or_else(|| format!("#{}", record.interface.0), |endpoint| endpoint.interface.clone())
+    }
+
+    fn behind(&self, interface: IfIndex) -> Option<&'a Endpoint> {
+        self.names.endpoints.iter().find(|endpoint| endpoint.ifindex == interface.0)
+    }
+
+    fn name_at(&self, interface: IfIndex) -> Option<ObjectName> {
+        let Endpoint { namespace, name, .. } = self.behind(interface)?;
+        Some(ObjectName { namespace: namespace.clone(), name: name.clone() })
     }
 
     fn peer(&self, record: &Record, address: IpAddr, port: u16, side: Side) -> Peer {
