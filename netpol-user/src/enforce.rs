@@ -39,6 +39,8 @@ pub struct Options {
     pub settings: Settings,
     /// `None`: the best that the kernel has.
     pub attach: Option<Way>,
+    /// Judge all policies for information only, and enforce none.
+    pub audit: bool,
     /// Endpoints that are not running are an error.
     pub strict: bool,
     /// Find out what would change, and change nothing.
@@ -52,6 +54,8 @@ pub struct Report {
     pub endpoints: usize,
     pub identities: usize,
     pub policies: usize,
+    /// So many of the policies are audited, not enforced.
+    pub audited: usize,
     pub changed: bool,
     /// Interfaces that were attached, and those that were taken off.
     pub attached: Vec<String>,
@@ -131,6 +135,16 @@ impl Instance {
             Some(self.state.lock(PATIENCE)?)
         };
         let present = self.present()?;
+        let audited;
+        let loaded = if options.audit {
+            let mut all = loaded.clone();
+            all.world.audit_all();
+            audited = all;
+            &audited
+        } else {
+            loaded
+        };
+        let audited = loaded.world.policies().filter(|policy| policy.audit).count();
         let found = timed(&mut timings.discover, || source::discover(&loaded.world))?;
         let workloads: Vec<_> = found.workloads.iter().map(|found| found.workload.clone()).collect();
         let mut snapshot =
@@ -138,12 +152,13 @@ impl Instance {
         let held = held(&loaded.world, &found, present.as_ref());
         snapshot.hooks.extend(held.values().map(|held| (IfIndex(held.ifindex), closed())));
         let names = names(loaded, &found, (&snapshot, options.settings, way), &held);
+        let names = identified(Names { audit: options.audit, ..names }, &snapshot, options.settings);
         if options.strict && !names.pending.is_empty() {
             return Err(Error::Pending(names.pending));
         }
         let hooks = hooks(&found);
         if options.dry_run {
-            return self.rehearse(names, &snapshot, hooks.len());
+            return Ok(Report { audited, ..self.rehearse(names, &snapshot, hooks.len())? });
         }
         if present.as_ref().is_some_and(|present| present.namespace != names.namespace) {
             return Err(Error::OtherNamespace);
@@ -175,6 +190,7 @@ impl Instance {
             endpoints: names.endpoints.len(),
             identities: snapshot.identities.len(),
             policies: names.policies,
+            audited,
             changed: true,
             detached: gone.iter().chain(&otherwise).filter(|it| !wanted.contains(it)).collect::<HashSet<_>>().len(),
             pending: names.pending.clone(),
@@ -239,6 +255,7 @@ impl Instance {
             endpoints: hooks,
             identities: snapshot.identities.len(),
             policies: names.policies,
+            audited: 0,
             changed,
             attached: Vec::new(),
             detached: 0,
@@ -368,10 +385,11 @@ fn names(
         name: source.name.clone(),
         text: String::from_utf8_lossy(&source.text).into_owned(),
     };
-    let mut names = Names {
+    Names {
         generation: 0,
         version: Datapath::version(),
         fingerprint: 0,
+        audit: false,
         namespace: (found.namespace.device, found.namespace.inode),
         attach: way,
         endpoints: found.workloads.iter().map(endpoint).collect(),
@@ -380,7 +398,11 @@ fn names(
         rules: snapshot.rules.iter().map(rule).collect(),
         policies: loaded.policies,
         sources: loaded.sources.iter().map(document).collect(),
-    };
+    }
+}
+
+/// With the fingerprint of everything that is published.
+fn identified(mut names: Names, snapshot: &Snapshot, settings: Settings) -> Names {
     let mut hasher = DefaultHasher::new();
     (format!("{snapshot:?}"), format!("{names:?}"), settings.0).hash(&mut hasher);
     names.fingerprint = hasher.finish();

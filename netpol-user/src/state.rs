@@ -53,6 +53,9 @@ pub struct Names {
     pub fingerprint: u64,
     /// Device and inode of the network namespace that the interfaces are in.
     pub namespace: (u64, u64),
+    /// Every policy is audited, none enforced (`load --audit`).
+    #[serde(default)]
+    pub audit: bool,
     /// How the classifiers are attached.
     #[serde(default)]
     pub attach: Way,
@@ -150,12 +153,16 @@ impl From<&Document> for Source {
 }
 
 impl Names {
-    /// What the documents say.
+    /// What the documents say, and `load --audit` about them.
     ///
     /// # Errors
     /// Documents that another version of netpol could read, and this one can't.
     pub fn documents(&self) -> Result<Loaded, Invalid> {
-        format::parse(self.sources.iter().map(Into::into).collect())
+        let mut loaded = format::parse(self.sources.iter().map(Into::into).collect())?;
+        if self.audit {
+            loaded.world.audit_all();
+        }
+        Ok(loaded)
     }
 
     /// Gives endpoints whose documents name no address those that they had at load.

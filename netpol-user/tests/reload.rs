@@ -297,7 +297,7 @@ fn endpoint_that_went_away_is_pending_and_detached() {
 fn endpoint_that_comes_back_at_once_is_attached_again() {
     let Scene { host, a, b, c, .. } = &Scene::bridged();
     let instance = Instance::new(host.bpffs(), &host.folder().join("state"));
-    let options = Options { settings: Settings::default(), attach: None, strict: true, dry_run: false };
+    let options = Options { settings: Settings::default(), attach: None, audit: false, strict: true, dry_run: false };
     // by the library: a new process would give the kernel the time that it needs
     let load = |endpoints: &[&Endpoint]| {
         let text = documents(endpoints, &[]).into_bytes();

@@ -31,6 +31,10 @@ pub struct Load {
     /// Say what would change, and change nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Judge all policies for information only: nothing is stopped. `netpol diff --audit` says what
+    /// would be.
+    #[arg(long)]
+    audit: bool,
     /// Endpoints that are not running are an error.
     #[arg(long)]
     strict: bool,
@@ -74,6 +78,7 @@ struct Json<'a> {
     endpoints: usize,
     identities: usize,
     policies: usize,
+    audited: usize,
     changed: bool,
     dry_run: bool,
     attached: &'a [String],
@@ -120,12 +125,22 @@ impl Load {
             Attach::Tcx => Some(Way::Tcx),
             Attach::Cls => Some(Way::Cls),
         };
-        Options { settings, attach, strict: self.strict, dry_run: self.dry_run }
+        Options { settings, attach, audit: self.audit, strict: self.strict, dry_run: self.dry_run }
     }
 
     fn json<'a>(&self, report: &'a Report, read: Duration) -> Json<'a> {
-        let Report { generation, endpoints, identities, policies, changed, attached, detached, pending, timings } =
-            report;
+        let Report {
+            generation,
+            endpoints,
+            identities,
+            policies,
+            audited,
+            changed,
+            attached,
+            detached,
+            pending,
+            timings,
+        } = report;
         let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         let Timings { discover, compile, open, attach, publish } = *timings;
         Json {
@@ -133,6 +148,7 @@ impl Load {
             endpoints: *endpoints,
             identities: *identities,
             policies: *policies,
+            audited: *audited,
             changed: *changed,
             dry_run: self.dry_run,
             attached,
@@ -151,18 +167,24 @@ impl Load {
 
     fn text(&self, report: &Report) -> String {
         let Report { generation, endpoints, identities, policies, changed, attached, detached, pending, .. } = report;
-        let verb = match (self.dry_run, changed) {
-            (true, true) => "would enforce",
-            (true, false) => "would change nothing:",
-            (false, true) => "enforcing",
-            (false, false) => "nothing changed:",
+        let verb = match (self.dry_run, changed, self.audit) {
+            (true, true, false) => "would enforce",
+            (true, true, true) => "would audit",
+            (true, false, _) => "would change nothing:",
+            (false, true, false) => "enforcing",
+            (false, true, true) => "auditing",
+            (false, false, _) => "nothing changed:",
         };
         let mut lines = vec![format!(
-            "{verb} {} for {} ({}), generation {generation}",
+            "{verb} {}{} for {} ({}), generation {generation}",
             counted(*policies, "policy", "policies"),
+            output::audited(report.audited),
             counted(*endpoints, "endpoint", "endpoints"),
             counted(*identities, "identity", "identities"),
         )];
+        if self.audit {
+            lines.push("nothing is stopped: `netpol diff --audit` says what would be".to_owned());
+        }
         if !attached.is_empty() {
             lines.push(format!("attached to {}", attached.join(" ")));
         }

@@ -71,7 +71,7 @@ fn row(world: &World, tier: &str, policy: &Policy) -> Row {
 }
 
 fn table(rows: &[Row]) -> String {
-    let header = ["TIER", "KIND", "POLICY", "ENDPOINTS", "INGRESS", "EGRESS", "SOURCE"];
+    let header = ["TIER", "KIND", "POLICY", "ENFORCED", "ENDPOINTS", "INGRESS", "EGRESS", "SOURCE"];
     let rules = |rules: Option<usize>| rules.map_or_else(|| "-".to_owned(), |rules| rules.to_string());
     let cells = rows.iter().map(|row| {
         let name = row.namespace.as_ref().map_or_else(|| row.name.clone(), |ns| format!("{ns}/{}", row.name));
@@ -79,6 +79,7 @@ fn table(rows: &[Row]) -> String {
             row.tier.clone(),
             row.kind.to_owned(),
             name,
+            if row.audit { "no, audited".to_owned() } else { "yes".to_owned() },
             row.endpoints.to_string(),
             rules(row.ingress),
             rules(row.egress),

@@ -6,7 +6,10 @@ use super::{Instance, Outcome, OutputArgs, output};
 use crate::{
     datapath::{Counter, Datapath, Hook, Position, Settings, Side, Way},
     enforce,
-    model::{ObjectName, World},
+    model::{
+        ObjectName, World,
+        row::{PolicyRef, audited},
+    },
     privileges,
     source::{self, Discovery},
     state::{Endpoint, Names, Pending},
@@ -28,6 +31,10 @@ struct Report {
     enforced: bool,
     generation: u32,
     policies: usize,
+    /// The whole load is audited: nothing is enforced (`load --audit`).
+    audit: bool,
+    /// Policies that are not enforced, only judged.
+    audited: Vec<PolicyRef>,
     endpoints: usize,
     identities: usize,
     settings: Vec<&'static str>,
@@ -82,7 +89,16 @@ impl Report {
                 live.generation.0
             ));
         }
-        let now = now(&names);
+        if names.audit {
+            problems.push(
+                "loaded with --audit, so nothing is stopped; `netpol diff --audit` says what would be, \
+                 `netpol load` without --audit enforces it"
+                    .into(),
+            );
+        }
+        let world = names.documents().ok().map(|loaded| loaded.world);
+        let audited = world.iter().flat_map(audited).collect();
+        let now = world.and_then(now);
         let pending = now.as_ref().map_or_else(|| names.pending.clone(), Now::pending);
         // who is not there any more has nothing to be attached to
         let stopped = |endpoint: &Endpoint| {
@@ -98,6 +114,8 @@ impl Report {
             enforced: problems.is_empty(),
             generation: live.generation.0,
             policies: names.policies,
+            audit: names.audit,
+            audited,
             endpoints: names.endpoints.len(),
             identities: names.identities.len(),
             settings: settings(live.settings, names.attach),
@@ -114,6 +132,8 @@ impl Report {
             enforced: false,
             generation: 0,
             policies: 0,
+            audit: false,
+            audited: vec![],
             endpoints: 0,
             identities: 0,
             settings: vec![],
@@ -133,8 +153,7 @@ struct Now {
 }
 
 /// `None` where that cannot be found out.
-fn now(names: &Names) -> Option<Now> {
-    let world = names.documents().ok()?.world;
+fn now(world: World) -> Option<Now> {
     let found = source::discover(&world).ok()?;
     Some(Now { world, found })
 }
@@ -240,8 +259,9 @@ fn text(report: &Report) -> String {
     let Report { enforced, generation, policies, endpoints, identities, .. } = report;
     let mut text = if *enforced {
         format!(
-            "enforced: generation {generation}, {}, {}, {}\n",
+            "enforced: generation {generation}, {}{}, {}, {}\n",
             output::counted(*policies, "policy", "policies"),
+            output::audited(report.audited.len()),
             output::counted(*endpoints, "endpoint", "endpoints"),
             output::counted(*identities, "identity", "identities"),
         )
@@ -255,6 +275,7 @@ fn text(report: &Report) -> String {
         }
     };
     section("problems", report.problems.clone());
+    section("audited, not enforced", report.audited.iter().map(ToString::to_string).collect());
     section("settings", report.settings.iter().map(ToString::to_string).collect());
     let pending = report.pending.iter().map(|p| format!("{}/{}: {}", p.namespace, p.name, p.reason));
     section("pending endpoints", pending.collect());

@@ -88,6 +88,14 @@ fn story(question: &Question<'_>, (from, to): (Place, Place), verdict: &Verdict)
         }
     }
     let _ = writeln!(text, "\nverdict: {}", said(verdict.row.allowed, colour));
+    if let Some(audit) = &verdict.row.audit {
+        let would = match (verdict.row.allowed, audit.allowed) {
+            (true, true) | (false, false) => "would still be",
+            (true, false) | (false, true) => "would be",
+        };
+        let (verdict, reason) = (said(audit.allowed, colour), escape(&audit.reason));
+        let _ = writeln!(text, "  {would} {verdict} by the audited policies, if they were enforced: {reason}");
+    }
     for row in &verdict.other_addresses {
         let address = |address: &Option<std::net::IpAddr>| address.map_or_else(|| "-".to_owned(), |a| a.to_string());
         let (source, destination) = (address(&row.source_address), address(&row.destination_address));

@@ -11,7 +11,7 @@ use super::{
     files::Found,
     kubernetes, lint,
     node::{self, Node, Pos, Value},
-    reader::{Fields, Report, Text, did_you_mean, labels, nearest},
+    reader::{Fields, Report, Text, choose, did_you_mean, labels, nearest},
     service, tiers,
     validate::Name,
 };
@@ -19,6 +19,10 @@ use crate::model::{Endpoint, Labels, NetworkSet, Origin, World};
 
 /// The label that every namespace carries.
 pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+/// The annotation that makes any policy an audited one.
+const AUDIT: &str = "netpol.dev/audit";
+/// Our own annotations: of others nothing is expected.
+const OWN: &str = "netpol.dev/";
 /// A source of more bytes than this is refused.
 pub const MAX_BYTES: usize = 64 << 20;
 
@@ -57,6 +61,8 @@ pub struct Object<'a> {
     /// `None` for kinds without one.
     pub namespace: Option<String>,
     pub labels: Labels,
+    /// The annotation [`AUDIT`] of a policy: it is judged, and not enforced.
+    pub audit: bool,
     pub spec: Option<Fields<'a>>,
 }
 
@@ -266,9 +272,10 @@ fn read_object(root: &Node, report: &Report, collected: &mut Collected) {
     let spec = fields.node("spec");
     let metadata = fields.fields("metadata");
     let Some(metadata) = fields.require("metadata", metadata) else { return };
-    let Some((name, namespace, labels)) = read_metadata(metadata, kind, report) else { return };
+    let Some(Metadata { name, namespace, labels, annotations }) = read_metadata(metadata, kind, report) else { return };
     let spec = spec.and_then(|node| report.fields(node, "spec"));
-    let object = Object { report, kind, at: root.at, name, namespace, labels, spec };
+    let audit = annotations.is_some_and(|annotations| is_audited(annotations, kind, report));
+    let object = Object { report, kind, at: root.at, name, namespace, labels, audit, spec };
     collected.claim(&object);
     (kind.read)(object, collected);
 }
@@ -316,9 +323,8 @@ fn find_kind(api: Text<'_>, kind: Text<'_>, report: &Report) -> Option<&'static 
     None
 }
 
-/// What a server writes into `metadata`, and what only people read.
-const SERVERS: [&str; 10] = [
-    "annotations",
+/// What a server writes into `metadata`.
+const SERVERS: [&str; 9] = [
     "creationTimestamp",
     "deletionTimestamp",
     "finalizers",
@@ -330,12 +336,16 @@ const SERVERS: [&str; 10] = [
     "uid",
 ];
 
-fn read_metadata<'a>(
-    mut metadata: Fields<'a>,
-    kind: &'static Kind,
-    report: &'a Report,
-) -> Option<(Text<'a>, Option<String>, Labels)> {
+struct Metadata<'a> {
+    name: Text<'a>,
+    namespace: Option<String>,
+    labels: Labels,
+    annotations: Option<&'a Node>,
+}
+
+fn read_metadata<'a>(mut metadata: Fields<'a>, kind: &'static Kind, report: &'a Report) -> Option<Metadata<'a>> {
     metadata.ignore(&SERVERS);
+    let annotations = metadata.node("annotations");
     let labels = labels(&mut metadata, "labels");
     let namespace = metadata.text("namespace");
     let namespace = match (kind.place, namespace) {
@@ -355,7 +365,33 @@ fn read_metadata<'a>(
     if let Some(rule) = kind.name {
         rule.check(report, name);
     }
-    Some((name, namespace, labels))
+    Some(Metadata { name, namespace, labels, annotations })
+}
+
+/// Reads our own annotations, and none of the others.
+fn is_audited(annotations: &Node, kind: &Kind, report: &Report) -> bool {
+    let Value::Map(entries) = &annotations.value else { return false };
+    let is_policy = kind.kind.ends_with("Policy");
+    let mut audit = false;
+    for (key, value) in entries.iter().filter(|(key, _)| key.text.starts_with(OWN)) {
+        match (key.text.as_str(), is_policy) {
+            (AUDIT, true) => {
+                let word = report.text(value, AUDIT);
+                let word = word.and_then(|word| choose(report, word, AUDIT, &[("true", true), ("false", false)]));
+                audit = word.unwrap_or_default();
+            }
+            (AUDIT, false) => {
+                let message = format!("`{AUDIT}` has no effect on a document of kind `{}`", kind.kind);
+                report.warning(key.at, message, "it belongs to a policy");
+            }
+            (other, true) => {
+                let message = format!("unknown annotation `{}`", node::shorten(other));
+                report.warning(key.at, message, did_you_mean(other, &[AUDIT]));
+            }
+            (_, false) => {}
+        }
+    }
+    audit
 }
 
 #[cfg(test)]

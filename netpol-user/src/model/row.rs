@@ -2,7 +2,7 @@
 //!
 //! The names of the fields are a contract; more may be added, none changes its meaning.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use serde::Serialize;
 
@@ -97,6 +97,20 @@ impl PolicyRef {
             name: policy.name.clone(),
             source: policy.origin.to_string(),
         }
+    }
+}
+
+/// The policies that are audited, not enforced.
+pub fn audited(world: &World) -> impl Iterator<Item = PolicyRef> + '_ {
+    world.policies().filter(|policy| policy.audit).map(PolicyRef::new)
+}
+
+impl fmt::Display for PolicyRef {
+    /// `NetworkPolicy shop/db (policies.yaml:3)`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, namespace, name, source } = self;
+        let name = namespace.as_ref().map_or_else(|| name.clone(), |namespace| format!("{namespace}/{name}"));
+        write!(f, "{kind} {name} ({source})")
     }
 }
 

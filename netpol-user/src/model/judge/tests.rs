@@ -519,6 +519,16 @@ proptest! {
     }
 
     #[test]
+    fn audited_policies_would_decide_as_if_they_were_enforced(world in any_world()) {
+        let enforced = edited(&world, |tier| tier.policies.iter_mut().for_each(|policy| policy.audit = false));
+        let parties = [party(&world, WEB), party(&world, DB), party(&world, OTHER), outside("192.0.2.1")];
+        for (from, to) in parties.into_iter().flat_map(|from| parties.map(|to| (from, to))) {
+            let question = Question { world: &world, from, to, opening: tcp(80), regime: Regime::WithAudited };
+            prop_assert_eq!(question.judge(), judge(&enforced, from, to, tcp(80)));
+        }
+    }
+
+    #[test]
     fn log_rules_change_no_verdict(world in any_world()) {
         let without = edited(&world, |tier| {
             let rules = tier.policies.iter_mut().flat_map(rules_of);

@@ -132,7 +132,7 @@ impl Engine for Live<'_> {
         let mut world = world.clone();
         self.house(&mut world, questions)?;
         let loaded = Loaded { world, ..Loaded::default() };
-        let options = Options { settings: self.settings, attach: None, strict: true, dry_run: false };
+        let options = Options { settings: self.settings, attach: None, audit: false, strict: true, dry_run: false };
         let load = || self.instance.load(&loaded, &options, &|_, _| {}).context("loading the policy");
         self.site.host.run(load)?;
         self.ask(questions)
