@@ -176,10 +176,16 @@ fn flows_that_a_load_cuts_and_denials_that_it_allows_are_foretold() {
     assert_eq!(pairs, [json!(["default/c", 80, "denied"]), json!(["default/a", 81, "allowed"])]);
     let table = host.netpol(&["diff", &path, "--port", "80/tcp", "--port", "81/tcp"]).stdout;
     assert!(
-        table.contains("live flows that would be cut") && table.contains("denials that would be allowed"),
+        table.contains("\nflows that would be cut\n") && table.contains("denials that would be allowed"),
         "{table}"
     );
-    assert!(table.contains("2 verdicts would change, 1 live flow cut, 1 denial allowed"), "{table}");
+    assert!(table.contains("2 verdicts would change, 1 flow cut, 1 denial allowed"), "{table}");
+    // a connection that has ended is told as such
+    check(&[(c, Tcp(b.at(Family::V4, 80)), Answered)]);
+    let table = host.netpol(&["diff", &path, "--port", "80/tcp"]).stdout;
+    let cut_flows: Vec<_> = table.lines().filter(|line| line.contains(" s ago")).collect();
+    let ended = cut_flows.iter().filter(|line| line.contains(", ended"));
+    assert_eq!((cut_flows.len(), ended.count()), (3, 1), "{table}");
     // nothing is changed by asking
     assert_eq!((host.generation(), exchange(&mut cut)), (1, Answered));
     host.load_path(&[], &path);

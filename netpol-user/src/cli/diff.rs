@@ -21,8 +21,9 @@ use crate::{
 /// Show which verdicts would change, and which live flows would be cut.
 ///
 /// Compares what is enforced with what PATH... says: every pair of endpoints, and every endpoint with
-/// the outside, once for each prefix that rules tell apart. Ends with exit code 0 when nothing would
-/// change, with 1 when something would.
+/// the outside, once for each prefix that rules tell apart. Of flows and denials those count that the
+/// kernel remembers of the present policy, also such as have ended. Ends with exit code 0 when nothing
+/// would change, with 1 when something would.
 #[derive(Args)]
 pub struct Diff {
     /// Policy files, and folders of them: what would be loaded.
@@ -101,14 +102,14 @@ impl Diff {
         }
         let ports = probes.iter().map(ToString::to_string).collect();
         let changes = diff::compare(before, after, &Options { probes, outside: self.outside.clone() });
-        let flows = match &live {
-            Some(Running { datapath, names, host }) => {
-                let reader = Reader::new(names);
-                diff::live(after, &conversations(&reader, &datapath.records()?, host))
-            }
-            None => Live::default(),
-        };
-        let answer = Answer { before: what, ports, changes, flows_cut: flows.cut, flows_opened: flows.opened };
+        let mut answer = Answer { before: what, ports, changes, flows_cut: vec![], flows_opened: vec![] };
+        if let Some(Running { datapath, names, host }) = &live {
+            let reader = Reader::new(names);
+            let conversations = conversations(&reader, &datapath.records()?, host);
+            let Live { cut, opened } = diff::live(after, &conversations);
+            answer.flows_cut = cut.iter().map(|one| reader.flow(&one.record)).collect();
+            answer.flows_opened = opened.iter().map(|one| reader.flow(&one.record)).collect();
+        }
         output::print(self.output.output, &answer, |answer| self.text(answer))?;
         Ok(if answer.is_empty() { Outcome::Done } else { Outcome::DoesNotHold })
     }
@@ -199,15 +200,14 @@ impl Diff {
             });
             parts.push(output::table(["FROM", "TO", "PORT", "VERDICT", "RULE"], rows));
         }
-        for (title, flows) in
-            [("live flows that would be cut", flows_cut), ("denials that would be allowed", flows_opened)]
+        for (title, flows) in [("flows that would be cut", flows_cut), ("denials that would be allowed", flows_opened)]
         {
             if !flows.is_empty() {
                 let rows = flows.iter().map(|flow| {
                     let [from, to] = [&flow.source, &flow.destination].map(|peer| peer.describe());
-                    [from, to, flow.protocol.clone(), flow.packets.to_string(), described(&flow.rule)]
+                    [from, to, flow.protocol.clone(), flow.packets.to_string(), last(flow), described(&flow.rule)]
                 });
-                let table = output::table(["FROM", "TO", "PROTOCOL", "PACKETS", "RULE NOW"], rows);
+                let table = output::table(["FROM", "TO", "PROTOCOL", "PACKETS", "LAST", "RULE NOW"], rows);
                 parts.push(format!("{title}\n{table}"));
             }
         }
@@ -218,7 +218,7 @@ impl Diff {
             let flows = match before {
                 Before::Enforced => format!(
                     ", {} cut, {} allowed",
-                    counted(flows_cut.len(), "live flow", "live flows"),
+                    counted(flows_cut.len(), "flow", "flows"),
                     counted(flows_opened.len(), "denial", "denials"),
                 ),
                 Before::Nothing | Before::Files => String::new(),
@@ -227,6 +227,13 @@ impl Diff {
         });
         parts.join("\n")
     }
+}
+
+/// When the last packet was, and whether it may have been the last one of all (FIN or RST).
+fn last(flow: &Flow) -> String {
+    let flags = flow.tcp_flags.as_deref().unwrap_or_default();
+    let ended = if flags.contains("FIN") || flags.contains("RST") { ", ended" } else { "" };
+    format!("{:.0} s ago{ended}", flow.idle_seconds)
 }
 
 fn described(rule: &Option<Rule>) -> String {

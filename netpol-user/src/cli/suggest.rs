@@ -69,8 +69,8 @@ impl Suggest {
         let host = if is_trusted { source::host_addresses()? } else { Vec::new() };
         let reader = Reader::new(&names);
         let mut all = conversations(&reader, &datapath.records()?, &host);
-        all.retain(|one| self.since.is_none_or(|since| one.idle <= since));
-        let (unclear, all): (Vec<_>, Vec<_>) = all.into_iter().partition(|one| one.unclear);
+        all.retain(|one| self.since.is_none_or(|since| one.record.idle <= since));
+        let (unclear, all): (Vec<_>, Vec<_>) = all.into_iter().partition(Conversation::is_unclear);
         let (denied, allowed): (Vec<_>, Vec<_>) = all.into_iter().partition(Conversation::is_denied);
         let is_host = |one: &Conversation| matches!(one.from, Speaker::Host(_));
         let (by_host, allowed): (Vec<_>, Vec<_>) = allowed.into_iter().partition(is_host);
@@ -85,15 +85,21 @@ impl Suggest {
             Kind::Calico => suggest::Format::Calico,
         };
         let policies = Suggestion::new(&world, &seen).write(format)?;
-        let header = self.header(&allowed, &denied, unclear.len());
+        let header = self.header(&reader, (&allowed, &denied), unclear.len());
         write!(std::io::stdout(), "{header}{policies}")?;
         Ok(Outcome::Done)
     }
 
-    fn header(&self, allowed: &[Conversation], denied: &[Conversation], unclear: usize) -> String {
+    fn header(
+        &self,
+        reader: &Reader<'_>,
+        (allowed, denied): (&[Conversation], &[Conversation]),
+        unclear: usize,
+    ) -> String {
         let mut text = format!("# Suggested by netpol from {}", counted(allowed.len(), "connection", "connections"));
-        let times = || allowed.iter().map(|one| one.flow.time.as_str());
-        if let (Some(first), Some(last)) = (times().min(), times().max()) {
+        // the latest comes first
+        if let (Some(first), Some(last)) = (allowed.last(), allowed.first()) {
+            let [first, last] = [first, last].map(|one| reader.flow(&one.record).time);
             let _ = write!(text, ", last seen from {first} to {last}");
         }
         text.push_str(".\n# Load it with the documents of the endpoints, in place of the present policies.\n");
@@ -103,7 +109,7 @@ impl Suggest {
                 true => writeln!(text, "#\n# {attempts} denied until now, and allowed here (--include-denied):"),
                 false => writeln!(text, "#\n# {attempts} denied, also here (--include-denied allows them):"),
             };
-            for (what, (count, packets, rule)) in grouped(denied) {
+            for (what, (count, packets, rule)) in grouped(reader, denied) {
                 let counts =
                     format!("{}, {}", counted(count, "attempt", "attempts"), counted(packets, "packet", "packets"));
                 let _ = writeln!(text, "#   {}", escape(&format!("{what}: {counts}, {rule}")));
@@ -118,14 +124,14 @@ impl Suggest {
 }
 
 /// What was denied, with attempts, packets and the rule.
-fn grouped(denied: &[Conversation]) -> BTreeMap<String, (usize, usize, String)> {
+fn grouped(reader: &Reader<'_>, denied: &[Conversation]) -> BTreeMap<String, (usize, usize, String)> {
     let mut groups = BTreeMap::new();
     for one in denied {
-        let rule = one.flow.rule.as_ref().map_or_else(|| "no rule".to_owned(), Rule::describe);
+        let rule = reader.flow(&one.record).rule.as_ref().map_or_else(|| "no rule".to_owned(), Rule::describe);
         let what = format!("{} from {} to {}", Service(one.opening), one.from, one.to);
         let group = groups.entry(what).or_insert((0, 0, rule));
         group.0 += 1;
-        group.1 += usize::try_from(one.flow.packets).unwrap_or(usize::MAX);
+        group.1 += usize::try_from(one.record.packets).unwrap_or(usize::MAX);
     }
     groups
 }

@@ -13,7 +13,7 @@ use crate::{
         probe::{Place, Probe, pairs},
         row::Traffic,
     },
-    observe::{Conversation, Flow},
+    observe::Conversation,
     state::Rule,
 };
 
@@ -163,14 +163,14 @@ fn differences((before, after): (View<'_>, View<'_>), (from, to): (&End, &End), 
             && [later.from, later.to].iter().any(|party| {
                 matches!(party, Party::Endpoint { index, address: None } if !after.world.endpoints[*index].addresses.is_empty())
             });
-        (!foreign).then(|| pair(&earlier, &later, (from, to)))
+        (!foreign).then_some((earlier, later, [&earlier, &later].map(verdict)))
     });
-    let compared: Vec<Pair> = compared.collect();
-    let verdicts = |pair: &Pair| (pair.before, pair.after);
-    let uniform = ways == 1 || compared.iter().all(|pair| verdicts(pair) == verdicts(&compared[0]));
-    let mut changed: Vec<Pair> = compared.into_iter().filter(|pair| pair.before != pair.after).collect();
-    if uniform {
-        changed.truncate(1);
+    let compared: Vec<_> = compared.collect();
+    let is_uniform = ways == 1 || compared.iter().all(|(.., verdicts)| *verdicts == compared[0].2);
+    let changed = compared.iter().filter(|(.., [before, after])| before != after);
+    let changed = changed.map(|(earlier, later, _)| pair(earlier, later, (from, to)));
+    let mut changed: Vec<Pair> = changed.take(if is_uniform { 1 } else { usize::MAX }).collect();
+    if is_uniform {
         for pair in &mut changed {
             (pair.source_address, pair.destination_address) = (None, None);
         }
@@ -178,9 +178,12 @@ fn differences((before, after): (View<'_>, View<'_>), (from, to): (&End, &End), 
     changed
 }
 
+fn verdict(question: &Question<'_>) -> Verdict {
+    if question.judge().allowed() { Verdict::Allowed } else { Verdict::Denied }
+}
+
 fn pair(before: &Question<'_>, after: &Question<'_>, (from, to): (&End, &End)) -> Pair {
     let opening = after.opening;
-    let ((before, rule_before), (after_verdict, rule_after)) = (verdict(before), verdict(after));
     Pair {
         from: from.name.clone(),
         to: to.name.clone(),
@@ -190,19 +193,18 @@ fn pair(before: &Question<'_>, after: &Question<'_>, (from, to): (&End, &End)) -
         protocol: opening.protocol.to_string(),
         icmp_type: opening.icmp.map(|(kind, _)| kind),
         icmp_code: opening.icmp.map(|(_, code)| code),
-        before,
-        after: after_verdict,
-        rule_before,
-        rule_after,
+        before: verdict(before),
+        after: verdict(after),
+        rule_before: deciding(before),
+        rule_after: deciding(after),
     }
 }
 
-/// The verdict, and the rule that gave it.
-fn verdict(question: &Question<'_>) -> (Verdict, Option<Rule>) {
+/// The rule that settles it; `None` where no policy does.
+fn deciding(question: &Question<'_>) -> Option<Rule> {
     let judgement = question.judge();
-    let verdict = if judgement.allowed() { Verdict::Allowed } else { Verdict::Denied };
-    let rule = judgement.decisive().and_then(|(direction, decision)| rule(question, direction, decision));
-    (verdict, rule)
+    let (direction, decision) = judgement.decisive()?;
+    rule(question, direction, decision)
 }
 
 fn rule(question: &Question<'_>, direction: Direction, decision: &Decision) -> Option<Rule> {
@@ -227,15 +229,15 @@ fn rule(question: &Question<'_>, direction: Direction, decision: &Decision) -> O
     })
 }
 
-/// What a view says about connections that are open, and about attempts that were denied.
+/// What a view says about connections that the kernel remembers, and about attempts that were denied.
 #[derive(Clone, Debug, Default)]
-pub struct Live {
-    pub cut: Vec<Flow>,
-    pub opened: Vec<Flow>,
+pub struct Live<'a> {
+    pub cut: Vec<&'a Conversation>,
+    pub opened: Vec<&'a Conversation>,
 }
 
 /// Judges what happens now by what would be enforced.
-pub fn live(after: View<'_>, conversations: &[Conversation]) -> Live {
+pub fn live<'a>(after: View<'_>, conversations: &'a [Conversation]) -> Live<'a> {
     let named = index(after.world);
     let mut live = Live::default();
     for conversation in conversations {
@@ -244,8 +246,8 @@ pub fn live(after: View<'_>, conversations: &[Conversation]) -> Live {
             question.judge().allowed()
         });
         match (conversation.is_denied(), allows) {
-            (false, false) => live.cut.push(conversation.flow.clone()),
-            (true, true) => live.opened.push(conversation.flow.clone()),
+            (false, false) => live.cut.push(conversation),
+            (true, true) => live.opened.push(conversation),
             (false, true) | (true, false) => {}
         }
     }

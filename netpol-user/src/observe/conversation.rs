@@ -4,13 +4,13 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     net::IpAddr,
-    time::Duration,
 };
 
-use super::{Flow, Peer, Reader};
+use super::Reader;
 use crate::{
     datapath::{FlowFlags, Record, Side},
     model::{ObjectName, Opening, Party, Question, Regime, World, probe::Place},
+    state::Endpoint,
 };
 
 /// A connection, or an attempt that was denied, as the one who opened it sees it.
@@ -19,12 +19,8 @@ pub struct Conversation {
     pub from: Speaker,
     pub to: Speaker,
     pub opening: Opening,
-    /// Since the last packet in this direction.
-    pub idle: Duration,
-    /// Who opened it was not to be seen: it passes while either of both may have.
-    pub unclear: bool,
-    /// The record that it was read from.
-    pub flow: Flow,
+    /// What it was read from; see [`Reader::flow`].
+    pub record: Record,
 }
 
 /// One end of a conversation.
@@ -50,14 +46,14 @@ impl fmt::Display for Speaker {
 }
 
 impl Speaker {
-    fn of(peer: &Peer, host: &[IpAddr]) -> Self {
-        match (&peer.namespace, &peer.name) {
-            (Some(namespace), Some(name)) => {
+    fn of(endpoint: Option<&Endpoint>, address: IpAddr, host: &[IpAddr]) -> Self {
+        match endpoint {
+            Some(Endpoint { namespace, name, .. }) => {
                 let name = ObjectName { namespace: namespace.clone(), name: name.clone() };
-                Self::Endpoint { name, address: peer.address }
+                Self::Endpoint { name, address }
             }
-            _ if host.contains(&peer.address) => Self::Host(peer.address),
-            _ => Self::Outside(peer.address),
+            None if host.contains(&address) => Self::Host(address),
+            None => Self::Outside(address),
         }
     }
 
@@ -80,7 +76,12 @@ impl Speaker {
 
 impl Conversation {
     pub fn is_denied(&self) -> bool {
-        self.flow.verdict == "denied"
+        self.record.denied.is_some()
+    }
+
+    /// Who opened it was not to be seen: it passes while both may have.
+    pub fn is_unclear(&self) -> bool {
+        self.record.flags.has(FlowFlags::UNCLEAR)
     }
 
     /// What policy is asked about it: nothing where the host is trusted, both directions where it is
@@ -96,35 +97,30 @@ impl Conversation {
         let forward = Question { world, from, to, opening: self.opening, regime: Regime::Enforced };
         let backward = Question { from: to, to: from, opening: reversed, ..forward };
         let asked = |speaker: &Speaker| !matches!(speaker, Speaker::Host(_));
-        let backward = (self.unclear && asked(&self.to)).then_some(backward);
+        let backward = (self.is_unclear() && asked(&self.to)).then_some(backward);
         asked(&self.from).then_some(forward).into_iter().chain(backward)
     }
 }
 
-/// The conversations of the policy that is enforced now, replies left out. `host` has the addresses of the
+/// The conversations of the policy that is enforced now, the latest first, replies left out. `host` has the addresses of the
 /// host where it is trusted; where it is policed they are like any other.
 pub fn conversations(reader: &Reader<'_>, records: &[Record], host: &[IpAddr]) -> Vec<Conversation> {
     let mut seen = HashSet::new();
     let mut found = Vec::new();
-    for record in records.iter().filter(|record| !record.flags.has(FlowFlags::REPLY)) {
-        let flow = reader.flow(record);
-        if !flow.current {
-            continue;
-        }
-        let from = Speaker::of(&flow.source, host);
+    let is_opener = |record: &&Record| reader.is_current(record) && !record.flags.has(FlowFlags::REPLY);
+    for record in records.iter().filter(is_opener) {
+        let from = reader.endpoint(record, record.source, Side::From);
+        let to = reader.endpoint(record, record.destination, Side::To);
         // whoever is reached by a group's address is judged as itself
-        let receiver = reader.name_at(record.interface).filter(|_| record.side == Side::To);
-        let to = match (Speaker::of(&flow.destination, host), receiver) {
-            (Speaker::Outside(address), Some(name)) => Speaker::Endpoint { name, address },
-            (to, _) => to,
-        };
+        let to = to.or_else(|| reader.behind(record.interface).filter(|_| record.side == Side::To));
+        let (from, to) = (Speaker::of(from, record.source, host), Speaker::of(to, record.destination, host));
         let opening = opening(record);
         // each end's interface may have a record of it
         if seen.insert((from.clone(), to.clone(), opening, record.denied.is_some())) {
-            let unclear = record.flags.has(FlowFlags::UNCLEAR);
-            found.push(Conversation { from, to, opening, idle: record.idle, unclear, flow });
+            found.push(Conversation { from, to, opening, record: record.clone() });
         }
     }
+    found.sort_by_key(|conversation| conversation.record.idle);
     found
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     datapath::{Drop, FlowFlags, Record, Side},
-    model::{Labels, ObjectName},
+    model::Labels,
     state::{Endpoint, Names, Rule},
 };
 
@@ -92,7 +92,7 @@ impl<'a> Reader<'a> {
     }
 
     pub fn flow(&self, record: &Record) -> Flow {
-        let current = record.generation.0 == self.names.generation;
+        let current = self.is_current(record);
         let rule = |number: u32| if current { self.names.rule(number).cloned() } else { None };
         let (egress_rule, ingress_rule) = (rule(record.egress_rule.0), rule(record.ingress_rule.0));
         let decided = match record.denied {
@@ -135,17 +135,22 @@ impl<'a> Reader<'a> {
         self.names.endpoints.iter().find(|endpoint| endpoint.ifindex == interface.0)
     }
 
-    fn name_at(&self, interface: IfIndex) -> Option<ObjectName> {
-        let Endpoint { namespace, name, .. } = self.behind(interface)?;
-        Some(ObjectName { namespace: namespace.clone(), name: name.clone() })
+    /// The verdict is of the policy that is enforced now.
+    fn is_current(&self, record: &Record) -> bool {
+        record.generation.0 == self.names.generation
     }
 
-    fn peer(&self, record: &Record, address: IpAddr, port: u16, side: Side) -> Peer {
+    /// Who has the address at one end of the record; `None`: no endpoint.
+    fn endpoint(&self, record: &Record, address: IpAddr, side: Side) -> Option<&'a Endpoint> {
         let candidates = self.endpoints.get(&address).map_or(&[][..], Vec::as_slice);
         // the end at whose interface the record is
         let here = candidates.iter().find(|index| self.names.endpoints[**index].ifindex == record.interface.0);
         let known = if record.side as u8 == side as u8 { here } else { here.or(candidates.first()) };
-        let endpoint = known.or(candidates.first()).map(|index| &self.names.endpoints[*index]);
+        known.or(candidates.first()).map(|index| &self.names.endpoints[*index])
+    }
+
+    fn peer(&self, record: &Record, address: IpAddr, port: u16, side: Side) -> Peer {
+        let endpoint = self.endpoint(record, address, side);
         let name = endpoint.map(|endpoint| format!("{}/{}", endpoint.namespace, endpoint.name));
         Peer {
             namespace: endpoint.map(|endpoint| endpoint.namespace.clone()),

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::{
     format::{self, Source},
@@ -312,5 +314,49 @@ fn many_peers_make_one_rule_that_can_be_read_back() {
         assert_eq!((1..40).map(allowed).collect::<Vec<_>>(), expected);
         let into = suggested.policies().find(|policy| policy.name.ends_with("-0")).unwrap().ingress.clone().unwrap();
         assert!(into.iter().all(|rule| rule.index == 0));
+    }
+}
+
+// === random ===
+
+/// Six endpoints in two namespaces, with labels of which some are shared.
+fn any_endpoints() -> impl Strategy<Value = World> {
+    let label = || prop_oneof![Just(None), Just(Some("1")), Just(Some("2"))];
+    let labels = || (label(), label(), label());
+    proptest::collection::vec(labels(), 6).prop_map(|all| {
+        let endpoints = all.iter().enumerate().map(|(index, &(a, b, app))| {
+            let namespace = if index % 2 == 0 { "x" } else { "y" };
+            let mut endpoint = sample::endpoint(&format!("{namespace}/e{index}"), &format!("10.0.0.{index}"));
+            let pairs = [("a", a), ("b", b), ("app", app)].into_iter();
+            endpoint.labels = pairs.filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned()))).collect();
+            endpoint
+        });
+        sample::world(&endpoints.collect::<Vec<_>>())
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn workloads_may_do_what_one_of_their_replicas_did(world in any_endpoints(), chosen in proptest::collection::vec(any::<proptest::sample::Index>(), 0..20)) {
+        let tries = tries(&world);
+        let seen: Vec<&Try> = chosen.iter().map(|index| index.get(&tries)).collect();
+        let said: Vec<Seen> = seen.iter().map(|one| one.seen.clone()).collect();
+        // replicas have the same namespace and labels
+        let workload = |party: Party| match party {
+            Party::Endpoint { index, .. } => {
+                let endpoint = &world.endpoints[index];
+                Ok((endpoint.name.namespace.clone(), endpoint.labels.clone()))
+            }
+            Party::Outside(address) => Err(address),
+        };
+        let about = |Try { parties: (from, to), seen }: &Try| (workload(*from), workload(*to), Service::from(seen.opening));
+        let text = Suggestion::new(&world, &said).write(Format::Calico).unwrap();
+        let suggested = with_suggested(&world, &text);
+        for one in &tries {
+            let wanted = seen.iter().any(|other| about(other) == about(one));
+            prop_assert_eq!(allows(&suggested, one), wanted, "{:?}\n{}", one.seen, text);
+        }
     }
 }
