@@ -36,6 +36,8 @@ pub struct Options {
     pub settings: Settings,
     /// `None`: the best that the kernel has.
     pub attach: Option<Way>,
+    /// Judge all policies for information only, and enforce none.
+    pub audit: bool,
     /// Endpoints that are not running are an error.
     pub strict: bool,
     /// Names of the interfaces to the outside; empty: those with a default route.
@@ -53,6 +55,8 @@ pub struct Report {
     pub endpoints: usize,
     pub identities: usize,
     pub policies: usize,
+    /// So many of the policies are audited, not enforced.
+    pub audited: usize,
     pub changed: bool,
     /// Interfaces that were attached, and those that were taken off.
     pub attached: Vec<String>,
@@ -141,6 +145,16 @@ impl Instance {
         // what is found out must hold until it is published: nobody else publishes meanwhile
         let _lock = if options.dry_run { None } else { Some(self.state.lock(PATIENCE)?) };
         let present = self.present()?;
+        let audited;
+        let loaded = if options.audit {
+            let mut all = loaded.clone();
+            all.world.audit_all();
+            audited = all;
+            &audited
+        } else {
+            loaded
+        };
+        let audited = loaded.world.policies().filter(|policy| policy.audit).count();
         let seen = present.as_ref().map(|present| present.seen.as_slice()).unwrap_or_default();
         let known = Known { seen, accept: options.accept_addresses };
         let found = timed(&mut timings.discover, || source::discover(&loaded.world, known))?;
@@ -152,8 +166,10 @@ impl Instance {
         snapshot.uplinks = uplinks.iter().map(|uplink| (uplink.ifindex, uplink.into())).collect();
         let held = held(&loaded.world, &found, present.as_ref());
         snapshot.hooks.extend(held.values().map(|held| (IfIndex(held.ifindex), HookValue::NOBODY)));
-        let mut names = names(loaded, &found, (&snapshot, options.settings, way), &held);
-        names.uplinks = uplinks.iter().map(|uplink| uplink.name.clone()).collect();
+        let names = names(loaded, &found, (&snapshot, options.settings, way), &held);
+        let uplink_names = uplinks.iter().map(|uplink| uplink.name.clone()).collect();
+        let names = Names { audit: options.audit, uplinks: uplink_names, ..names };
+        let names = identified(names, &snapshot, options.settings);
         if options.strict && !names.pending.is_empty() {
             return Err(Error::Pending(names.pending));
         }
@@ -170,7 +186,7 @@ impl Instance {
             hooks.extend(uplinks.iter().map(hook));
         }
         if options.dry_run {
-            return Ok(Report { warnings, ..self.rehearse(names, &snapshot, endpoints)? });
+            return Ok(Report { warnings, audited, ..self.rehearse(names, &snapshot, endpoints)? });
         }
         if present.as_ref().is_some_and(|present| present.namespace != names.namespace) {
             return Err(Error::OtherNamespace);
@@ -202,6 +218,7 @@ impl Instance {
             endpoints: names.endpoints.len(),
             identities: snapshot.identities.len(),
             policies: names.policies,
+            audited,
             changed: true,
             detached: gone.iter().chain(&otherwise).filter(|it| !wanted.contains(it)).collect::<HashSet<_>>().len(),
             pending: names.pending.clone(),
@@ -270,6 +287,7 @@ impl Instance {
             endpoints: hooks,
             identities: snapshot.identities.len(),
             policies: names.policies,
+            audited: 0,
             changed,
             attached: Vec::new(),
             detached: 0,
@@ -418,10 +436,11 @@ fn names(
         name: source.name.clone(),
         text: String::from_utf8_lossy(&source.text).into_owned(),
     };
-    let mut names = Names {
+    Names {
         generation: 0,
         version: Datapath::version(),
         fingerprint: 0,
+        audit: false,
         namespace: (found.namespace.device, found.namespace.inode),
         attach: way,
         endpoints: found.workloads.iter().map(endpoint).collect(),
@@ -434,7 +453,11 @@ fn names(
         policies: loaded.policies,
         sources: loaded.sources.iter().map(document).collect(),
         published: None,
-    };
+    }
+}
+
+/// With the fingerprint of everything that is published.
+fn identified(mut names: Names, snapshot: &Snapshot, settings: Settings) -> Names {
     let mut hasher = DefaultHasher::new();
     (snapshot, format!("{names:?}"), settings.0).hash(&mut hasher);
     names.fingerprint = hasher.finish();

@@ -21,6 +21,8 @@
 //! | [`map`] | who talks to whom, as a picture |
 //! | [`metrics`] | the same, for Prometheus |
 //! | `web` | a local port: bounded, and for this machine only |
+//! | [`diff`] | what would change between two sets of documents, and for what is open now |
+//! | [`suggest`] | policies from the flows that were seen |
 //! | [`verify`] | real connections between endpoints against the matrix |
 //! | [`cli`] | the commands |
 //!
@@ -29,6 +31,7 @@
 pub mod cli;
 pub mod compile;
 pub mod datapath;
+pub mod diff;
 pub mod enforce;
 pub mod format;
 pub mod map;
@@ -40,5 +43,6 @@ pub mod observe;
 pub mod privileges;
 pub mod source;
 pub mod state;
+pub mod suggest;
 pub mod verify;
 mod web;

@@ -2,6 +2,7 @@
 //! what they stand for, in one file for each generation. Losing it loses names, not enforcement.
 
 use std::{
+    collections::HashMap,
     fmt, fs, io,
     net::IpAddr,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
@@ -17,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     datapath::Way,
-    format::Source,
-    model::{Direction, Labels, explain},
+    format::{self, Invalid, Loaded, Source},
+    model::{Direction, Labels, World, explain},
     source::Seen,
 };
 
@@ -56,6 +57,9 @@ pub struct Names {
     pub fingerprint: u64,
     /// Device and inode of the network namespace that the interfaces are in.
     pub namespace: (u64, u64),
+    /// Every policy is audited, none enforced (`load --audit`).
+    #[serde(default)]
+    pub audit: bool,
     /// How the classifiers are attached.
     #[serde(default)]
     pub attach: Way,
@@ -267,6 +271,32 @@ impl From<&Document> for Source {
 }
 
 impl Names {
+    /// What the documents say, and `load --audit` about them.
+    ///
+    /// # Errors
+    /// Documents that another version of netpol could read, and this one can't.
+    pub fn documents(&self) -> Result<Loaded, Invalid> {
+        let mut loaded = format::parse(self.sources.iter().map(Into::into).collect())?;
+        if self.audit {
+            loaded.world.audit_all();
+        }
+        Ok(loaded)
+    }
+
+    /// Gives endpoints whose documents name no address those that they had at load.
+    pub fn place_endpoints(&self, world: &mut World) {
+        let link_local = |address: &IpAddr| match address {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        let here: HashMap<_, _> = self.endpoints.iter().map(|e| ((e.namespace.as_str(), e.name.as_str()), e)).collect();
+        for endpoint in world.endpoints.iter_mut().filter(|endpoint| endpoint.addresses.is_empty()) {
+            let found = here.get(&(endpoint.name.namespace.as_str(), endpoint.name.name.as_str()));
+            let addresses = found.iter().flat_map(|found| &found.addresses).filter(|address| !link_local(address));
+            endpoint.addresses.extend(addresses);
+        }
+    }
+
     /// Where an endpoint was.
     pub fn place(&self, namespace: &str, name: &str) -> Option<Held> {
         let running = self.endpoints.iter().find(|e| (e.namespace.as_str(), e.name.as_str()) == (namespace, name));

@@ -36,6 +36,7 @@ fn invalid_documents_end_with_one_and_say_where_in_json() {
         answer,
         serde_json::json!({
             "valid": false,
+            "audited": [],
             "errors": [{
                 "file": "/dev/stdin",
                 "line": 4,

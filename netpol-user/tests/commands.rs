@@ -46,7 +46,15 @@ fn missing_capability_is_named_and_nothing_changes() {
         assert!(!host.bpffs().exists(), "{drop}");
     }
     host.load_path(&[], &path);
-    for command in [&["unload"][..], &["status"], &["flows"], &["verify", &path]] {
+    for command in [
+        &["unload"][..],
+        &["status"],
+        &["flows"],
+        &["verify", &path],
+        &["suggest"],
+        &["diff", &path],
+        &["diff", "--audit"],
+    ] {
         let ran = without(host, "-all", command);
         assert_eq!(ran.status.code(), Some(1), "{command:?}");
         assert!(error(&ran).starts_with("netpol: "), "{command:?}: {ran:?}");
@@ -62,6 +70,7 @@ fn questions_about_files_need_no_capability() {
         &["check", &path][..],
         &["matrix", &path, "--port", "80/tcp"],
         &["trace", "--from", "default/a", "--to", "default/b", "--port", "80/tcp", &path],
+        &["diff", "--from", &path, &path, "--port", "80/tcp"],
     ] {
         let ran = without(host, "-all", command);
         assert!(matches!(ran.status.code(), Some(0 | 1)), "{command:?}");
@@ -82,6 +91,8 @@ fn wrong_usage_is_exit_code_2() {
         &["status", "extra"],
         &["flows", "--verdict", "perhaps"],
         &["matrix", &path, "--port", "80/tcpp"],
+        &["diff"],
+        &["suggest", "--since", "soon"],
         &["trace", &path],
         &["verify", &path, "--timeout", "0"],
     ] {
@@ -94,10 +105,11 @@ fn wrong_usage_is_exit_code_2() {
 #[test]
 fn commands_about_nothing_say_what_to_do() {
     let host = Host::new();
-    for command in ["flows", "endpoints", "identities", "policies"] {
-        let ran = host.netpol(&[command]);
-        assert_eq!(ran.code, 1, "{command}");
-        assert!(ran.stderr.contains("netpol load PATH"), "{command}: {}", ran.stderr);
+    for command in [&["flows"][..], &["endpoints"], &["identities"], &["policies"], &["suggest"], &["diff", "--audit"]]
+    {
+        let ran = host.netpol(command);
+        assert_eq!(ran.code, 1, "{command:?}");
+        assert!(ran.stderr.contains("netpol load PATH"), "{command:?}: {}", ran.stderr);
     }
     let status = host.netpol(&["status", "-o", "json"]);
     assert_eq!((status.code, &status.json()["enforced"]), (1, &false.into()));

@@ -300,6 +300,7 @@ fn endpoint_that_comes_back_at_once_is_attached_again() {
     let options = Options {
         settings: Settings::default(),
         attach: None,
+        audit: false,
         strict: true,
         uplinks: Vec::new(),
         accept_addresses: false,

@@ -9,7 +9,10 @@ use super::{
     diagnostics::{self, Line},
     output,
 };
-use crate::format::{self, Invalid, Loaded};
+use crate::{
+    format::{self, Invalid, Loaded},
+    model::row::{PolicyRef, audited},
+};
 
 /// Validate policies without root.
 ///
@@ -27,6 +30,8 @@ pub struct Check {
 #[derive(Serialize)]
 struct Answer<'a> {
     valid: bool,
+    /// Policies that are not enforced, only judged.
+    audited: Vec<PolicyRef>,
     errors: Vec<Line<'a>>,
     warnings: Vec<Line<'a>>,
 }
@@ -40,6 +45,7 @@ impl Check {
         };
         let answer = Answer {
             valid: result.is_ok(),
+            audited: result.iter().flat_map(|loaded| audited(&loaded.world)).collect(),
             errors: errors.iter().map(Line::from).collect(),
             warnings: warnings.iter().map(Line::from).collect(),
         };
@@ -56,7 +62,7 @@ fn text(result: &Result<Loaded, Invalid>) -> String {
             let mut parts = vec![
                 output::counted(*documents, "document", "documents"),
                 output::counted(world.endpoints.len(), "endpoint", "endpoints"),
-                output::counted(*policies, "policy", "policies"),
+                output::counted(*policies, "policy", "policies") + &output::audited(audited(world).count()),
             ];
             if !world.services.is_empty() {
                 parts.push(output::counted(world.services.len(), "service", "services"));

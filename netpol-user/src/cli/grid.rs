@@ -19,6 +19,10 @@ pub enum Cell {
     Allowed,
     /// It depends on the addresses.
     Mixed,
+    /// Allowed, and an audited policy would deny it.
+    WouldDeny,
+    /// Denied, and an audited policy would allow it.
+    WouldAllow,
 }
 
 impl Cell {
@@ -28,6 +32,8 @@ impl Cell {
             Self::Denied => '·',
             Self::Allowed => '✓',
             Self::Mixed => '~',
+            Self::WouldDeny => '!',
+            Self::WouldAllow => '+',
         }
     }
 
@@ -37,7 +43,7 @@ impl Cell {
             Self::Nothing => None,
             Self::Denied => Some("2"),
             Self::Allowed => Some("32"),
-            Self::Mixed => Some("33"),
+            Self::Mixed | Self::WouldDeny | Self::WouldAllow => Some("33"),
         }
     }
 }
@@ -92,9 +98,14 @@ pub struct Grid<'a> {
 
 /// One line that explains the symbols that the grids use.
 pub fn legend(grids: &[Grid<'_>]) -> String {
-    let mixed = grids.iter().flat_map(|grid| grid.cells.iter().flatten()).any(|&cell| cell == Cell::Mixed);
-    let mixed = if mixed { "   ~ depends on the addresses (-o json says which)" } else { "" };
-    format!("✓ allowed   · denied{mixed}   (a row speaks, a column is spoken to)\n")
+    let explained = [
+        (Cell::Mixed, "   ~ depends on the addresses (-o json says which)"),
+        (Cell::WouldDeny, "   ! allowed, audited policies would deny it"),
+        (Cell::WouldAllow, "   + denied, audited policies would allow it"),
+    ];
+    let used = |cell: Cell| grids.iter().flat_map(|grid| grid.cells.iter().flatten()).any(|&other| other == cell);
+    let explained: String = explained.into_iter().filter(|(cell, _)| used(*cell)).map(|(_, text)| text).collect();
+    format!("✓ allowed   · denied{explained}   (a row speaks, a column is spoken to)\n")
 }
 
 impl Grid<'_> {
@@ -142,8 +153,12 @@ impl Grid<'_> {
     fn list(&self, names: &[String], width: usize) -> String {
         let mut text = format!("{}\n", self.title);
         for (from, cells) in names.iter().zip(&self.cells) {
-            let mark = |cell: &Cell| if *cell == Cell::Mixed { "~" } else { "" };
-            let speaks = |cell: &&Cell| matches!(cell, Cell::Allowed | Cell::Mixed);
+            let mark = |cell: &Cell| match cell {
+                Cell::Mixed => "~",
+                Cell::WouldDeny => "!",
+                Cell::Nothing | Cell::Denied | Cell::Allowed | Cell::WouldAllow => "",
+            };
+            let speaks = |cell: &&Cell| matches!(cell, Cell::Allowed | Cell::Mixed | Cell::WouldDeny);
             let to = names.iter().zip(cells).filter(|(_, cell)| speaks(cell));
             let to: Vec<_> = to.map(|(name, cell)| format!("{}{name}", mark(cell))).collect();
             let _ = writeln!(text, "  {from} ->");
@@ -207,6 +222,18 @@ mod tests {
         let grid = Grid { title: "80/tcp".into(), names: &names, cells };
         let want = "80/tcp\n  frontend ->\n      database,\n      cache\n  database ->\n      nobody\n  cache ->\n      ~database\n";
         assert_eq!(grid.render(plain(16)), want);
+    }
+
+    #[test]
+    fn what_audited_policies_would_change_has_symbols_that_are_explained() {
+        let names = names(&["web", "db"]);
+        let cells = vec![vec![Nothing, Cell::WouldDeny], vec![Cell::WouldAllow, Nothing]];
+        let grid = Grid { title: "80/tcp".into(), names: &names, cells };
+        assert_eq!(grid.render(plain(80)), "80/tcp  web  db\nweb          !\ndb       +\n");
+        assert_eq!(grid.render(plain(5)), "80/tcp\n  web ->\n      !db\n  db ->\n      nobody\n");
+        let legend = legend(&[grid]);
+        assert!(legend.contains("! allowed, audited policies would deny it"), "{legend}");
+        assert!(legend.contains("+ denied, audited policies would allow it") && !legend.contains('~'), "{legend}");
     }
 
     #[test]

@@ -32,6 +32,10 @@ pub struct Load {
     /// Say what would change, and change nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Judge all policies for information only: nothing is stopped. `netpol diff --audit` says what
+    /// would be.
+    #[arg(long)]
+    audit: bool,
     /// Endpoints that are not running are an error.
     #[arg(long)]
     strict: bool,
@@ -81,6 +85,7 @@ struct Json<'a> {
     endpoints: usize,
     identities: usize,
     policies: usize,
+    audited: usize,
     changed: bool,
     dry_run: bool,
     attached: &'a [String],
@@ -132,6 +137,7 @@ impl Load {
         Options {
             settings,
             attach,
+            audit: self.audit,
             strict: self.strict,
             uplinks: self.uplink.clone(),
             accept_addresses: self.accept_addresses,
@@ -145,6 +151,7 @@ impl Load {
             endpoints,
             identities,
             policies,
+            audited,
             changed,
             attached,
             detached,
@@ -160,6 +167,7 @@ impl Load {
             endpoints: *endpoints,
             identities: *identities,
             policies: *policies,
+            audited: *audited,
             changed: *changed,
             dry_run: self.dry_run,
             attached,
@@ -180,18 +188,24 @@ impl Load {
 
     fn text(&self, report: &Report, translates: bool) -> String {
         let Report { generation, endpoints, identities, policies, changed, attached, detached, pending, .. } = report;
-        let verb = match (self.dry_run, changed) {
-            (true, true) => "would enforce",
-            (true, false) => "would change nothing:",
-            (false, true) => "enforcing",
-            (false, false) => "nothing changed:",
+        let verb = match (self.dry_run, changed, self.audit) {
+            (true, true, false) => "would enforce",
+            (true, true, true) => "would audit",
+            (true, false, _) => "would change nothing:",
+            (false, true, false) => "enforcing",
+            (false, true, true) => "auditing",
+            (false, false, _) => "nothing changed:",
         };
         let mut lines = vec![format!(
-            "{verb} {} for {} ({}), generation {generation}",
+            "{verb} {}{} for {} ({}), generation {generation}",
             counted(*policies, "policy", "policies"),
+            output::audited(report.audited),
             counted(*endpoints, "endpoint", "endpoints"),
             counted(*identities, "identity", "identities"),
         )];
+        if self.audit {
+            lines.push("nothing is stopped: `netpol diff --audit` says what would be".to_owned());
+        }
         if !attached.is_empty() {
             lines.push(format!("attached to {}", attached.join(" ")));
         }

@@ -7,12 +7,13 @@ use serde::Serialize;
 use super::{
     Outcome, OutputArgs,
     grid::{Canvas, Cell, Grid, legend},
-    output, question,
+    output::{self, escape},
+    question,
 };
 use crate::model::{
     World,
     probe::{Place, Probe},
-    row::{Row, Traffic, rows},
+    row::{Row, Traffic, audited, rows},
 };
 
 /// Show who may talk to whom, computed without root or kernel.
@@ -105,7 +106,9 @@ fn table(world: &World, places: &[Place], verdicts: &[Verdicts]) -> String {
     };
     let grids: Vec<_> = verdicts.iter().map(grid).collect();
     let canvas = Canvas::of_stdout();
-    let text: Vec<_> = grids.iter().map(|grid| grid.render(canvas)).chain([legend(&grids)]).collect();
+    let audited: Vec<_> = audited(world).map(|policy| format!("  {}\n", escape(&policy.to_string()))).collect();
+    let note = (!audited.is_empty()).then(|| format!("audited, not enforced:\n{}", audited.concat()));
+    let text: Vec<_> = grids.iter().map(|grid| grid.render(canvas)).chain([legend(&grids)]).chain(note).collect();
     text.join("\n")
 }
 
@@ -125,8 +128,16 @@ fn names(world: &World, places: &[Place]) -> Vec<String> {
 
 fn cell(rows: &[Row]) -> Cell {
     let allowed = rows.iter().filter(|row| row.allowed).count();
+    let is_audited_otherwise = |row: &Row| row.audit.as_ref().is_some_and(|audit| audit.allowed != row.allowed);
     match rows.len() {
         0 => Cell::Nothing,
+        all if (allowed == 0 || allowed == all) && rows.iter().any(is_audited_otherwise) => {
+            if allowed == 0 {
+                Cell::WouldAllow
+            } else {
+                Cell::WouldDeny
+            }
+        }
         _ if allowed == 0 => Cell::Denied,
         all if all == allowed => Cell::Allowed,
         _ => Cell::Mixed,

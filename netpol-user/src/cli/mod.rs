@@ -2,6 +2,7 @@
 
 mod check;
 pub mod diagnostics;
+mod diff;
 mod endpoints;
 mod flows;
 mod grid;
@@ -18,6 +19,7 @@ mod policies;
 mod question;
 mod services;
 mod status;
+mod suggest;
 mod top;
 mod trace;
 mod unload;
@@ -66,6 +68,8 @@ enum Command {
     Check(check::Check),
     Matrix(matrix::Matrix),
     Trace(trace::Trace),
+    Diff(diff::Diff),
+    Suggest(suggest::Suggest),
     Verify(verify::Verify),
     Status(status::Status),
     Endpoints(endpoints::Endpoints),
@@ -105,6 +109,8 @@ pub fn main() -> ExitCode {
         Command::Check(command) => command.run(),
         Command::Matrix(command) => command.run(),
         Command::Trace(command) => command.run(&instance),
+        Command::Diff(command) => command.run(&instance),
+        Command::Suggest(command) => command.run(&instance),
         Command::Verify(command) => command.run(&instance),
         Command::Status(command) => command.run(&instance),
         Command::Endpoints(command) => command.run(&instance),

@@ -78,6 +78,11 @@ pub fn counted(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
+/// ` (1 audited, not enforced)`, after a number of policies; nothing where all are enforced.
+pub fn audited(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(" ({count} audited, not enforced)") }
+}
+
 /// Names and labels come from documents: what could move a terminal's cursor is shown as text.
 pub fn escape(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()

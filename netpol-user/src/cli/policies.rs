@@ -5,7 +5,6 @@ use serde::Serialize;
 use super::{Instance, Outcome, OutputArgs, output};
 use crate::{
     datapath::Datapath,
-    format::{self, Source},
     model::{Policy, World},
 };
 
@@ -35,7 +34,7 @@ impl Policies {
     pub fn run(&self, instance: &Instance) -> Result<Outcome> {
         let instance = instance.open();
         let names = instance.names(&Datapath::open(&instance.pins)?)?;
-        let world = format::parse(names.sources.iter().map(Source::from).collect())?.world;
+        let world = names.documents()?.world;
         let rows: Vec<_> = world
             .tiers
             .iter()
@@ -72,7 +71,7 @@ fn row(world: &World, tier: &str, policy: &Policy) -> Row {
 }
 
 fn table(rows: &[Row]) -> String {
-    let header = ["TIER", "KIND", "POLICY", "ENDPOINTS", "INGRESS", "EGRESS", "SOURCE"];
+    let header = ["TIER", "KIND", "POLICY", "ENFORCED", "ENDPOINTS", "INGRESS", "EGRESS", "SOURCE"];
     let rules = |rules: Option<usize>| rules.map_or_else(|| "-".to_owned(), |rules| rules.to_string());
     let cells = rows.iter().map(|row| {
         let name = row.namespace.as_ref().map_or_else(|| row.name.clone(), |ns| format!("{ns}/{}", row.name));
@@ -80,6 +79,7 @@ fn table(rows: &[Row]) -> String {
             row.tier.clone(),
             row.kind.to_owned(),
             name,
+            if row.audit { "no, audited".to_owned() } else { "yes".to_owned() },
             row.endpoints.to_string(),
             rules(row.ingress),
             rules(row.egress),

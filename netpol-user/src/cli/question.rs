@@ -9,6 +9,7 @@ use crate::{
     datapath::Datapath,
     format::{self, Loaded},
     model::{World, probe::Place},
+    state::Names,
 };
 
 /// How alike two names must be, from 0 to 1, for one to be offered instead of the other.
@@ -23,11 +24,15 @@ pub fn read(paths: &[PathBuf]) -> Result<World> {
 /// What the documents of the last load say.
 pub fn loaded(instance: &Instance) -> Result<World> {
     let instance = instance.open();
-    let names = instance.names(&Datapath::open(&instance.pins)?)?;
+    world_of(&instance.names(&Datapath::open(&instance.pins)?)?)
+}
+
+/// What the documents say that these names were written with.
+pub fn world_of(names: &Names) -> Result<World> {
     if names.sources.is_empty() {
         bail!("the documents of the last load are lost; name them")
     }
-    Ok(format::parse(names.sources.iter().map(Into::into).collect())?.world)
+    Ok(names.documents()?.world)
 }
 
 /// Reads the documents; what is wrong or doubtful in them goes to standard error.

@@ -31,8 +31,9 @@ pub(super) fn headline(report: &Condition) -> String {
         return "NOT ENFORCED".to_owned();
     }
     format!(
-        "enforced: generation {generation}, {}, {}, {}",
+        "enforced: generation {generation}, {}{}, {}, {}",
         output::counted(*policies, "policy", "policies"),
+        output::audited(report.audited.len()),
         output::counted(*endpoints, "endpoint", "endpoints"),
         output::counted(*identities, "identity", "identities"),
     )
@@ -47,6 +48,7 @@ fn text(report: &Condition) -> String {
         }
     };
     section("problems", report.problems.clone());
+    section("audited, not enforced", report.audited.iter().map(ToString::to_string).collect());
     section("settings", report.settings.iter().map(ToString::to_string).collect());
     let pending = report.pending.iter().map(|p| format!("{}/{}: {}", p.namespace, p.name, p.reason));
     section("pending endpoints", pending.collect());

@@ -11,11 +11,10 @@ use super::{
     question,
 };
 use crate::model::{
-    Direction, Endpoint, Party, Step, TierDefault,
-    explain::{PolicyName, Question, Service, direction_name, standing, verb},
+    Direction, Endpoint, Party, Question, Step, TierDefault,
+    explain::{PolicyName, Service, direction_name, standing, verb},
     probe::{Place, Probe, pairs},
     row::{Row, Side, Traffic, rows},
-    walk,
 };
 
 /// Explain the verdict about one connection.
@@ -89,6 +88,14 @@ fn story(question: &Question<'_>, (from, to): (Place, Place), verdict: &Verdict)
         }
     }
     let _ = writeln!(text, "\nverdict: {}", said(verdict.row.allowed, colour));
+    if let Some(audit) = &verdict.row.audit {
+        let would = match (verdict.row.allowed, audit.allowed) {
+            (true, true) | (false, false) => "would still be",
+            (true, false) | (false, true) => "would be",
+        };
+        let (verdict, reason) = (said(audit.allowed, colour), escape(&audit.reason));
+        let _ = writeln!(text, "  {would} {verdict} by the audited policies, if they were enforced: {reason}");
+    }
     for row in &verdict.other_addresses {
         let address = |address: &Option<std::net::IpAddr>| address.map_or_else(|| "-".to_owned(), |a| a.to_string());
         let (source, destination) = (address(&row.source_address), address(&row.destination_address));
@@ -123,7 +130,7 @@ fn steps(question: &Question<'_>, direction: Direction) -> String {
     let mut text = String::new();
     let mut current = None;
     let tiers = &question.world.tiers;
-    let steps = walk(question.world, question.from, question.to, question.opening, direction).unwrap_or_default();
+    let steps = question.walk(direction).unwrap_or_default();
     for step in steps {
         let (Step::Policy { tier, .. } | Step::Rule { tier, .. } | Step::TierEnd { tier }) = step;
         if current != Some(tier) {

@@ -94,7 +94,7 @@ fn policy(object: &Object<'_>, mut spec: Fields<'_>, wording: &Wording) -> Optio
         subject: subject?,
         ingress,
         egress,
-        audit: false,
+        audit: object.audit,
         origin: object.origin(),
     })
 }

@@ -67,7 +67,7 @@ pub fn read_policy(mut object: Object<'_>, collected: &mut Collected) {
         subject,
         ingress: types.contains(&Direction::Ingress).then_some(ingress),
         egress: types.contains(&Direction::Egress).then_some(egress),
-        audit: staged,
+        audit: staged || object.audit,
         origin: object.origin(),
         namespace: Some(namespace),
     };

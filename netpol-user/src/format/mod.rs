@@ -31,6 +31,8 @@ use std::path::PathBuf;
 
 use crate::model::{Origin, World};
 
+pub use object::NAMESPACE_NAME;
+
 /// Text to read documents from, under the name that positions carry.
 #[derive(Clone, Debug)]
 pub struct Source {

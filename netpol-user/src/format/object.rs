@@ -12,7 +12,7 @@ use super::{
     kubernetes, lint,
     node::{self, Node, Pos, Value},
     pool, published,
-    reader::{Fields, Report, Text, did_you_mean, labels, nearest},
+    reader::{Fields, Report, Text, choose, did_you_mean, labels, nearest},
     service, slice, tiers,
     validate::Name,
 };
@@ -20,6 +20,10 @@ use crate::model::{Endpoint, EndpointSlice, Labels, NetworkSet, Origin, Pool, Se
 
 /// The label that every namespace carries.
 pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+/// The annotation that makes any policy an audited one.
+const AUDIT: &str = "netpol.dev/audit";
+/// Our own annotations: of others nothing is expected.
+const OWN: &str = "netpol.dev/";
 /// A source of more bytes than this is refused.
 pub const MAX_BYTES: usize = 64 << 20;
 
@@ -59,6 +63,8 @@ pub struct Object<'a> {
     /// `None` for kinds without one.
     pub namespace: Option<String>,
     pub labels: Labels,
+    /// The annotation [`AUDIT`] of a policy: it is judged, and not enforced.
+    pub audit: bool,
     pub spec: Option<Fields<'a>>,
     /// What stands beside `metadata` and `spec`.
     pub body: Fields<'a>,
@@ -275,7 +281,8 @@ fn read_object(root: &Node, report: &Report, collected: &mut Collected) {
     let Some(metadata) = fields.require("metadata", metadata) else { return };
     let Some(Metadata { name, namespace, labels, annotations }) = read_metadata(metadata, kind, report) else { return };
     let spec = spec.and_then(|node| report.fields(node, "spec"));
-    let object = Object { report, kind, at: root.at, name, namespace, labels, spec, body: fields, annotations };
+    let audit = annotations.is_some_and(|annotations| is_audited(annotations, kind, report));
+    let object = Object { report, kind, at: root.at, name, namespace, labels, audit, spec, body: fields, annotations };
     collected.claim(&object);
     (kind.read)(object, collected);
 }
@@ -366,6 +373,32 @@ fn read_metadata<'a>(mut metadata: Fields<'a>, kind: &'static Kind, report: &'a 
         rule.check(report, name);
     }
     Some(Metadata { name, namespace, labels, annotations })
+}
+
+/// Reads our own annotations, and none of the others.
+fn is_audited(annotations: &Node, kind: &Kind, report: &Report) -> bool {
+    let Value::Map(entries) = &annotations.value else { return false };
+    let is_policy = kind.kind.ends_with("Policy");
+    let mut audit = false;
+    for (key, value) in entries.iter().filter(|(key, _)| key.text.starts_with(OWN)) {
+        match (key.text.as_str(), is_policy) {
+            (AUDIT, true) => {
+                let word = report.text(value, AUDIT);
+                let word = word.and_then(|word| choose(report, word, AUDIT, &[("true", true), ("false", false)]));
+                audit = word.unwrap_or_default();
+            }
+            (AUDIT, false) => {
+                let message = format!("`{AUDIT}` has no effect on a document of kind `{}`", kind.kind);
+                report.warning(key.at, message, "it belongs to a policy");
+            }
+            (other, true) => {
+                let message = format!("unknown annotation `{}`", node::shorten(other));
+                report.warning(key.at, message, did_you_mean(other, &[AUDIT]));
+            }
+            (_, false) => {}
+        }
+    }
+    audit
 }
 
 #[cfg(test)]

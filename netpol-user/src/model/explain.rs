@@ -3,18 +3,9 @@
 use std::fmt;
 
 use super::{
-    Action, Decision, Direction, EndMismatch, Mismatch, Opening, Party, Policy, PolicyKind, Profile, Protocol, Reason,
-    Rule, Standing, Step, World, walk,
+    Action, Decision, Direction, EndMismatch, Mismatch, Opening, Party, Policy, PolicyKind, Profile, Protocol,
+    Question, Reason, Rule, Standing, Step,
 };
-
-/// A connection that was asked about.
-#[derive(Clone, Copy, Debug)]
-pub struct Question<'a> {
-    pub world: &'a World,
-    pub from: Party,
-    pub to: Party,
-    pub opening: Opening,
-}
 
 impl<'a> Question<'a> {
     /// `namespace/name`, or the address.
@@ -89,7 +80,7 @@ impl<'a> Question<'a> {
     fn profile(&self, direction: Direction, traffic: &str) -> String {
         let way = direction_name(direction);
         let subject = self.name(self.subject(direction));
-        let steps = walk(self.world, self.from, self.to, self.opening, direction).unwrap_or_default();
+        let steps = self.walk(direction).unwrap_or_default();
         let passed = steps.iter().any(|step| matches!(step, Step::Policy { standing: Standing::Counts, .. }));
         match (passed, self.world.profile) {
             (false, Profile::Allow) => format!("no policy is about the {way} of {subject}, so it is open"),
@@ -142,7 +133,7 @@ pub const fn standing(standing: Standing, direction: Direction) -> &'static str 
         (Standing::OtherEndpoints, _) => "does not select it",
         (Standing::OtherDirection, Direction::Egress) => "selects it, says nothing about egress",
         (Standing::OtherDirection, Direction::Ingress) => "selects it, says nothing about ingress",
-        (Standing::Audited, _) => "selects it, but is staged and never enforced",
+        (Standing::Audited, _) => "selects it, but is audited, not enforced",
     }
 }
 
@@ -196,14 +187,20 @@ impl fmt::Display for Service {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Match, Tier, TierDefault, judge, sample::*};
+    use crate::model::{Match, Regime, Tier, TierDefault, sample::*};
 
     /// What is said about tcp/80 from `x/web` into `x/db` under these tiers.
     fn said(tiers: Vec<Tier>, profile: Profile) -> String {
         let mut world = world(&[endpoint("x/web", "10.0.0.1"), endpoint("x/db", "10.0.0.2")]);
         (world.tiers, world.profile) = (tiers, profile);
-        let question = Question { world: &world, from: party(&world, 0), to: party(&world, 1), opening: tcp(80) };
-        let decision = judge(&world, question.from, question.to, question.opening).ingress.unwrap();
+        let question = Question {
+            world: &world,
+            from: party(&world, 0),
+            to: party(&world, 1),
+            opening: tcp(80),
+            regime: Regime::Enforced,
+        };
+        let decision = question.judge().ingress.unwrap();
         question.reason(Direction::Ingress, &decision)
     }
 
@@ -244,7 +241,8 @@ mod tests {
     fn every_mismatch_is_a_sentence() {
         let world = world(&[endpoint("x/web", "10.0.0.1")]);
         let to = Party::Outside("192.0.2.1".parse().unwrap());
-        let question = Question { world: &world, from: party(&world, 0), to, opening: tcp(80) };
+        let question =
+            Question { world: &world, from: party(&world, 0), to, opening: tcp(80), regime: Regime::Enforced };
         let cases = [
             (Mismatch::Version, "it is about the other IP version"),
             (Mismatch::Protocol, "it is not about TCP"),

@@ -62,6 +62,17 @@ impl Judgement {
     pub fn allowed(&self) -> bool {
         [&self.egress, &self.ingress].into_iter().flatten().all(|decision| decision.allowed)
     }
+
+    /// The end that settles it: the first that denies, else one where some rule allows. `None` where no
+    /// end is an endpoint.
+    pub fn decisive(&self) -> Option<(Direction, &Decision)> {
+        let ends = [(Direction::Egress, &self.egress), (Direction::Ingress, &self.ingress)];
+        let ends = ends.map(|(direction, decision)| Some((direction, decision.as_ref()?)));
+        let denies = |(_, decision): &(_, &Decision)| !decision.allowed;
+        let is_ruled = |(_, decision): &(_, &Decision)| decision.reason != Reason::Profile;
+        let ends = || ends.iter().flatten().copied();
+        ends().find(denies).or_else(|| ends().rev().find(is_ruled)).or_else(|| ends().next_back())
+    }
 }
 
 /// One direction's verdict and where it comes from.
@@ -144,18 +155,28 @@ pub enum EndMismatch {
     PortExcluded,
 }
 
-/// Judges a connection from `from` to `to`. Positions in the answer are those of `world`.
-pub fn judge(world: &World, from: Party, to: Party, opening: Opening) -> Judgement {
-    let connection = Connection { world, from, to, opening };
-    let one = |direction| Some(connection.side(direction)?.decide(&mut |_| ()));
-    Judgement { egress: one(Direction::Egress), ingress: one(Direction::Ingress) }
+/// Which policies count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Regime {
+    /// Those that are enforced.
+    Enforced,
+    /// The audited ones too, each in its place.
+    WithAudited,
 }
 
-/// Everything that [`judge`] considers about one direction; `None` where that end is no endpoint.
-pub fn walk(world: &World, from: Party, to: Party, opening: Opening, direction: Direction) -> Option<Vec<Step>> {
-    let mut steps = vec![];
-    Connection { world, from, to, opening }.side(direction)?.decide(&mut |step| steps.push(step));
-    Some(steps)
+/// A connection that is asked about. Positions in the answers are those of `world`.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    pub world: &'a World,
+    pub from: Party,
+    pub to: Party,
+    pub opening: Opening,
+    pub regime: Regime,
+}
+
+/// Judges a connection from `from` to `to`, as it is enforced.
+pub fn judge(world: &World, from: Party, to: Party, opening: Opening) -> Judgement {
+    Question { world, from, to, opening, regime: Regime::Enforced }.judge()
 }
 
 pub(super) fn selects_endpoint(world: &World, selector: &Selector, index: usize) -> bool {
@@ -165,7 +186,7 @@ pub(super) fn selects_endpoint(world: &World, selector: &Selector, index: usize)
 
 /// One direction of a connection, as its endpoint's policies see it.
 struct Side<'a> {
-    connection: Connection<'a>,
+    question: Question<'a>,
     direction: Direction,
     /// The endpoint whose policies are asked.
     subject: usize,
@@ -173,7 +194,7 @@ struct Side<'a> {
 
 impl<'a> Side<'a> {
     fn decide(&self, visit: &mut dyn FnMut(Step)) -> Decision {
-        let world = self.connection.world;
+        let world = self.question.world;
         for (t, tier) in world.tiers.iter().enumerate() {
             match self.ask(t, tier, visit) {
                 Some((Action::Allow, reason)) => return Decision { allowed: true, reason },
@@ -195,7 +216,7 @@ impl<'a> Side<'a> {
             }
             first.get_or_insert(p);
             for (r, rule) in self.rules(policy).iter().enumerate() {
-                let mismatch = self.connection.mismatch(policy, rule);
+                let mismatch = self.question.mismatched(policy, rule);
                 visit(Step::Rule { tier: t, policy: p, rule: r, mismatch });
                 if mismatch.is_none() && rule.action != Action::Log {
                     return Some((rule.action, Reason::Rule { tier: t, policy: p, rule: r }));
@@ -212,12 +233,12 @@ impl<'a> Side<'a> {
     }
 
     fn standing(&self, policy: &Policy) -> Standing {
-        if !selects_endpoint(self.connection.world, &policy.subject, self.subject) {
+        if !selects_endpoint(self.question.world, &policy.subject, self.subject) {
             return Standing::OtherEndpoints;
         }
         match policy.rules(self.direction) {
             None => Standing::OtherDirection,
-            Some(_) if policy.audit => Standing::Audited,
+            Some(_) if policy.audit && self.question.regime == Regime::Enforced => Standing::Audited,
             Some(_) => Standing::Counts,
         }
     }
@@ -227,24 +248,39 @@ impl<'a> Side<'a> {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Connection<'a> {
-    world: &'a World,
-    from: Party,
-    to: Party,
-    opening: Opening,
-}
+impl<'a> Question<'a> {
+    /// The verdict.
+    pub fn judge(self) -> Judgement {
+        let one = |direction| Some(self.side(direction)?.decide(&mut |_| ()));
+        Judgement { egress: one(Direction::Egress), ingress: one(Direction::Ingress) }
+    }
 
-impl<'a> Connection<'a> {
+    /// Everything that is considered about one direction; `None` where that end is no endpoint.
+    pub fn walk(self, direction: Direction) -> Option<Vec<Step>> {
+        let mut steps = vec![];
+        self.side(direction)?.decide(&mut |step| steps.push(step));
+        Some(steps)
+    }
+
+    /// Whether an audited policy would have a say.
+    pub fn is_audited(self) -> bool {
+        let enforced = Question { regime: Regime::Enforced, ..self };
+        let audited = || self.world.tiers.iter().flat_map(|tier| &tier.policies).filter(|policy| policy.audit);
+        [Direction::Egress, Direction::Ingress]
+            .into_iter()
+            .filter_map(|direction| enforced.side(direction))
+            .any(|side| audited().any(|policy| side.standing(policy) == Standing::Audited))
+    }
+
     fn side(self, direction: Direction) -> Option<Side<'a>> {
         let party = match direction {
             Direction::Egress => self.from,
             Direction::Ingress => self.to,
         };
-        Some(Side { connection: self, direction, subject: party.endpoint()? })
+        Some(Side { question: self, direction, subject: party.endpoint()? })
     }
 
-    fn mismatch(self, policy: &Policy, rule: &Rule) -> Option<Mismatch> {
+    fn mismatched(self, policy: &Policy, rule: &Rule) -> Option<Mismatch> {
         let m = &rule.matches;
         let sets = if policy.kind.selects_sets() { self.world.sets.as_slice() } else { &[] };
         let Opening { protocol, source_port, destination_port, .. } = self.opening;

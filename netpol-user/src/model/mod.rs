@@ -28,7 +28,9 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, ops::RangeInclusive, path::Pa
 use ipnet::IpNet;
 use serde::Serialize;
 
-pub use judge::{Decision, EndMismatch, Judgement, Mismatch, Opening, Party, Reason, Standing, Step, judge, walk};
+pub use judge::{
+    Decision, EndMismatch, Judgement, Mismatch, Opening, Party, Question, Reason, Regime, Standing, Step, judge,
+};
 pub use netpol_common::wire::Protocol;
 pub use selector::Expr;
 pub use service::{EndpointSlice, MAX_WEIGHT, Pool, Service, ServicePort, SliceEndpoint, SlicePort, Target, Weight};
@@ -207,7 +209,7 @@ pub struct Policy {
     /// `Some` when the policy isolates that direction, even with no rule at all.
     pub ingress: Option<Vec<Rule>>,
     pub egress: Option<Vec<Rule>>,
-    /// Judged for information only, never enforced (Staged kinds).
+    /// Judged for information only, never enforced: Staged kinds, and the annotation `netpol.dev/audit`.
     pub audit: bool,
     pub origin: Origin,
 }
@@ -219,6 +221,18 @@ impl Policy {
             Direction::Ingress => self.ingress.as_deref(),
             Direction::Egress => self.egress.as_deref(),
         }
+    }
+}
+
+impl World {
+    /// The policies of all tiers, in the order in which they are asked.
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        self.tiers.iter().flat_map(|tier| &tier.policies)
+    }
+
+    /// Makes every policy an audited one.
+    pub fn audit_all(&mut self) {
+        self.tiers.iter_mut().flat_map(|tier| &mut tier.policies).for_each(|policy| policy.audit = true);
     }
 }
 

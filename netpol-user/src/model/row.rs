@@ -2,14 +2,12 @@
 //!
 //! The names of the fields are a contract; more may be added, none changes its meaning.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use serde::Serialize;
 
 use super::{
-    Decision, Direction, Party, Policy, Reason, Rule, World,
-    explain::Question,
-    judge,
+    Decision, Direction, Party, Policy, Question, Reason, Regime, Rule, World,
     probe::{Place, Probe, pairs},
 };
 
@@ -40,6 +38,8 @@ pub struct Row {
     pub egress: Option<Side>,
     /// `null` where the destination is no endpoint.
     pub ingress: Option<Side>,
+    /// The end that would decide if the audited policies were enforced too; `null` where none is about it.
+    pub audit: Option<Side>,
 }
 
 /// What one end's policies say.
@@ -100,6 +100,20 @@ impl PolicyRef {
     }
 }
 
+/// The policies that are audited, not enforced.
+pub fn audited(world: &World) -> impl Iterator<Item = PolicyRef> + '_ {
+    world.policies().filter(|policy| policy.audit).map(PolicyRef::new)
+}
+
+impl fmt::Display for PolicyRef {
+    /// `NetworkPolicy shop/db (policies.yaml:3)`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, namespace, name, source } = self;
+        let name = namespace.as_ref().map_or_else(|| name.clone(), |namespace| format!("{namespace}/{name}"));
+        write!(f, "{kind} {name} ({source})")
+    }
+}
+
 /// What is asked about every pair of ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Traffic {
@@ -112,7 +126,8 @@ impl Traffic {
     /// The first packet between two parties.
     pub fn question<'a>(&self, world: &'a World, (from, to): (Party, Party)) -> Question<'a> {
         let client_port = self.source_port.unwrap_or(super::probe::CLIENT_PORT);
-        Question { world, from, to, opening: self.probe.opening(from, to, client_port) }
+        let opening = self.probe.opening(from, to, client_port);
+        Question { world, from, to, opening, regime: Regime::Enforced }
     }
 }
 
@@ -120,7 +135,8 @@ impl Traffic {
 pub fn rows(world: &World, from: Place, to: Place, traffic: Traffic) -> Vec<Row> {
     let mut rows: Vec<Row> =
         pairs(world, from, to).into_iter().map(|pair| row(&traffic.question(world, pair), traffic)).collect();
-    let verdict = |row: &Row| [&row.egress, &row.ingress].map(|side| side.as_ref().map(|side| side.allowed));
+    let verdict =
+        |row: &Row| [&row.egress, &row.ingress, &row.audit].map(|side| side.as_ref().map(|side| side.allowed));
     if rows.iter().all(|row| verdict(row) == verdict(&rows[0])) {
         rows.truncate(1);
         for row in &mut rows {
@@ -131,8 +147,8 @@ pub fn rows(world: &World, from: Place, to: Place, traffic: Traffic) -> Vec<Row>
 }
 
 fn row(question: &Question<'_>, traffic: Traffic) -> Row {
-    let Question { world, from, to, opening } = *question;
-    let judgement = judge(world, from, to, opening);
+    let Question { from, to, opening, .. } = *question;
+    let judgement = question.judge();
     let side = |direction, decision: &Option<Decision>| Some(side(question, direction, decision.as_ref()?));
     let has_ports = opening.protocol.has_ports();
     Row {
@@ -148,7 +164,18 @@ fn row(question: &Question<'_>, traffic: Traffic) -> Row {
         allowed: judgement.allowed(),
         egress: side(Direction::Egress, &judgement.egress),
         ingress: side(Direction::Ingress, &judgement.ingress),
+        audit: audit(question),
     }
+}
+
+fn audit(question: &Question<'_>) -> Option<Side> {
+    if !question.is_audited() {
+        return None;
+    }
+    let audited = Question { regime: Regime::WithAudited, ..*question };
+    let judgement = audited.judge();
+    let (direction, decision) = judgement.decisive()?;
+    Some(side(&audited, direction, decision))
 }
 
 fn side(question: &Question<'_>, direction: Direction, decision: &Decision) -> Side {
@@ -200,6 +227,7 @@ mod tests {
         let rows = into_db(&only(Match::default()), about("80/tcp"));
         let expected = json!({
             "from": "x/web", "to": "x/db", "port": 80, "protocol": "TCP", "allowed": true,
+            "audit": null,
             "egress": {
                 "allowed": true, "rule": null,
                 "reason": "no policy is about the egress of x/web, so it is open",

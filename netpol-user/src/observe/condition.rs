@@ -11,8 +11,11 @@ use serde::Serialize;
 use crate::{
     datapath::{Counter, Datapath, Hook, Position, Role, Settings, Side, Way},
     enforce,
-    format::{self, Diagnostic},
-    model::{ObjectName, World},
+    format::Diagnostic,
+    model::{
+        ObjectName, World,
+        row::{PolicyRef, audited},
+    },
     source::{self, Discovery, Known, Reason},
     state::{Endpoint, Names, Pending},
 };
@@ -23,6 +26,10 @@ pub struct Condition {
     pub enforced: bool,
     pub generation: u32,
     pub policies: usize,
+    /// The whole load is audited: nothing is enforced (`load --audit`).
+    pub audit: bool,
+    /// Policies that are not enforced, only judged.
+    pub audited: Vec<PolicyRef>,
     pub endpoints: usize,
     pub identities: usize,
     pub settings: Vec<&'static str>,
@@ -73,7 +80,16 @@ impl Condition {
                 live.generation.0
             ));
         }
-        let now = now(&names);
+        if names.audit {
+            problems.push(
+                "loaded with --audit, so nothing is stopped; `netpol diff --audit` says what would be, \
+                 `netpol load` without --audit enforces it"
+                    .into(),
+            );
+        }
+        let world = names.documents().ok().map(|loaded| loaded.world);
+        let audited = world.iter().flat_map(audited).collect();
+        let now = world.and_then(|world| now(world, &names));
         let pending = now.as_ref().map_or_else(|| names.pending.clone(), Now::pending);
         // who is not there any more has nothing to be attached to
         let stopped = |endpoint: &Endpoint| {
@@ -90,6 +106,8 @@ impl Condition {
             enforced: problems.is_empty(),
             generation: live.generation.0,
             policies: names.policies,
+            audit: names.audit,
+            audited,
             endpoints: names.endpoints.len(),
             identities: names.identities.len(),
             settings: settings(live.settings, names.attach),
@@ -108,6 +126,8 @@ impl Condition {
             enforced: false,
             generation: 0,
             policies: 0,
+            audit: false,
+            audited: vec![],
             endpoints: 0,
             identities: 0,
             settings: vec![],
@@ -128,8 +148,7 @@ struct Now {
 }
 
 /// `None` where that cannot be found out.
-fn now(names: &Names) -> Option<Now> {
-    let world = format::parse(names.sources.iter().map(Into::into).collect()).ok()?.world;
+fn now(world: World, names: &Names) -> Option<Now> {
     let found = source::discover(&world, Known { seen: &names.seen, accept: false }).ok()?;
     Some(Now { world, found })
 }

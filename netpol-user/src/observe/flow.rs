@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, time::SystemTime};
 
-use netpol_common::wire::Protocol;
+use netpol_common::{parse::tcp, wire::Protocol};
 use serde::{Serialize, Serializer};
 
 use super::clock;
@@ -136,6 +136,13 @@ impl fmt::Display for Explanation<'_> {
 /// All flags seen so far (RFC 9293 section 3.1), as `SYN,ACK`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpFlags(pub u8);
+
+impl TcpFlags {
+    /// FIN or RST: this may have been the last packet of all.
+    pub const fn ended(self) -> bool {
+        self.0 & (tcp::FIN | tcp::RST) != 0
+    }
+}
 
 impl fmt::Display for TcpFlags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

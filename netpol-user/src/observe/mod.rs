@@ -9,6 +9,7 @@
 //! | `tcp` | the state of a connection, from the flags of both directions |
 //! | `filter` | which flows somebody wants to see |
 //! | `summary` | connections put together: by endpoint, by rule |
+//! | `conversation` | records as questions: who opened which connection to whom |
 //! | `condition` | whether what was loaded is enforced |
 //! | `ends` | who has an address: an endpoint, the host, somebody outside |
 //! | `tally` | records put together by who talks to whom and what decided |
@@ -18,6 +19,7 @@
 mod clock;
 mod condition;
 mod connection;
+mod conversation;
 mod ends;
 pub mod filter;
 mod flow;
@@ -31,8 +33,10 @@ pub mod summary;
 mod tally;
 pub mod tcp;
 
+pub use clock::rfc3339;
 pub use condition::Condition;
 pub use connection::{Connection, Key, Row};
+pub use conversation::{Conversation, Speaker, conversations};
 pub use ends::{End, Ends};
 pub use filter::Filter;
 pub use flow::{Cause, Explanation, Flow, Interface, Peer, TcpFlags};

@@ -133,6 +133,14 @@ fn summary(diagnostics: &[Diagnostic]) -> String {
 /// never this one: it is the loopback's.
 pub const ROUTED: Network = Network(1);
 
+/// The addresses of this network namespace, where the host ends are.
+///
+/// # Errors
+/// What the kernel does not tell.
+pub fn host_addresses() -> Result<Vec<IpAddr>, Error> {
+    Ok(Host::read()?.addresses)
+}
+
 /// Finds the endpoints of `world`, seen from the calling thread's namespace.
 pub fn discover(world: &World, known: Known<'_>) -> Result<Discovery, Error> {
     let attached = world.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.attachment.is_some());

@@ -193,6 +193,18 @@ fn marks_isolation(world: &World) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Where everything is audited, nobody is isolated by a policy.
+fn audit_isolates_nobody(world: &World) -> Result<(), TestCaseError> {
+    let mut world = World { profile: Profile::Allow, ..world.clone() };
+    world.audit_all();
+    let snapshot =
+        compile(&world, &worlds::running(&world), &host()).map_err(|e| TestCaseError::fail(e.to_string()))?;
+    let isolated = AddressFlags::ISOLATED_EGRESS.with(AddressFlags::ISOLATED_INGRESS);
+    prop_assert!(snapshot.hooks.iter().all(|(_, hook)| hook.flags.0 & isolated.0 == 0));
+    prop_assert_eq!((snapshot.pairs.len(), snapshot.rules.len()), (0, 0));
+    Ok(())
+}
+
 /// The same endpoints, found and written down in another order.
 fn ignores_order(world: &World) -> Result<(), TestCaseError> {
     let workloads = worlds::running(world);
@@ -213,6 +225,7 @@ proptest! {
     fn tables_say_what_the_rules_say(world in worlds::world(), openings in vec(opening(), 12)) {
         agrees(&world, &openings)?;
         marks_isolation(&world)?;
+        audit_isolates_nobody(&world)?;
         ignores_order(&world)?;
     }
 }

@@ -39,10 +39,10 @@ pub fn read_policy(mut object: Object<'_>, collected: &mut Collected) {
     let report = object.report;
     let kind =
         KINDS.iter().find(|(name, _)| *name == object.kind.kind).map_or(PolicyKind::CalicoNetworkPolicy, |k| k.1);
-    let audit = matches!(kind, PolicyKind::StagedNetworkPolicy | PolicyKind::StagedGlobalNetworkPolicy);
+    let staged = matches!(kind, PolicyKind::StagedNetworkPolicy | PolicyKind::StagedGlobalNetworkPolicy);
     check_policy_name(report, object.name, object.namespace.is_some());
     let Some(mut spec) = object.required_spec() else { return };
-    if audit && tiers::is_staged_deletion(&mut spec, report) {
+    if staged && tiers::is_staged_deletion(&mut spec, report) {
         return;
     }
     let tier = spec.text("tier");
@@ -64,7 +64,7 @@ pub fn read_policy(mut object: Object<'_>, collected: &mut Collected) {
         subject,
         ingress: types.contains(&Direction::Ingress).then_some(ingress),
         egress: types.contains(&Direction::Egress).then_some(egress),
-        audit,
+        audit: staged || object.audit,
         origin: object.origin(),
     };
     collected.policies.push(match tier.filter(|tier| !tier.text.is_empty()) {

@@ -1,5 +1,6 @@
 //! Documents in; worlds, or exact positions, out.
 
+mod audit;
 mod calico;
 mod cluster;
 mod documents;

@@ -3,6 +3,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{Expr, Match, PolicyKind, Scope, sample::*};
 
+fn walk(world: &World, from: Party, to: Party, opening: Opening, direction: Direction) -> Option<Vec<Step>> {
+    Question { world, from, to, opening, regime: Regime::Enforced }.walk(direction)
+}
+
 const WEB: usize = 0;
 const DB: usize = 1;
 const OTHER: usize = 2;
@@ -515,6 +519,16 @@ proptest! {
     }
 
     #[test]
+    fn audited_policies_would_decide_as_if_they_were_enforced(world in any_world()) {
+        let enforced = edited(&world, |tier| tier.policies.iter_mut().for_each(|policy| policy.audit = false));
+        let parties = [party(&world, WEB), party(&world, DB), party(&world, OTHER), outside("192.0.2.1")];
+        for (from, to) in parties.into_iter().flat_map(|from| parties.map(|to| (from, to))) {
+            let question = Question { world: &world, from, to, opening: tcp(80), regime: Regime::WithAudited };
+            prop_assert_eq!(question.judge(), judge(&enforced, from, to, tcp(80)));
+        }
+    }
+
+    #[test]
     fn log_rules_change_no_verdict(world in any_world()) {
         let without = edited(&world, |tier| {
             let rules = tier.policies.iter_mut().flat_map(rules_of);
@@ -561,5 +575,31 @@ proptest! {
                 prop_assert!(steps.iter().find(decided).is_none());
             }
         }
+    }
+}
+
+#[test]
+fn audited_policy_would_decide_in_its_place() {
+    use Action::{Allow, Deny};
+    let about = |action, audit| Policy { audit, ingress: Some(vec![rule(action, Match::default())]), ..policy("p") };
+    // (policies of one tier, enforced verdict, verdict with the audited ones, whether one is about it)
+    let cases = [
+        (vec![about(Deny, true), about(Allow, false)], true, false, true),
+        (vec![about(Allow, false), about(Deny, true)], true, true, true),
+        (vec![about(Deny, false), about(Allow, true)], false, false, true),
+        (vec![about(Allow, true), about(Deny, false)], false, true, true),
+        (vec![about(Deny, false)], false, false, false),
+        (vec![Policy { ingress: Some(vec![]), ..about(Deny, true) }], true, false, true),
+        (vec![Policy { subject: named("other"), ..about(Deny, true) }], true, true, false),
+    ];
+    for (index, (policies, enforced, audited, is_audited)) in cases.into_iter().enumerate() {
+        let mut world = world(&[endpoint("x/web", "10.0.0.1"), endpoint("x/db", "10.0.0.2")]);
+        world.tiers = vec![tier("sec", TierDefault::Deny, policies)];
+        let (from, to) = (party(&world, 0), party(&world, 1));
+        let question = |regime| Question { world: &world, from, to, opening: tcp(80), regime };
+        assert_eq!(question(Regime::Enforced).judge().allowed(), enforced, "{index}");
+        assert_eq!(question(Regime::WithAudited).judge().allowed(), audited, "{index}");
+        assert_eq!(question(Regime::Enforced).is_audited(), is_audited, "{index}");
+        assert_eq!(question(Regime::WithAudited).is_audited(), is_audited, "{index}");
     }
 }

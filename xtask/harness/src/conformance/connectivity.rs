@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use netpol_user::model::{Direction, IpVersion, Opening, Party, Protocol, World, explain, judge, probe::CLIENT_PORT};
+use netpol_user::model::{self, Direction, IpVersion, Opening, Party, Protocol, Regime, World, probe::CLIENT_PORT};
 use serde_json::Value;
 
 use super::{
@@ -167,8 +167,8 @@ fn describe(world: &World, Row { from, to, port, protocol, .. }: &Row, question:
 
 /// What the interpreter says of a connection, whoever judged it wrongly.
 fn why(world: &World, &Question { from, to, opening }: &Question) -> String {
-    let question = explain::Question { world, from, to, opening };
-    let judgement = judge(world, from, to, opening);
+    let question = model::Question { world, from, to, opening, regime: Regime::Enforced };
+    let judgement = question.judge();
     let sides = [(Direction::Egress, judgement.egress), (Direction::Ingress, judgement.ingress)];
     let reason = |(direction, decision): (Direction, Option<_>)| Some(question.reason(direction, &decision?));
     sides.into_iter().filter_map(reason).collect::<Vec<_>>().join("; ")

@@ -135,6 +135,7 @@ impl Engine for Live<'_> {
         let options = Options {
             settings: self.settings,
             attach: None,
+            audit: false,
             strict: true,
             uplinks: Vec::new(),
             accept_addresses: false,
