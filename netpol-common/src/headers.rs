@@ -137,6 +137,9 @@ headers! {
         pub rest: u16,
     }
 
+    /// No byte of what comes next: reading it proves that the frame does not end before.
+    pub struct Boundary {}
+
     /// RFC 4861 sections 4.3 and 4.4, from the ICMPv6 header on.
     pub struct Neighbour {
         pub kind: u8,

@@ -4,7 +4,7 @@
 use crate::{
     drops::Drop,
     flow::{FlowKey, KeyProtocol, Place, PortPair},
-    headers::{Ethernet, Extension, Icmp, Ipv4, Ipv6, Ipv6Fragment, Ports, Tcp, View},
+    headers::{Boundary, Ethernet, Extension, Icmp, Ipv4, Ipv6, Ipv6Fragment, Ports, Tcp, View},
     wire::{Addr4, Addr6, Address, PortBe, Protocol},
 };
 
@@ -347,6 +347,8 @@ pub fn transport<F: Family, V: View + ?Sized>(view: &V, ip: &Ip<F::Address>) -> 
         let header: Ports = view.read(offset)?;
         PortPair::new(PortBe(header.source), PortBe(header.destination))
     } else {
+        // nothing of it is looked at, but what comes before must be there as a whole
+        let Boundary {} = view.read(offset)?;
         PortPair::NONE
     };
     Ok(Transport { ports, protocol: protocol.into(), tcp_flags: 0, icmp: None })

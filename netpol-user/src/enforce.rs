@@ -167,8 +167,8 @@ impl Instance {
         let held = held(&loaded.world, &found, present.as_ref());
         snapshot.hooks.extend(held.values().map(|held| (IfIndex(held.ifindex), HookValue::NOBODY)));
         let names = names(loaded, &found, (&snapshot, options.settings, way), &held);
-        let uplink_names = uplinks.iter().map(|uplink| uplink.name.clone()).collect();
-        let names = Names { audit: options.audit, uplinks: uplink_names, ..names };
+        let known = |uplink: &source::Uplink| state::Uplink { name: uplink.name.clone(), ifindex: uplink.ifindex.0 };
+        let names = Names { audit: options.audit, uplinks: uplinks.iter().map(known).collect(), ..names };
         let names = identified(names, &snapshot, options.settings);
         if options.strict && !names.pending.is_empty() {
             return Err(Error::Pending(names.pending));
@@ -223,7 +223,7 @@ impl Instance {
             detached: gone.iter().chain(&otherwise).filter(|it| !wanted.contains(it)).collect::<HashSet<_>>().len(),
             pending: names.pending.clone(),
             warnings,
-            uplinks: names.uplinks.clone(),
+            uplinks: names.uplinks.iter().map(|uplink| uplink.name.clone()).collect(),
             attached,
             timings,
         };
@@ -293,7 +293,7 @@ impl Instance {
             detached: 0,
             pending: names.pending,
             warnings: Vec::new(),
-            uplinks: names.uplinks,
+            uplinks: names.uplinks.into_iter().map(|uplink| uplink.name).collect(),
             timings: Timings::default(),
         })
     }

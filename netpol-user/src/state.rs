@@ -77,13 +77,20 @@ pub struct Names {
     pub services: Vec<Service>,
     /// The interfaces to the outside.
     #[serde(default)]
-    pub uplinks: Vec<String>,
+    pub uplinks: Vec<Uplink>,
     pub policies: usize,
     /// The documents themselves.
     pub sources: Vec<Document>,
     /// `None` until the publication is done, and where an earlier version has written this.
     #[serde(default)]
     pub published: Option<Publication>,
+}
+
+/// An interface to the outside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uplink {
+    pub name: String,
+    pub ifindex: u32,
 }
 
 /// When a generation became what is enforced.
@@ -308,6 +315,11 @@ impl Names {
     /// A rule's name; `None` for a number of another generation.
     pub fn rule(&self, number: u32) -> Option<&Rule> {
         self.rules.get(usize::try_from(number).ok()?.checked_sub(1)?)
+    }
+
+    /// A service's port; `None` for 0 and for a number of another generation.
+    pub fn service(&self, number: u32) -> Option<&Service> {
+        self.services.get(usize::try_from(number).ok()?.checked_sub(1)?)
     }
 }
 

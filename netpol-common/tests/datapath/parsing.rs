@@ -47,6 +47,23 @@ fn ports_lie_behind_the_options() {
 }
 
 #[test]
+fn a_header_whose_options_are_cut_off_is_malformed() {
+    for protocol in [Protocol::UDP, Protocol::TCP, Protocol::ICMP, Protocol(2), Protocol(47)] {
+        for words in 1..=10 {
+            let frame = four(protocol, Options { words, ..Options::default() }, &[0; 24]);
+            let transport = NETWORK + 20 + usize::from(words) * 4;
+            for length in NETWORK + 20..transport {
+                let cut = &frame[..length];
+                assert_eq!(flow::<V4>(cut), Err(Drop::Malformed), "{protocol}: {length} of {transport} bytes");
+                assert!(plain::<V4, _>(cut).is_none(), "{protocol}: {length} of {transport} bytes");
+            }
+        }
+    }
+    let frame = four(Protocol(2), Options { words: 1, ..Options::default() }, &[]);
+    assert!(plain::<V4, _>(&frame[..]).is_some(), "whole, with nothing behind it");
+}
+
+#[test]
 fn a_header_that_contradicts_itself_is_malformed() {
     for first in [0x44, 0x40, 0x35, 0x65] {
         let mut frame = four(Protocol::UDP, Options::default(), &frame::udp(1, 2, &[]));

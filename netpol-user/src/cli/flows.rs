@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use super::{Instance, Outcome, OutputArgs, output};
 use crate::{
     datapath::{Datapath, Record},
-    observe::{Filter, Flow, Reader},
+    observe::{Filter, Flow, Leaving, Reader},
 };
 
 /// List the flows that the kernel remembers, with the rule behind each verdict.
@@ -20,7 +20,8 @@ pub struct Flows {
     /// rule:default-deny`, or any text; `-` or `not` before a term turns it around.
     #[arg(long, value_name = "FILTER")]
     filter: Option<Filter>,
-    /// Replies, and verdicts of earlier policies, too. (JSON and YAML always have them.)
+    /// Replies, and verdicts of earlier policies, too (JSON and YAML always have them), what is translated
+    /// where, and what passes interfaces to the outside.
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -47,7 +48,9 @@ impl Flows {
         let reader = Reader::new(instance.names(&datapath)?.into());
         let mut listing = Listing { reader, now: SystemTime::now(), records: datapath.records()? };
         let Listing { reader, now, records } = &mut listing;
-        records.retain(|record| self.wants(record, || reader.flow(record, *now)));
+        records.retain(|record| {
+            (self.all || !reader.is_uplink(record)) && self.wants(record, || reader.flow(record, *now))
+        });
         records.sort_unstable_by_key(|record| record.idle);
         output::print(self.output.output, &listing, |listing| self.table(listing))?;
         Ok(Outcome::Done)
@@ -62,6 +65,15 @@ impl Flows {
         verdict && self.filter.as_ref().is_none_or(|filter| filter.matches(&flow()))
     }
 
+    /// With what becomes of the packet: `10.96.0.1:80 => 10.0.0.1:40000 > 10.0.0.2:8080`.
+    fn destination(&self, flow: &Flow) -> String {
+        let to = flow.destination.describe();
+        match flow.translated {
+            Some(Leaving { source, destination }) if self.all => format!("{to} => {source} > {destination}"),
+            _ => to,
+        }
+    }
+
     fn table(&self, listing: &Listing) -> String {
         let header = ["VERDICT", "FROM", "TO", "PROTOCOL", "PACKETS", "BYTES", "RULE"];
         let shown = listing.flows().filter(|flow| self.all || (flow.current && !flow.is_reply));
@@ -70,7 +82,7 @@ impl Flows {
             [
                 verdict.to_owned(),
                 flow.source.describe(),
-                flow.destination.describe(),
+                self.destination(&flow),
                 flow.protocol.to_string(),
                 flow.packets.to_string(),
                 flow.bytes.to_string(),

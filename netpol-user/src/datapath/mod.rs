@@ -44,7 +44,7 @@ pub use netpol_common::{
 pub use pins::Pins;
 pub use programs::{Datapath, Role};
 pub use published::Published;
-pub use records::{Counter, Record};
+pub use records::{Counter, Record, Translated};
 pub use testrun::{Action, Arrival};
 pub use usage::Usage;
 

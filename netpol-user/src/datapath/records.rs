@@ -37,6 +37,31 @@ pub struct Record {
     pub egress_rule: RuleId,
     pub ingress_rule: RuleId,
     pub tcp_flags: u8,
+    /// The packet as it leaves the hook, where it is translated there.
+    pub translated: Option<Translated>,
+    /// The number of the service's port, from 1; 0: no service.
+    pub service: u32,
+}
+
+/// Addresses and ports that a packet is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translated {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub source_port: u16,
+    pub destination_port: u16,
+}
+
+impl Record {
+    /// Between whom policy judges: the one who sends the packet and, behind a service, the one who gets it.
+    pub fn judged(&self) -> Self {
+        match self.translated {
+            None => *self,
+            Some(Translated { destination, destination_port, .. }) => {
+                Self { destination, destination_port, translated: None, ..*self }
+            }
+        }
+    }
 }
 
 /// A verdict's counter.
@@ -127,6 +152,13 @@ fn record<A: Address>(key: &FlowKey<A>, value: &FlowValue<A>, (denials, now): (b
         egress_rule: value.egress_rule.rule(),
         ingress_rule: value.ingress_rule.rule(),
         tcp_flags: value.tcp_flags,
+        translated: flags.has(FlowFlags::TRANSLATED).then(|| Translated {
+            source: value.rewrite.source.into(),
+            destination: value.rewrite.destination.into(),
+            source_port: port(value.rewrite.ports.source()),
+            destination_port: port(value.rewrite.ports.destination()),
+        }),
+        service: value.service,
     }
 }
 

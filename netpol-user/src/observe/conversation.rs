@@ -107,8 +107,11 @@ impl Conversation {
 pub fn conversations(reader: &Reader, records: &[Record], host: &[IpAddr]) -> Vec<Conversation> {
     let mut seen = HashSet::new();
     let mut found = Vec::new();
-    let is_opener = |record: &&Record| reader.is_current(record) && !record.flags.has(FlowFlags::REPLY);
-    for record in records.iter().filter(is_opener) {
+    let is_opener = |record: &&Record| {
+        reader.is_current(record) && !record.flags.has(FlowFlags::REPLY) && !reader.is_uplink(record)
+    };
+    for record in records.iter().filter(is_opener).map(Record::judged) {
+        let record = &record;
         let ends = reader.ends(record);
         let [from, to] = [ends.source, ends.destination].map(|end| Some(&reader.names().endpoints[end?]));
         // whoever is reached by a group's address is judged as itself

@@ -24,6 +24,7 @@ pub struct Ends {
     interfaces: HashMap<u32, usize>,
     addresses: HashMap<IpAddr, usize>,
     host: HashSet<IpAddr>,
+    uplinks: HashSet<u32>,
 }
 
 impl Ends {
@@ -35,8 +36,14 @@ impl Ends {
                 addresses.entry(*address).or_insert(index);
             }
         }
+        let uplinks = names.uplinks.iter().map(|uplink| uplink.ifindex).collect();
         let interfaces = names.endpoints.iter().enumerate().map(|(index, endpoint)| (endpoint.ifindex, index));
-        Self { interfaces: interfaces.collect(), addresses, host: host.iter().copied().collect() }
+        Self { interfaces: interfaces.collect(), addresses, host: host.iter().copied().collect(), uplinks }
+    }
+
+    /// The record is of an interface to the outside: what is translated there is in the records of endpoints, too.
+    pub fn is_uplink(&self, record: &Record) -> bool {
+        self.uplinks.contains(&record.interface.0)
     }
 
     /// Source and destination of the packets that a record counts.

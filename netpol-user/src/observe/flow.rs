@@ -3,7 +3,12 @@
 //! There may be a million of them, so making one allocates nothing; words are made where they are
 //! written.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::SystemTime,
+};
 
 use netpol_common::{parse::tcp, wire::Protocol};
 use serde::{Serialize, Serializer};
@@ -11,7 +16,7 @@ use serde::{Serialize, Serializer};
 use super::clock;
 use crate::{
     model::{Labels, Opening, explain::Service},
-    state::Rule,
+    state::{self, Rule},
 };
 
 /// One direction of a connection at one place, or a denial.
@@ -48,6 +53,47 @@ pub struct Flow<'a> {
     pub current: bool,
     #[serde(serialize_with = "in_words")]
     pub interface: Interface<'a>,
+    /// The packet as it leaves the hook; `null` where it is as it came.
+    pub translated: Option<Leaving>,
+    /// The port of a service that it is about: `namespace/name:port`.
+    #[serde(serialize_with = "in_words_or_null")]
+    pub service: Option<ServiceName<'a>>,
+}
+
+/// The ends that a packet is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Leaving {
+    #[serde(serialize_with = "in_words")]
+    pub source: Place,
+    #[serde(serialize_with = "in_words")]
+    pub destination: Place,
+}
+
+/// `address:port`, or the address alone for protocols without ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub address: IpAddr,
+    pub port: Option<u16>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.address, port).fmt(f),
+            None => self.address.fmt(f),
+        }
+    }
+}
+
+/// `namespace/name:port`
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceName<'a>(pub &'a state::Service);
+
+impl fmt::Display for ServiceName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state::Service { namespace, name, port, .. } = self.0;
+        write!(f, "{namespace}/{name}:{port}")
+    }
 }
 
 /// One end of a flow.

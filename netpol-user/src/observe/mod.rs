@@ -39,7 +39,7 @@ pub use connection::{Connection, Key, Row};
 pub use conversation::{Conversation, Speaker, conversations};
 pub use ends::{End, Ends};
 pub use filter::Filter;
-pub use flow::{Cause, Explanation, Flow, Interface, Peer, TcpFlags};
+pub use flow::{Cause, Explanation, Flow, Interface, Leaving, Peer, TcpFlags};
 pub use hits::{Hits, hits};
 pub use reader::{Between, Reader};
 pub use sampler::{Sample, Sampler};

@@ -7,9 +7,9 @@ use netpol_common::{
     wire::Protocol,
 };
 
-use super::flow::{Cause, Explanation, Flow, Interface, NO_LABELS, Peer, TcpFlags};
+use super::flow::{Cause, Explanation, Flow, Interface, Leaving, NO_LABELS, Peer, Place, ServiceName, TcpFlags};
 use crate::{
-    datapath::{Drop, FlowFlags, Record, Side},
+    datapath::{Drop, FlowFlags, Record, Side, Translated},
     model::Opening,
     state::{self, Names},
 };
@@ -71,8 +71,15 @@ impl Reader {
         self.interfaces.get(&interface.0).map(|index| &self.names.endpoints[*index])
     }
 
-    /// Which endpoints a record is between.
+    /// Packets at an interface to the outside, where they are translated and nobody is judged: they are in
+    /// the records of endpoints, too.
+    pub fn is_uplink(&self, record: &Record) -> bool {
+        self.names.uplinks.iter().any(|uplink| uplink.ifindex == record.interface.0)
+    }
+
+    /// Which endpoints a record is between, as policy sees it.
     pub fn ends(&self, record: &Record) -> Between {
+        let record = &record.judged();
         let end = |address: &IpAddr, interface: IfIndex| -> Option<usize> {
             match self.endpoints.get(address)?.as_slice() {
                 [only] => Some(*only),
@@ -130,7 +137,7 @@ impl Reader {
             rule: decided,
             egress_rule,
             ingress_rule,
-            explanation: Explanation { cause, opening: opening(record, backwards), from, to },
+            explanation: Explanation { cause, opening: opening(&record.judged(), backwards), from, to },
             packets: record.packets,
             bytes: record.bytes,
             idle_seconds: record.idle.as_secs_f64(),
@@ -138,11 +145,23 @@ impl Reader {
             delivery: delivery(record.flags),
             current,
             interface: self.interface(record.interface),
+            translated: self.translated(record),
+            service: if current { self.names.service(record.service).map(ServiceName) } else { None },
         }
     }
 
     fn interface(&self, interface: IfIndex) -> Interface<'_> {
-        self.behind(interface).map_or(Interface::Number(interface.0), |endpoint| Interface::Named(&endpoint.interface))
+        let uplink = || self.names.uplinks.iter().find(|uplink| uplink.ifindex == interface.0);
+        let name =
+            self.behind(interface).map(|endpoint| &endpoint.interface).or_else(|| uplink().map(|uplink| &uplink.name));
+        name.map_or(Interface::Number(interface.0), |name| Interface::Named(name))
+    }
+
+    fn translated(&self, record: &Record) -> Option<Leaving> {
+        let Translated { source, destination, source_port, destination_port } = record.translated?;
+        let has_ports = record.protocol.has_ports();
+        let end = |address, port| Place { address, port: has_ports.then_some(port) };
+        Some(Leaving { source: end(source, source_port), destination: end(destination, destination_port) })
     }
 
     fn peer(&self, record: &Record, endpoint: Option<usize>, (address, port): (IpAddr, u16)) -> Peer<'_> {

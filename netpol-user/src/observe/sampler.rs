@@ -96,6 +96,10 @@ impl Sampler {
     }
 
     fn add(&mut self, reader: &Reader, record: &Record, at: Instant) {
+        if reader.is_uplink(record) {
+            return;
+        }
+        let record = &record.judged();
         let ends = reader.ends(record);
         let backwards = is_backwards(record);
         let (turned, ends) = if backwards { (reversed(record), ends.reversed()) } else { (*record, ends) };

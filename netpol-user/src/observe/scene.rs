@@ -80,6 +80,8 @@ pub fn record(source: &str, destination: &str, packets: u64) -> Record {
         egress_rule: RuleId(0),
         ingress_rule: RuleId(1),
         tcp_flags: 0x12,
+        translated: None,
+        service: 0,
     }
 }
 

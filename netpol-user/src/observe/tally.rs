@@ -137,7 +137,8 @@ impl Sum {
 /// Sums up records, in one pass.
 pub fn tally(records: &[Record], ends: &Ends, generation: u32) -> BTreeMap<Kind, Sum> {
     let mut rows: BTreeMap<Kind, Sum> = BTreeMap::new();
-    for record in records {
+    for record in records.iter().filter(|record| !ends.is_uplink(record)).map(Record::judged) {
+        let record = &record;
         let is_reply = record.denied.is_none() && record.flags.has(FlowFlags::REPLY);
         let (source, destination) = ends.of(record);
         let (client, server) = if is_reply { (destination, source) } else { (source, destination) };

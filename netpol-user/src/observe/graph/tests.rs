@@ -63,6 +63,8 @@ fn record(side: Side, interface: u32, from: [u8; 4], to: [u8; 4], ports: (u16, u
         egress_rule: RuleId(1),
         ingress_rule: RuleId(2),
         tcp_flags: 0,
+        translated: None,
+        service: 0,
     }
 }
 
