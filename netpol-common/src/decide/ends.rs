@@ -4,7 +4,8 @@ use super::Desk;
 use crate::{
     drops::{Drop, Side},
     flow::{Place, seconds},
-    kernel::Kernel,
+    kernel::{Kernel, Settings},
+    nat::{NatKey, Zone},
     tables::{AddressFlags, AddressKey, AddressValue, HookValue, Identity, IfIndex, Network},
     wire::{Address, MacWords},
 };
@@ -112,7 +113,11 @@ pub(super) fn receiver<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>,
 /// Who sent a packet that reaches a workload: the kernel knows where it came from, the address alone
 /// proves nothing.
 #[inline(always)]
-pub(super) fn source_of<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>, hook: &HookValue) -> Result<End, Drop> {
+pub(super) fn source_of<A: Address, K: Kernel<A>>(
+    kernel: &K,
+    desk: &mut Desk<A>,
+    hook: &HookValue,
+) -> Result<End, Drop> {
     let packet = &desk.packet;
     let known = find(kernel, hook.network, packet.key.source);
     if packet.ingress == IfIndex::NONE {
@@ -143,9 +148,19 @@ pub(super) fn source_of<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>, ho
 /// over, and the workload's own hook has seen and remembered it just before. An ICMP error makes no flow:
 /// the answers to the packet inside stand for it.
 #[inline(always)]
-pub(super) fn routed_from<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>, sender: IfIndex) -> bool {
+pub(super) fn routed_from<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, sender: IfIndex) -> bool {
     let over_its_bridge = kernel.hook(sender).is_some_and(|hook| hook.master == desk.packet.ingress);
-    let seen = kernel.recall(&desk.other.reversed(Place::new(sender, Side::From)));
+    desk.sent = kernel.recall(&desk.other.reversed(Place::new(sender, Side::From)));
+    if !desk.sent.exists() && desk.packet.settings.has(Settings::TRANSLATE) {
+        // it was to a service when its own hook saw it
+        desk.original = NatKey::of(&desk.other, Zone::of(desk.hook.network));
+        desk.half = kernel.translation(&desk.original);
+        if desk.half.is_reply() {
+            let asked = desk.other.rewritten(&desk.half.rewrite).reversed(Place::new(sender, Side::From));
+            desk.sent = kernel.recall(&asked);
+        }
+    }
+    let seen = &desk.sent;
     // its own hook may have read the generation just before a publication
     let now =
         seen.word.generation().0 + 1 >= desk.packet.generation.0 && desk.packet.now.since(seen.seen) <= seconds(1);

@@ -132,6 +132,8 @@ pub struct Desk<A: Address> {
     pub wire: Rewrite<A>,
     /// The service that it is of; 0: none.
     service: u32,
+    /// It reaches a backend, and the client's own hook translates the answers: they are that hook's to remember.
+    is_backends: bool,
     /// What the first stage found: [`HookValue`] of the packet's interface, and a [`Translated`].
     hook: HookValue,
     translated: u32,
@@ -185,6 +187,7 @@ impl<A: Address> Desk<A> {
             sent: Remembered::NOTHING,
             wire: Rewrite::of(&packet.key),
             service: 0,
+            is_backends: false,
             hook: HookValue::NOBODY,
             translated: Translated::No as u32,
             rules: Rules::NONE,
@@ -302,6 +305,7 @@ pub fn settle<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
 fn translated<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zone) -> Result<Translated, Drop> {
     desk.wire = Rewrite::of(&desk.packet.key);
     desk.service = 0;
+    desk.is_backends = false;
     if !desk.packet.settings.has(Settings::TRANSLATE) {
         return Ok(Translated::No);
     }
@@ -315,6 +319,7 @@ fn translated<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zo
     }
     desk.wire = Rewrite::of(&desk.packet.key);
     desk.service = 0;
+    desk.is_backends = clashes(kernel, desk);
     Ok(Translated::No)
 }
 

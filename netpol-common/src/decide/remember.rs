@@ -21,6 +21,7 @@ pub(super) fn remember<A: Address, K: Kernel<A>>(
     let renews = desk.packet.tcp_flags & tcp::SYN != 0;
     let answer = Rewrite::of(&desk.packet.key).reversed();
     if !desk.packet.destination_mac.is_group()
+        && !desk.is_backends
         && (renews || !judged.is_said(&desk.packet, &desk.partner, (judged.other, &answer)))
     {
         desk.value = judged.partner(desk);
