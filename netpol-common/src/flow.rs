@@ -372,6 +372,8 @@ impl Word {
 #[repr(transparent)]
 pub struct FlowFlags(pub u16);
 
+bits!(FlowFlags);
+
 impl FlowFlags {
     pub const NONE: Self = Self(0);
     /// These are the replies: the connection was opened in the other direction.
@@ -388,14 +390,4 @@ impl FlowFlags {
     pub const TRANSLATED: Self = Self(1 << 5);
     /// The receiver's own hook must see these packets: it translates them.
     pub const UNVOUCHED: Self = Self(1 << 6);
-
-    #[inline(always)]
-    pub const fn has(self, flag: Self) -> bool {
-        self.0 & flag.0 != 0
-    }
-
-    #[inline(always)]
-    pub const fn with(self, flag: Self) -> Self {
-        Self(self.0 | flag.0)
-    }
 }

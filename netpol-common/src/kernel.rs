@@ -178,6 +178,8 @@ const _: () = {
 #[repr(transparent)]
 pub struct Settings(pub u32);
 
+bits!(Settings);
+
 impl Settings {
     /// Leave delivery to the host's stack, always (`--forwarding stack`).
     pub const STACK: Self = Self(1);
@@ -189,16 +191,6 @@ impl Settings {
     pub const UNLIMITED: Self = Self(1 << 3);
     /// There are services or pools.
     pub const TRANSLATE: Self = Self(1 << 4);
-
-    #[inline(always)]
-    pub const fn has(self, setting: Self) -> bool {
-        self.0 & setting.0 != 0
-    }
-
-    #[inline(always)]
-    pub const fn with(self, setting: Self) -> Self {
-        Self(self.0 | setting.0)
-    }
 }
 
 /// New flows an interface may open: this many at once, and this many a second.

@@ -64,6 +64,8 @@ impl Zone {
 #[repr(transparent)]
 pub struct NatState(pub u32);
 
+bits!(NatState);
+
 impl NatState {
     pub const NOTHING: Self = Self(0);
     pub const EXISTS: Self = Self(1);
@@ -73,16 +75,6 @@ impl NatState {
     pub const CLOSING: Self = Self(1 << 2);
     /// Both directions were seen.
     pub const ANSWERED: Self = Self(1 << 3);
-
-    #[inline(always)]
-    pub const fn has(self, bit: Self) -> bool {
-        self.0 & bit.0 != 0
-    }
-
-    #[inline(always)]
-    pub const fn with(self, bit: Self) -> Self {
-        Self(self.0 | bit.0)
-    }
 
     /// The state of a half when its connection is in another: which half it is stays.
     #[inline(always)]

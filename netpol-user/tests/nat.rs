@@ -268,7 +268,10 @@ fn debug_service() {
     println!("{}", scene.host.netpol(&["status"]).stdout);
     println!("{}", scene.host.netpol(&["flows", "--all"]).stdout);
     println!("{}", scene.host.netpol(&["services"]).stdout);
-    println!("{}", scene.host.run("true", &["map", "dump", "pinned", &format!("{}/maps/NAT4", scene.host.bpffs().display())]));
+    println!(
+        "{}",
+        scene.host.run("true", &["map", "dump", "pinned", &format!("{}/maps/NAT4", scene.host.bpffs().display())])
+    );
     println!("{}", a.run("ip", &["route"]));
     println!("{}", a.run("ip", &["neigh"]));
     panic!();

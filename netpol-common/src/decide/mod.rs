@@ -153,6 +153,8 @@ pub struct Desk<A: Address> {
 #[repr(transparent)]
 pub struct Known(pub u32);
 
+bits!(Known);
+
 impl Known {
     pub const NOTHING: Self = Self(0);
     /// A flow's entry, of whatever generation.
@@ -160,16 +162,6 @@ impl Known {
     /// A denial.
     pub const DENIAL: Self = Self(1 << 1);
     pub const EVERYTHING: Self = Self::FLOW.with(Self::DENIAL);
-
-    #[inline(always)]
-    pub const fn has(self, kind: Self) -> bool {
-        self.0 & kind.0 != 0
-    }
-
-    #[inline(always)]
-    pub const fn with(self, kind: Self) -> Self {
-        Self(self.0 | kind.0)
-    }
 }
 
 impl<A: Address> Desk<A> {

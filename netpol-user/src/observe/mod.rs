@@ -44,3 +44,6 @@ pub use hits::{Hits, hits};
 pub use reader::{Between, Reader};
 pub use sampler::{Sample, Sampler};
 pub use tally::{Amount, Kind, Reason, Sum, protocol, tally};
+
+#[cfg(test)]
+mod tests;

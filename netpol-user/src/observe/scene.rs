@@ -9,15 +9,19 @@ use netpol_common::{
 
 use super::Reader;
 use crate::{
-    datapath::{Drop, FlowFlags, Generation, Record, Side},
+    datapath::{Drop, FlowFlags, Generation, Record, Side, Translated},
     model::Labels,
-    state::{Endpoint, Names, Rule},
+    state::{Endpoint, Names, Rule, Service, Uplink},
 };
 
 pub const GENERATION: u32 = 7;
 pub const WEB: &str = "10.0.0.1";
 pub const DB: &str = "10.0.0.2";
 pub const OUTSIDE: &str = "192.0.2.9";
+/// Where the service `shop/store` is published: its port 80 is 5432 of `shop/db`.
+pub const SERVICE: &str = "10.96.0.1";
+/// The interface to the outside.
+pub const UPLINK: IfIndex = IfIndex(9);
 
 /// `shop/web` behind interface 1, `shop/db` behind interface 2. Rule 1: what `shop/db` allows. Rule 2: its default deny.
 pub fn names() -> Names {
@@ -44,6 +48,17 @@ pub fn names() -> Names {
         generation: GENERATION,
         endpoints: vec![endpoint("web", WEB, 1), endpoint("db", DB, 2)],
         rules: vec![rule(Some(0), 9), rule(None, 3)],
+        services: vec![Service {
+            namespace: "shop".into(),
+            name: "store".into(),
+            port_name: None,
+            port: 80,
+            protocol: "TCP".into(),
+            affinity: None,
+            addresses: vec![],
+            backends: vec![],
+        }],
+        uplinks: vec![Uplink { name: "eth0".into(), ifindex: UPLINK.0 }],
         ..Names::default()
     }
 }
@@ -95,4 +110,30 @@ pub fn reply(source: &str, destination: &str, packets: u64) -> Record {
 pub fn denial(source: &str, destination: &str, packets: u64) -> Record {
     let record = record(source, destination, packets);
     Record { denied: Some(Drop::PolicyIngress), ingress_rule: RuleId(2), tcp_flags: 2, ..record }
+}
+
+/// What `source` sends to [`SERVICE`], which `shop/db` answers.
+pub fn asked(source: &str, packets: u64) -> Record {
+    let record = record(source, DB, packets);
+    Record {
+        destination: SERVICE.parse().unwrap(),
+        destination_port: 80,
+        ..through(record, (source, 40_000), (DB, 5432))
+    }
+}
+
+/// The answers to [`asked`].
+pub fn answered(destination: &str, packets: u64) -> Record {
+    through(reply(DB, destination, packets), (SERVICE, 80), (destination, 40_000))
+}
+
+/// The record of a packet of the service that leaves with these ends.
+pub fn through(
+    record: Record,
+    (source, source_port): (&str, u16),
+    (destination, destination_port): (&str, u16),
+) -> Record {
+    let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+    let translated = Translated { source, destination, source_port, destination_port };
+    Record { flags: record.flags.with(FlowFlags::TRANSLATED), translated: Some(translated), service: 1, ..record }
 }
