@@ -149,7 +149,7 @@ pub(super) fn source_of<A: Address, K: Kernel<A>>(
 /// the answers to the packet inside stand for it.
 #[inline(always)]
 fn routed_from<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, sender: IfIndex) -> bool {
-    if !kernel.hook(sender).is_some_and(|hook| hook.master == desk.packet.ingress) {
+    if kernel.hook(sender).is_none_or(|hook| hook.master != desk.packet.ingress) {
         return false;
     }
     let place = Place::new(sender, Side::From);
