@@ -256,23 +256,3 @@ fn an_established_connection_survives_a_publication_and_no_change_of_backends() 
     assert_ne!(exchange(&mut stream), Seen::Answered, "its backend is none of the service's any more");
     check(&[(a, Attempt::Tcp(virtual_address(Family::V4, 80)), Seen::Answered)]);
 }
-
-#[test]
-fn debug_service() {
-    let scene = Scene::bridged();
-    let Scene { a, b, .. } = &scene;
-    let _servers = (b.serve_tcp(8080), b.serve_udp(8080));
-    scene.load_nat(&["--forwarding", "stack"], &[service("b")]);
-    let seen = a.udp(&virtual_address(Family::V4, 80));
-    println!("{seen:?}");
-    println!("{}", scene.host.netpol(&["status"]).stdout);
-    println!("{}", scene.host.netpol(&["flows", "--all"]).stdout);
-    println!("{}", scene.host.netpol(&["services"]).stdout);
-    println!(
-        "{}",
-        scene.host.run("true", &["map", "dump", "pinned", &format!("{}/maps/NAT4", scene.host.bpffs().display())])
-    );
-    println!("{}", a.run("ip", &["route"]));
-    println!("{}", a.run("ip", &["neigh"]));
-    panic!();
-}

@@ -3,7 +3,7 @@
 use super::Desk;
 use crate::{
     drops::{Drop, Side},
-    flow::{Place, seconds},
+    flow::{FlowKey, Place, seconds},
     kernel::{Kernel, Settings},
     nat::{NatKey, Zone},
     tables::{AddressFlags, AddressKey, AddressValue, HookValue, Identity, IfIndex, Network},
@@ -148,23 +148,32 @@ pub(super) fn source_of<A: Address, K: Kernel<A>>(
 /// over, and the workload's own hook has seen and remembered it just before. An ICMP error makes no flow:
 /// the answers to the packet inside stand for it.
 #[inline(always)]
-pub(super) fn routed_from<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, sender: IfIndex) -> bool {
-    let over_its_bridge = kernel.hook(sender).is_some_and(|hook| hook.master == desk.packet.ingress);
-    desk.sent = kernel.recall(&desk.other.reversed(Place::new(sender, Side::From)));
-    if !desk.sent.exists() && desk.packet.settings.has(Settings::TRANSLATE) {
-        // it was to a service when its own hook saw it
-        desk.original = NatKey::of(&desk.other, Zone::of(desk.hook.network));
-        desk.half = kernel.translation(&desk.original);
-        if desk.half.is_reply() {
-            let asked = desk.other.rewritten(&desk.half.rewrite).reversed(Place::new(sender, Side::From));
-            desk.sent = kernel.recall(&asked);
-        }
+fn routed_from<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, sender: IfIndex) -> bool {
+    if kernel.hook(sender).is_none_or(|hook| hook.master != desk.packet.ingress) {
+        return false;
     }
-    let seen = &desk.sent;
+    let place = Place::new(sender, Side::From);
+    let sent = desk.other.reversed(place);
+    if passed(kernel, desk, &sent) {
+        return true;
+    }
+    if !desk.packet.settings.has(Settings::TRANSLATE) {
+        return false;
+    }
+    // it was to a service when its own hook saw it
+    desk.original = NatKey::of(&desk.other, Zone::of(desk.hook.network));
+    desk.half = kernel.translation(&desk.original);
+    let sent = desk.other.rewritten(&desk.half.rewrite).reversed(place);
+    desk.half.is_reply() && passed(kernel, desk, &sent)
+}
+
+/// Whether a packet of this flow has just passed its hook.
+#[inline(always)]
+fn passed<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, key: &FlowKey<A>) -> bool {
+    desk.sent = kernel.recall(key);
+    let Desk { sent, packet, .. } = desk;
     // its own hook may have read the generation just before a publication
-    let now =
-        seen.word.generation().0 + 1 >= desk.packet.generation.0 && desk.packet.now.since(seen.seen) <= seconds(1);
-    over_its_bridge && seen.exists() && now
+    sent.exists() && sent.word.generation().0 + 1 >= packet.generation.0 && packet.now.since(sent.seen) <= seconds(1)
 }
 
 /// Where the packets of the other direction pass: at the other end's interface if that is here, on

@@ -45,7 +45,7 @@ use self::{
     judge::Rules,
     opening::{Orientation, may_open, opens, orientation, recall},
     remember::{Judged, delivery, remember},
-    translate::{Translated, claim, clashes, resolve},
+    translate::{Translated, answers_are_translated, claim, clashes, resolve},
 };
 
 /// A packet, as the slow path needs it.
@@ -132,8 +132,8 @@ pub struct Desk<A: Address> {
     pub wire: Rewrite<A>,
     /// The service that it is of; 0: none.
     service: u32,
-    /// It reaches a backend, and the client's own hook translates the answers: they are that hook's to remember.
-    is_backends: bool,
+    /// Answers are translated at another hook, or on another way of this one: that remembers them.
+    is_elsewhere: bool,
     /// What the first stage found: [`HookValue`] of the packet's interface, and a [`Translated`].
     hook: HookValue,
     translated: u32,
@@ -179,7 +179,7 @@ impl<A: Address> Desk<A> {
             sent: Remembered::NOTHING,
             wire: Rewrite::of(&packet.key),
             service: 0,
-            is_backends: false,
+            is_elsewhere: false,
             hook: HookValue::NOBODY,
             translated: Translated::No as u32,
             rules: Rules::NONE,
@@ -297,7 +297,7 @@ pub fn settle<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
 fn translated<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zone) -> Result<Translated, Drop> {
     desk.wire = Rewrite::of(&desk.packet.key);
     desk.service = 0;
-    desk.is_backends = false;
+    desk.is_elsewhere = false;
     if !desk.packet.settings.has(Settings::TRANSLATE) {
         return Ok(Translated::No);
     }
@@ -311,7 +311,7 @@ fn translated<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zo
     }
     desk.wire = Rewrite::of(&desk.packet.key);
     desk.service = 0;
-    desk.is_backends = clashes(kernel, desk);
+    desk.is_elsewhere = answers_are_translated(kernel, desk);
     Ok(Translated::No)
 }
 

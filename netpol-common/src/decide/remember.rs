@@ -21,7 +21,7 @@ pub(super) fn remember<A: Address, K: Kernel<A>>(
     let renews = desk.packet.tcp_flags & tcp::SYN != 0;
     let answer = Rewrite::of(&desk.packet.key).reversed();
     if !desk.packet.destination_mac.is_group()
-        && !desk.is_backends
+        && !desk.is_elsewhere
         && (renews || !judged.is_said(&desk.packet, &desk.partner, (judged.other, &answer)))
     {
         desk.value = judged.partner(desk);
@@ -42,13 +42,15 @@ pub(super) fn remember<A: Address, K: Kernel<A>>(
 pub(super) fn delivery<A: Address>(desk: &Desk<A>) -> FlowFlags {
     let (packet, to, hook) = (&desk.packet, &desk.destination, &desk.hook);
     let is_rewritten = desk.is_rewritten();
-    if packet.key.place.side() as u8 != Side::From as u8
-        || packet.settings.has(Settings::STACK)
-        || !to.is_local()
-        || (to.ifindex == packet.key.place.ifindex() && !is_rewritten)
-        || hook.segment == 0
-        || hook.segment != to.segment
-    {
+    if packet.key.place.side() as u8 != Side::From as u8 || !to.is_local() {
+        return FlowFlags::NONE;
+    }
+    if to.ifindex == packet.key.place.ifindex() {
+        // to itself, behind a service: nobody else has a say in that, and the host would not take its own address
+        // from there
+        return if is_rewritten { FlowFlags::ROUTED } else { FlowFlags::NONE };
+    }
+    if packet.settings.has(Settings::STACK) || hook.segment == 0 || hook.segment != to.segment {
         return FlowFlags::NONE;
     }
     let isolated = hook.flags.has(AddressFlags::PORT_ISOLATED) && to.flags.has(AddressFlags::PORT_ISOLATED);

@@ -281,10 +281,16 @@ fn take<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Claim {
 /// Whether somebody's translation has the key of the answers to a packet that is not translated itself.
 #[inline(always)]
 pub(super) fn clashes<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
+    answers_are_translated(kernel, desk) && desk.half.is_reply()
+}
+
+/// Whether the answers to a packet that is not translated are.
+#[inline(always)]
+pub(super) fn answers_are_translated<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
     let zone = Zone::of(desk.hook.network);
     desk.reply = NatKey::reply(&Rewrite::of(&desk.packet.key), desk.packet.key.protocol, zone);
     desk.half = kernel.translation(&desk.reply);
-    desk.half.exists() && desk.half.is_reply()
+    desk.half.exists()
 }
 
 impl<A: Address> Desk<A> {

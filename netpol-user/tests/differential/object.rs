@@ -51,7 +51,7 @@ fn the_classifiers_have_no_way_to_panic() {
     let elf = Elf(Datapath::object());
     assert_eq!(&elf.0[..6], b"\x7fELF\x02\x01");
     let symbols = elf.symbols();
-    for program in ["from_workload", "to_workload", "slow4", "slow6"] {
+    for program in ["from_workload", "to_workload", "from_uplink", "to_uplink", "judge4", "judge6"] {
         assert!(symbols.contains(&program), "no {program} among {symbols:?}");
     }
     let panics: Vec<_> = symbols.iter().filter(|name| name.contains("panic")).collect();
