@@ -82,7 +82,7 @@ pub trait Maps: Family {
     fn identify_uplink() -> u32;
     fn settle_uplink() -> u32;
     fn attempt(skb: *mut __sk_buff) -> u32;
-    fn rewrite(skb: *mut __sk_buff, from: &Rewrite<Self::Address>, to: &Rewrite<Self::Address>, at: u32) -> u32;
+    fn rewrite(skb: Skb, from: &Rewrite<Self::Address>, to: &Rewrite<Self::Address>, at: u32) -> u32;
     fn unusual(skb: *mut __sk_buff, place: u32) -> u32;
     fn related() -> u32;
 }
@@ -222,8 +222,9 @@ impl Maps for V4 {
     }
 
     #[inline(always)]
-    fn rewrite(skb: *mut __sk_buff, from: &Rewrite<Addr4>, to: &Rewrite<Addr4>, at: u32) -> u32 {
-        verified::rewrite4(skb, from, to, at)
+    fn rewrite(skb: Skb, from: &Rewrite<Addr4>, to: &Rewrite<Addr4>, at: u32) -> u32 {
+        // SAFETY: both are references.
+        unsafe { verified::rewrite4(skb.0, from, to, at) }
     }
 
     #[inline(always)]
@@ -350,8 +351,9 @@ impl Maps for V6 {
     }
 
     #[inline(always)]
-    fn rewrite(skb: *mut __sk_buff, from: &Rewrite<Addr6>, to: &Rewrite<Addr6>, at: u32) -> u32 {
-        verified::rewrite6(skb, from, to, at)
+    fn rewrite(skb: Skb, from: &Rewrite<Addr6>, to: &Rewrite<Addr6>, at: u32) -> u32 {
+        // SAFETY: both are references.
+        unsafe { verified::rewrite6(skb.0, from, to, at) }
     }
 
     #[inline(always)]

@@ -148,23 +148,29 @@ pub extern "C" fn attempt6(skb: *mut __sk_buff) -> u32 {
 }
 
 /// [`rewrite::rewrite`]. 0: done.
+///
+/// # Safety
+/// Pointers are null or to what the caller has on its stack or in a map, as the verifier proves.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn rewrite4(
+pub unsafe extern "C" fn rewrite4(
     skb: *mut __sk_buff,
     from: *const Rewrite<Addr4>,
     to: *const Rewrite<Addr4>,
     at: u32,
 ) -> u32 {
-    // SAFETY: what the caller has on its stack or in a map, as the verifier proves; null is what it asks to be told from.
+    // SAFETY: as the caller says; null is what the verifier asks to be told from.
     let (Some(from), Some(to)) = (unsafe { from.as_ref() }, unsafe { to.as_ref() }) else { return 1 };
     u32::from(rewrite::rewrite::<V4>(Skb(skb), from, to, at).is_err())
 }
 
 /// The same for IPv6.
+///
+/// # Safety
+/// As of [`rewrite4`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn rewrite6(
+pub unsafe extern "C" fn rewrite6(
     skb: *mut __sk_buff,
     from: *const Rewrite<Addr6>,
     to: *const Rewrite<Addr6>,
