@@ -37,7 +37,7 @@ pub struct Record {
     pub egress_rule: RuleId,
     pub ingress_rule: RuleId,
     pub tcp_flags: u8,
-    /// The packet as it leaves the hook, where it is translated there.
+    /// The packet as it leaves the hook, where it is translated there; of a denial, as it would leave.
     pub translated: Option<Translated>,
     /// The number of the service's port, from 1; 0: no service.
     pub service: u32,
@@ -152,7 +152,7 @@ fn record<A: Address>(key: &FlowKey<A>, value: &FlowValue<A>, (denials, now): (b
         egress_rule: value.egress_rule.rule(),
         ingress_rule: value.ingress_rule.rule(),
         tcp_flags: value.tcp_flags,
-        translated: flags.has(FlowFlags::TRANSLATED).then(|| Translated {
+        translated: (flags.has(FlowFlags::TRANSLATED) || denials && value.service != 0).then(|| Translated {
             source: value.rewrite.source.into(),
             destination: value.rewrite.destination.into(),
             source_port: port(value.rewrite.ports.source()),

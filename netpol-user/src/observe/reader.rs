@@ -158,7 +158,8 @@ impl Reader {
     }
 
     fn translated(&self, record: &Record) -> Option<Leaving> {
-        let Translated { source, destination, source_port, destination_port } = record.translated?;
+        let Translated { source, destination, source_port, destination_port } =
+            record.translated.filter(|_| record.denied.is_none())?;
         let has_ports = record.protocol.has_ports();
         let end = |address, port| Place { address, port: has_ports.then_some(port) };
         Some(Leaving { source: end(source, source_port), destination: end(destination, destination_port) })

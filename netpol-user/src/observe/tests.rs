@@ -6,7 +6,7 @@ use super::{
     scene::{DB, OUTSIDE, SERVICE, UPLINK, WEB, answered, asked, reader, record, through},
     *,
 };
-use crate::datapath::{Record, Side};
+use crate::datapath::{Drop, Record, Side};
 
 fn connections(records: &[Record]) -> Sample {
     Sampler::default().of(&reader(), records)
@@ -61,6 +61,15 @@ fn flow_has_the_ends_that_a_packet_came_with_and_those_that_it_leaves_with() {
         json(record(WEB, DB, 1)),
         (DB.into(), "db".into(), 5432.into(), serde_json::Value::Null, serde_json::Value::Null)
     );
+}
+
+#[test]
+fn denial_of_a_service_is_about_the_backend_that_was_chosen() {
+    let reader = reader();
+    let denied = Record { denied: Some(Drop::PolicyIngress), ..asked(WEB, 1) };
+    let [one] = &conversations(&reader, &[denied], &[])[..] else { panic!("more than one") };
+    assert_eq!((one.to.to_string(), one.is_denied()), ("shop/db".to_owned(), true));
+    assert_eq!(reader.flow(&denied, SystemTime::now()).translated, None, "it does not leave");
 }
 
 #[test]
