@@ -256,3 +256,24 @@ fn an_established_connection_survives_a_publication_and_no_change_of_backends() 
     assert_ne!(exchange(&mut stream), Seen::Answered, "its backend is none of the service's any more");
     check(&[(a, Attempt::Tcp(virtual_address(Family::V4, 80)), Seen::Answered)]);
 }
+
+#[test]
+fn an_error_about_a_translated_packet_reaches_its_sender() {
+    for layout in LAYOUTS {
+        let scene = Scene::new(layout);
+        let Scene { a, b, outside, .. } = &scene;
+        for way in WAYS {
+            scene.load_nat(way, &[service("b"), published("b"), pools(layout)]);
+            for family in FAMILIES {
+                let host = SocketAddr::new(host_address(family), 8000).to_string();
+                check(&[
+                    (a, Attempt::Udp(virtual_address(family, 80)), Seen::Refused),
+                    (a, Attempt::Udp(host.clone()), Seen::Refused),
+                    (b, Attempt::Udp(virtual_address(family, 80)), Seen::Refused),
+                    (a, Attempt::Udp(outside.at(family, 9)), Seen::Refused),
+                    (outside, Attempt::Udp(host), Seen::Refused),
+                ]);
+            }
+        }
+    }
+}
