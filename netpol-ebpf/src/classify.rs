@@ -126,7 +126,7 @@ fn error<F: Maps>(skb: Skb, side: Side) -> Fate {
         return Fate::dropped(Drop::Translation);
     }
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
-    let (interface, mac) = unsafe { ((*desk).value.ifindex, (*desk).value.destination_mac) };
+    let (interface, mac) = unsafe { (*desk).receiver() };
     match side {
         Side::From if interface != IfIndex::NONE => Fate::routed(skb, interface, mac),
         _ => Fate::passed(Pass::Stack),

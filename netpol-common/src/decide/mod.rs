@@ -208,6 +208,12 @@ impl<A: Address> Desk<A> {
         }
     }
 
+    /// The interface and the MAC address of who gets the packet; [`IfIndex::NONE`]: no endpoint here.
+    #[inline(always)]
+    pub fn receiver(&self) -> (IfIndex, MacWords) {
+        (self.destination.ifindex, self.destination.mac)
+    }
+
     /// A packet between two endpoints, whose answers somebody's translation could take for its own.
     #[inline(always)]
     fn may_clash(&self) -> bool {

@@ -10,6 +10,7 @@ use crate::{
     guard,
     kernel::{Kernel, Settings},
     nat::{NatKey, Zone},
+    tables::IfIndex,
     wire::Address,
 };
 
@@ -47,10 +48,16 @@ pub fn decide_icmp_error<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A
         return Ok(Action::Related);
     }
     if desk.packet.settings.has(Settings::TRANSLATE) && translate(kernel, desk, Zone::of(hook.network)) {
+        // who has sent the packet inside may be behind a translation, too
+        let sender = match (desk.packet.key.place.side(), find(kernel, hook.network, desk.quoted.source)) {
+            (Side::From, Some(value)) if value.ifindex != IfIndex::NONE => {
+                desk.destination = value.into();
+                Place::new(value.ifindex, Side::From)
+            }
+            _ => sender,
+        };
         desk.own = kernel.recall(&desk.other.rewritten(&desk.quoted).at(sender));
         if desk.own.word.generation() == desk.packet.generation {
-            desk.value.ifindex = desk.destination.ifindex;
-            desk.value.destination_mac = desk.destination.mac;
             return Ok(Action::Translated);
         }
     }
