@@ -67,8 +67,11 @@ pub fn tuple(frame: &[u8]) -> Tuple {
     let address = |at: usize| <[u8; 4]>::try_from(&frame[at..at + 4]).unwrap();
     let transport = NETWORK + 20;
     let protocol = Protocol(frame[NETWORK + 9]);
-    let (source, destination) =
-        if protocol == ICMP { (number(transport + 4), number(transport + 4)) } else { (number(transport), number(transport + 2)) };
+    let (source, destination) = if protocol == ICMP {
+        (number(transport + 4), number(transport + 4))
+    } else {
+        (number(transport), number(transport + 2))
+    };
     Tuple::new(protocol, (address(NETWORK + 12), source), (address(NETWORK + 16), destination))
 }
 
@@ -195,7 +198,9 @@ impl Lab {
     }
 
     fn played(&mut self, sent: Tuple, flags: u8, answer: bool) -> Result<Arrived, Drop> {
-        let Some(from) = local(sent.source.0) else { return self.from_outside(framed(sent, (WORLD.mac, HOST.mac), flags, answer)) };
+        let Some(from) = local(sent.source.0) else {
+            return self.from_outside(framed(sent, (WORLD.mac, HOST.mac), flags, answer));
+        };
         // on the own bridge directly, else by the host
         let to = local(sent.destination.0).filter(|to| from != D && *to != D).map_or(HOST.mac, |to| to.mac);
         let own = self.at(Side::From, from, from.interface, &framed(sent, (from.mac, to), flags, answer));

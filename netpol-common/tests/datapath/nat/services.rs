@@ -295,7 +295,11 @@ fn both_halves_are_renewed_together() {
         let arrived = lab.play(asks(A, V), SYN).unwrap();
         for speaks in [true, false, true] {
             lab.0.wait(REFRESH + 1);
-            if speaks { lab.play(asks(A, V), ACK).unwrap() } else { lab.answer(&arrived, ACK).unwrap() };
+            if speaks {
+                lab.play(asks(A, V), ACK).unwrap()
+            } else {
+                lab.answer(&arrived, ACK).unwrap()
+            };
             let now = lab.0.now;
             assert!(lab.0.v4.translations.get_mut().values().all(|half| half.seen == now), "{way:?}");
         }
