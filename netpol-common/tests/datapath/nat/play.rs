@@ -199,7 +199,7 @@ impl Lab {
 
     fn played(&mut self, sent: Tuple, flags: u8, answer: bool) -> Result<Arrived, Drop> {
         let Some(from) = local(sent.source.0) else {
-            return self.from_outside(framed(sent, (WORLD.mac, HOST.mac), flags, answer));
+            return self.play_outside(framed(sent, (WORLD.mac, HOST.mac), flags, answer));
         };
         // on the own bridge directly, else by the host
         let to = local(sent.destination.0).filter(|to| from != D && *to != D).map_or(HOST.mac, |to| to.mac);
@@ -234,7 +234,7 @@ impl Lab {
         }
     }
 
-    fn from_outside(&mut self, frame: Vec<u8>) -> Result<Arrived, Drop> {
+    fn play_outside(&mut self, frame: Vec<u8>) -> Result<Arrived, Drop> {
         let Passed { verdict, mut frame, .. } = self.at_uplink(Side::From, UPLINK, &frame);
         let first = verdict?;
         let Some(to) = local(tuple(&frame).destination.0) else { return Ok(arrived(&frame, IfIndex::NONE, first)) };
