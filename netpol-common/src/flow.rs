@@ -389,6 +389,12 @@ impl FlowFlags {
     /// The receiver's own hook must see these packets: it translates them.
     pub const UNVOUCHED: Self = Self(1 << 6);
 
+    /// The connection is translated, here or elsewhere.
+    #[inline(always)]
+    pub const fn has_pair(self) -> bool {
+        self.0 & (Self::TRANSLATED.0 | Self::UNVOUCHED.0) != 0
+    }
+
     #[inline(always)]
     pub const fn has(self, flag: Self) -> bool {
         self.0 & flag.0 != 0

@@ -214,12 +214,13 @@ impl<A: Address> Desk<A> {
         (self.destination.ifindex, self.destination.mac)
     }
 
-    /// A packet between two endpoints, whose answers somebody's translation could take for its own.
+    /// A packet of a connection that was not there, whose answers somebody's translation could take for its own. (An
+    /// entry of the other direction may be that translation's.)
     #[inline(always)]
     fn may_clash(&self) -> bool {
         self.packet.settings.has(Settings::TRANSLATE)
             && matches!(self.packet.key.place.side(), Side::From)
-            && self.destination.is_local()
+            && (!self.own.exists() || self.own.word.flags().has_pair())
     }
 }
 
@@ -298,7 +299,7 @@ pub fn judge<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
     }
     match translated {
         Translated::New => Ok(Action::Claim),
-        Translated::No if is_new && desk.may_clash() && clashes(kernel, desk) => Err(Drop::Translation),
+        Translated::No if desk.may_clash() && clashes(kernel, desk) => Err(Drop::Translation),
         _ => Ok(Action::Settle),
     }
 }
@@ -327,7 +328,8 @@ fn translated<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zo
     let translated = resolve(kernel, desk, zone)?;
     let is_here = match desk.packet.key.place.side() {
         Side::From => true,
-        Side::To => translated == Translated::Reply && desk.keeps_destination(),
+        // where both ends change, a backend here has its own hook do it
+        Side::To => translated == Translated::Reply && (desk.keeps_destination() || !desk.source.is_local()),
     };
     if is_here {
         return Ok(translated);
