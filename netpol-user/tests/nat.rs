@@ -217,6 +217,25 @@ fn what_leaves_a_pool_has_the_uplinks_address() {
 }
 
 #[test]
+fn who_comes_from_outside_to_a_pools_address_is_answered_from_it() {
+    for layout in LAYOUTS {
+        let scene = Scene::new(layout);
+        let Scene { a, outside, .. } = &scene;
+        let _server = a.serve_udp(9000);
+        for way in WAYS {
+            scene.load_nat(way, &[pools(layout)]);
+            for family in FAMILIES {
+                assert_eq!(client_of(a, 7000, outside, &a.at(family, 7000)), outside.ip(family), "{layout:?} {way:?}");
+                check(&[
+                    (outside, Attempt::Udp(a.at(family, 9000)), Seen::Answered),
+                    (outside, Attempt::Ping(a.ip(family)), Seen::Answered),
+                ]);
+            }
+        }
+    }
+}
+
+#[test]
 fn two_clients_with_one_port_get_two_translations() {
     let scene = Scene::bridged();
     let Scene { a, b, outside, .. } = &scene;
