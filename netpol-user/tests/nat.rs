@@ -3,14 +3,12 @@
 mod support;
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    thread,
-    time::{Duration, Instant},
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::Duration,
 };
 
 use support::{
-    Attempt, Endpoint, FAMILIES, Family, HOST, LAYOUTS, Layout, Scene, Seen, check, exchange,
+    Attempt, Endpoint, FAMILIES, Family, HOST, LAYOUTS, Layout, Scene, Seen, check, client_of, exchange,
     policy::{documents, from, ingress},
 };
 
@@ -76,43 +74,6 @@ impl Scene {
         let path = self.host.documents("nat.yaml", &documents(&self.all(), more));
         self.host.netpol(&[&["load", "--uplink", "v-outside"], flags, &[&path]].concat()).ok();
     }
-}
-
-/// The next connection, within a bounded time.
-fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    listener.set_nonblocking(true).expect("non-blocking");
-    let begin = Instant::now();
-    loop {
-        match listener.accept() {
-            Ok(accepted) => return accepted,
-            Err(error) => assert!(begin.elapsed() < PATIENCE, "no connection: {error}"),
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// Whom a server on `server` takes the client for, who connects to `to`.
-#[track_caller]
-fn client_of(server: &Endpoint, port: u16, client: &Endpoint, to: &str) -> IpAddr {
-    let listener = server.enter(|| TcpListener::bind(("::", port))).expect("a listener");
-    let to: SocketAddr = to.parse().expect("an address");
-    thread::scope(|scope| {
-        let accepted = scope.spawn(|| {
-            let (mut stream, peer) = accept(&listener);
-            stream.set_nonblocking(false).expect("blocking");
-            stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-            let mut byte = [0];
-            stream.read_exact(&mut byte).expect("a byte");
-            stream.write_all(&byte).expect("an answer");
-            peer.ip().to_canonical()
-        });
-        let mut stream = client.enter(|| TcpStream::connect_timeout(&to, PATIENCE)).expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        assert_eq!(stream.peer_addr().expect("a peer"), to);
-        stream.write_all(b"x").expect("a request");
-        stream.read_exact(&mut [0]).expect("an answer");
-        accepted.join().expect("the server")
-    })
 }
 
 #[test]
