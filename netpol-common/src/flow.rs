@@ -390,4 +390,10 @@ impl FlowFlags {
     pub const TRANSLATED: Self = Self(1 << 5);
     /// The receiver's own hook must see these packets: it translates them.
     pub const UNVOUCHED: Self = Self(1 << 6);
+
+    /// The connection is translated, here or elsewhere.
+    #[inline(always)]
+    pub const fn has_pair(self) -> bool {
+        self.0 & (Self::TRANSLATED.0 | Self::UNVOUCHED.0) != 0
+    }
 }

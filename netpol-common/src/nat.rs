@@ -163,10 +163,15 @@ pub const fn patience(protocol: Protocol, state: NatState) -> u32 {
     }
 }
 
-/// Whether a translation has been silent for too long.
+/// The half of the replies goes last, a few rounds of the timer after the other: a packet between the two finds it, and
+/// makes the pair whole. An original without it would let others claim its answers.
+const REPLY_STAYS: u32 = seconds(15);
+
+/// Whether half a translation has been silent for too long.
 #[inline(always)]
 pub const fn is_expired<A: Address>(key: &NatKey<A>, half: &Translation<A>, now: Ticks) -> bool {
-    now.since(half.seen) > patience(key.protocol.protocol(), half.state)
+    let more = if half.is_reply() { REPLY_STAYS } else { 0 };
+    now.since(half.seen) > patience(key.protocol.protocol(), half.state) + more
 }
 
 /// How often another port is tried where the client's own is taken.

@@ -35,7 +35,7 @@ use crate::{
 
 pub use self::{
     ends::find,
-    related::decide_icmp_error,
+    related::{decide_icmp_error, decide_uplink_error},
     uplink::{decide_uplink, identify_uplink, settle_uplink},
 };
 
@@ -90,6 +90,9 @@ pub enum Action {
     Claim,
     /// On with [`settle`].
     Settle,
+    /// An ICMP error that may pass, and quotes a packet that was translated: [`Desk::quoted`] is what it must quote,
+    /// [`Desk::wire`] has its own addresses.
+    Translated,
 }
 
 impl Action {
@@ -107,6 +110,7 @@ impl Action {
             7 => Self::Judge,
             8 => Self::Claim,
             9 => Self::Settle,
+            10 => Self::Translated,
             _ => return None,
         })
     }
@@ -130,6 +134,9 @@ pub struct Desk<A: Address> {
     sent: Remembered<A>,
     /// What the packet leaves with: what it came with, where nothing is translated.
     pub wire: Rewrite<A>,
+    /// Of an ICMP error: the packet inside as its sender knows it, and where its transport header is in the frame.
+    pub quoted: Rewrite<A>,
+    pub quoted_transport: u32,
     /// The service that it is of; 0: none.
     service: u32,
     /// Answers are translated at another hook, or on another way of this one: that remembers them.
@@ -178,6 +185,8 @@ impl<A: Address> Desk<A> {
             partner: Remembered::NOTHING,
             sent: Remembered::NOTHING,
             wire: Rewrite::of(&packet.key),
+            quoted: Rewrite::NONE,
+            quoted_transport: 0,
             service: 0,
             is_elsewhere: false,
             hook: HookValue::NOBODY,
@@ -191,12 +200,19 @@ impl<A: Address> Desk<A> {
         }
     }
 
-    /// A packet between two endpoints, whose answers somebody's translation could take for its own.
+    /// The interface and the MAC address of who gets the packet; [`IfIndex::NONE`]: no endpoint here.
+    #[inline(always)]
+    pub fn receiver(&self) -> (IfIndex, MacWords) {
+        (self.destination.ifindex, self.destination.mac)
+    }
+
+    /// A packet of a connection that was not there, whose answers somebody's translation could take for its own. (An
+    /// entry of the other direction may be that translation's.)
     #[inline(always)]
     fn may_clash(&self) -> bool {
         self.packet.settings.has(Settings::TRANSLATE)
             && matches!(self.packet.key.place.side(), Side::From)
-            && self.destination.is_local()
+            && (!self.own.exists() || self.own.word.flags().has_pair())
     }
 }
 
@@ -275,7 +291,7 @@ pub fn judge<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
     }
     match translated {
         Translated::New => Ok(Action::Claim),
-        Translated::No if is_new && desk.may_clash() && clashes(kernel, desk) => Err(Drop::Translation),
+        Translated::No if desk.may_clash() && clashes(kernel, desk) => Err(Drop::Translation),
         _ => Ok(Action::Settle),
     }
 }
@@ -304,7 +320,8 @@ fn translated<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zo
     let translated = resolve(kernel, desk, zone)?;
     let is_here = match desk.packet.key.place.side() {
         Side::From => true,
-        Side::To => translated == Translated::Reply && desk.keeps_destination(),
+        // where both ends change, a backend here has its own hook do it
+        Side::To => translated == Translated::Reply && (desk.keeps_destination() || !desk.source.is_local()),
     };
     if is_here {
         return Ok(translated);

@@ -14,7 +14,7 @@
 use super::Desk;
 use crate::{
     drops::{Drop, Side},
-    flow::{FlowFlags, PortPair, Rewrite, seconds},
+    flow::{PortPair, Rewrite, seconds},
     kernel::Kernel,
     nat::{self, Claim, NatKey, NatState, Translation, Zone},
     parse::tcp,
@@ -230,10 +230,8 @@ fn is_hosts<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> bool {
 #[inline(always)]
 fn is_plain<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
     desk.sent = kernel.recall(&desk.other);
-    let entry = &desk.sent;
-    entry.word.generation() == desk.packet.generation
-        && !entry.word.flags().has(FlowFlags::TRANSLATED)
-        && !entry.word.flags().has(FlowFlags::UNVOUCHED)
+    // of whatever generation: the next packet of that connection makes it valid again
+    desk.sent.exists() && !desk.sent.word.flags().has_pair()
 }
 
 /// Tries to get both halves.
@@ -258,22 +256,28 @@ fn take<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Claim {
             if !desk.half.is_reply() || desk.half.rewrite != desk.original.rewrite().reversed() {
                 return Claim::Taken;
             }
+            kernel.renew(&desk.reply, seen, NatState::EXISTS);
         }
     }
     let tag = desk.original.tag();
     desk.half = Translation { rewrite: desk.wire, service, seen, state: NatState::EXISTS, tag };
     let claimed = kernel.claim(&desk.original, &desk.half);
-    if claimed != Claim::Made {
-        kernel.release(&desk.reply);
+    if claimed == Claim::Made {
+        return Claim::Made;
     }
     if claimed == Claim::Taken {
         // a packet of the same connection was faster on another CPU
         desk.half = kernel.translation(&desk.original);
-        if desk.half.exists() {
-            desk.wire = desk.half.rewrite;
-            desk.other = desk.packet.key.rewritten(&desk.wire).reversed(desk.other.place);
+        if desk.half.exists() && desk.half.rewrite == desk.wire {
+            // and found our half of the replies
             return Claim::Made;
         }
+    }
+    kernel.release(&desk.reply);
+    if claimed == Claim::Taken && desk.half.exists() {
+        desk.wire = desk.half.rewrite;
+        desk.other = desk.packet.key.rewritten(&desk.wire).reversed(desk.other.place);
+        return Claim::Made;
     }
     claimed
 }

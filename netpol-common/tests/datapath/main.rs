@@ -6,6 +6,7 @@
 //! | `ends` | who may speak, and who may be spoken to |
 //! | `opening` | who opened a connection |
 //! | `memory` | what is remembered, and for how long |
+//! | `nat` | what is translated, and back |
 //! | `links` | DHCP, ARP, neighbour discovery, what has no flow |
 //! | `parsing` | frames, whole and broken |
 
@@ -13,6 +14,7 @@ mod ends;
 mod lab;
 mod links;
 mod memory;
+mod nat;
 mod opening;
 mod parsing;
 mod support;

@@ -63,6 +63,21 @@ impl Example {
         Self { host, endpoints, path }
     }
 
+    /// A machine outside, where the host's default route leads: customers are there, and every server of the README.
+    pub fn internet(&self) -> Endpoint {
+        let outside = self.host.outside();
+        outside.net(async |net| {
+            for address in ["198.51.100.7/32", "203.0.113.1/32"] {
+                net.address("eth0", address.parse().unwrap()).await;
+            }
+        });
+        let everywhere = "0.0.0.0/0".parse().unwrap();
+        self.host.net(async |net| net.route(everywhere, "v-outside", Some(outside.ipv4())).await);
+        self.endpoints.values().for_each(|endpoint| endpoint.gateways(&["10.0.0.1"]));
+        self.host.load_path(&["--strict"], &self.path);
+        outside
+    }
+
     /// What real connections say: `from > to:port` with the name alone, and whether it answered.
     pub fn proved(&self, ports: &[&str]) -> BTreeMap<String, bool> {
         let flags: Vec<&str> = ports.iter().flat_map(|port| ["--port", port]).collect();

@@ -15,6 +15,7 @@
 //! | `topology` | hosts, bridges, endpoints |
 //! | `net` | links, addresses and routes inside one namespace |
 //! | `traffic` | real connections between them, and raw frames |
+//! | `client` | whom a server takes its client for |
 //! | `netpol` | the real command, inside a host |
 //! | `policy` | documents, and what the command counts and remembers |
 //! | `scene` | endpoints, host and outside, bridged or routed |
@@ -28,6 +29,7 @@
 #![allow(dead_code, unused_imports, reason = "each test uses the part that it needs")]
 
 mod browser;
+mod client;
 mod example;
 mod net;
 mod netpol;
@@ -42,6 +44,7 @@ mod web;
 pub mod wire;
 
 pub use browser::Browser;
+pub use client::client_of;
 pub use example::{Example, files, policies};
 pub use net::Net;
 pub use netpol::Ran;

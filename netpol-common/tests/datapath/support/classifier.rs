@@ -1,9 +1,11 @@
 //! The way of a frame as netpol-ebpf has it, written a second time, over [`Memory`].
 
+use std::{cell::RefCell, net::IpAddr};
+
 use netpol_common::{
     decide::{self, Action, Desk, Known, Packet},
     drops::{Drop, Pass, Side, Verdict},
-    flow::{FlowFlags, FlowValue, Place, seconds},
+    flow::{FlowFlags, FlowValue, Place, Rewrite, seconds},
     guard::{self, LinkMessage, Passage},
     headers::{Arp, Ethernet, Icmp, Ipv6, Neighbour, View as _},
     kernel::{FragmentKey, FragmentPorts, Kernel, Settings},
@@ -25,9 +27,35 @@ pub struct Arrival {
 
 /// What becomes of a frame, and of the memory.
 pub fn classify(memory: &mut Memory, arrival: Arrival, frame: &[u8]) -> Verdict {
-    let verdict = Way { memory, arrival, frame }.frame();
+    pass(memory, arrival, frame).verdict
+}
+
+/// A frame that has passed a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passed {
+    pub verdict: Verdict,
+    /// As it leaves the hook. (Checksums are not calculated.)
+    pub frame: Vec<u8>,
+    /// The interface whose hook need not judge it again; [`IfIndex::NONE`]: there is none.
+    pub vouched: IfIndex,
+}
+
+/// What becomes of a frame at a workload's interface.
+pub fn pass(memory: &mut Memory, arrival: Arrival, frame: &[u8]) -> Passed {
+    passed(memory, arrival, frame, |way| way.frame())
+}
+
+/// What becomes of a frame at an uplink. [`Pass::Stack`]: it goes on, translated or not.
+pub fn pass_uplink(memory: &mut Memory, arrival: Arrival, frame: &[u8]) -> Passed {
+    passed(memory, arrival, frame, |way| way.uplink())
+}
+
+fn passed(memory: &mut Memory, arrival: Arrival, frame: &[u8], way: impl FnOnce(Way<'_>) -> Verdict) -> Passed {
+    let out = RefCell::new((frame.to_vec(), IfIndex::NONE));
+    let verdict = way(Way { memory, arrival, frame, out: &out });
     memory.settle();
-    verdict
+    let (frame, vouched) = out.into_inner();
+    Passed { verdict, frame, vouched }
 }
 
 #[derive(Clone, Copy)]
@@ -35,6 +63,8 @@ struct Way<'a> {
     memory: &'a Memory,
     arrival: Arrival,
     frame: &'a [u8],
+    /// The frame as it leaves, and whom it is vouched to.
+    out: &'a RefCell<(Vec<u8>, IfIndex)>,
 }
 
 /// What an entry says of a packet.
@@ -61,6 +91,29 @@ impl Way<'_> {
             }
             ethertype::VLAN | ethertype::QINQ => Err(Drop::Vlan),
             _ => self.unknown(),
+        }
+    }
+
+    fn uplink(self) -> Verdict {
+        let is_hosts = self.arrival.side == Side::To && self.arrival.ingress == IfIndex::NONE;
+        if is_hosts || !self.memory.live.settings.has(Settings::TRANSLATE) {
+            return Ok(Pass::Stack);
+        }
+        let Ok(ethernet) = self.frame.read::<Ethernet>(0) else { return Ok(Pass::Stack) };
+        match u16::from_be(ethernet.ethertype) {
+            ethertype::IPV4 => self.uplink_ip::<V4>(&ethernet),
+            ethertype::IPV6 => self.uplink_ip::<V6>(&ethernet),
+            _ => Ok(Pass::Stack),
+        }
+    }
+
+    /// Whole packets; what is not one goes on as it is.
+    fn uplink_ip<F: Family<Address: Stored>>(self, ethernet: &Ethernet) -> Verdict {
+        let Some((ip, transport)) = parse::plain::<F, _>(self.frame) else { return Ok(Pass::Stack) };
+        match self.decided(self.packet(ethernet, &ip, &transport), decide::decide_uplink)? {
+            Ok(pass) => Ok(pass),
+            Err(Action::Untouched) => Ok(Pass::Stack),
+            Err(action) => panic!("{action:?} is no end"),
         }
     }
 
@@ -166,15 +219,26 @@ impl Way<'_> {
         }
     }
 
-    /// Flow entry, denial, slow path.
     fn judged<F: Family<Address: Stored>>(self, packet: Packet<F::Address>) -> Verdict {
-        let store = F::Address::store(self.memory);
+        match self.decided(packet, decide::decide)? {
+            Ok(pass) => Ok(pass),
+            Err(action) => undisputed(action),
+        }
+    }
+
+    /// Flow entry, denial, slow path. `Err`: no flow decides.
+    fn decided<A: Stored>(
+        self,
+        packet: Packet<A>,
+        slow: impl FnOnce(&Memory, &mut Desk<A>) -> Result<Action, Drop>,
+    ) -> Result<Result<Pass, Action>, Drop> {
+        let store = A::store(self.memory);
         let said = match store.flows.borrow_mut().get_mut(&packet.key) {
-            Some(entry) => established(&packet, entry),
+            Some(entry) => self.established(&packet, entry),
             None => Said::Nothing,
         };
         if let Said::Pass(pass) = said {
-            return Ok(pass);
+            return Ok(Ok(pass));
         }
         if let Said::Nothing = said
             && let Some(entry) = store.denials.borrow_mut().get_mut(&packet.key)
@@ -189,15 +253,83 @@ impl Way<'_> {
         ]
         .into_iter()
         .fold(Known::NOTHING, |all, (kind, there)| if there { all.with(kind) } else { all });
-        match decide::decide(self.memory, &mut desk)? {
-            Action::Remembered => Ok(delivery(&packet, &desk.value)),
+        Ok(match slow(self.memory, &mut desk)? {
+            Action::Remembered => Ok(self.deliver(&packet, &desk.value)),
             Action::Confirmed => {
                 let mut flows = store.flows.borrow_mut();
                 let entry = flows.get_mut(&packet.key).ok_or(Drop::FlowTable)?;
-                Ok(touch(&packet, entry))
+                Ok(self.touch(&packet, entry))
             }
-            action => undisputed(action),
+            action => Err(action),
+        })
+    }
+
+    fn established<A: Stored>(&self, packet: &Packet<A>, entry: &mut FlowValue<A>) -> Said {
+        if !speaks_for(packet, entry) {
+            return Said::Nothing;
         }
+        let from_elsewhere = match packet.key.place.side() {
+            Side::From => entry.source_mac != packet.source_mac,
+            Side::To => entry.ifindex != packet.ingress,
+        };
+        if from_elsewhere || decide::is_due(entry, packet.now, packet.tcp_flags) {
+            return Said::Due;
+        }
+        Said::Pass(self.touch(packet, entry))
+    }
+
+    fn touch<A: Stored>(&self, packet: &Packet<A>, entry: &mut FlowValue<A>) -> Pass {
+        entry.packets += u64::from(packet.packets);
+        entry.bytes += u64::from(packet.bytes);
+        entry.seen = packet.now;
+        entry.tcp_flags |= packet.tcp_flags;
+        self.deliver(packet, entry)
+    }
+
+    fn deliver<A: Stored>(&self, packet: &Packet<A>, entry: &FlowValue<A>) -> Pass {
+        let flags = entry.word.flags();
+        let (frame, vouched) = &mut *self.out.borrow_mut();
+        if flags.has(FlowFlags::TRANSLATED) {
+            rewrite(frame, packet, &entry.rewrite);
+        }
+        if flags.has(FlowFlags::DIRECT) && entry.destination_mac == packet.destination_mac {
+            return Pass::Direct;
+        }
+        if flags.has(FlowFlags::ROUTED) {
+            let mac = entry.destination_mac.0.map(u16::to_ne_bytes);
+            frame[..6].copy_from_slice(mac.as_flattened());
+            return Pass::Routed;
+        }
+        if packet.key.place.side() == Side::From && !flags.has(FlowFlags::UNVOUCHED) {
+            *vouched = entry.ifindex;
+        }
+        Pass::Stack
+    }
+}
+
+/// Other addresses and ports.
+fn rewrite<A: Stored>(frame: &mut [u8], packet: &Packet<A>, to: &Rewrite<A>) {
+    let mut put = |offset: usize, bytes: &[u8]| frame[offset..offset + bytes.len()].copy_from_slice(bytes);
+    let offset = NETWORK + if A::BITS == 32 { 12 } else { 8 };
+    let size = A::BITS as usize / 8;
+    for (number, address) in [to.source, to.destination].into_iter().enumerate() {
+        match address.into() {
+            IpAddr::V4(address) => put(offset + number * size, &address.octets()),
+            IpAddr::V6(address) => put(offset + number * size, &address.octets()),
+        }
+    }
+    let (source, destination) = (to.ports.source().to_host(), to.ports.destination().to_host());
+    let (transport, protocol) = (packet.transport as usize, packet.key.protocol);
+    if transport == 0 {
+        return;
+    }
+    if protocol.protocol().has_ports() {
+        put(transport, &source.to_be_bytes());
+        put(transport + 2, &destination.to_be_bytes());
+    } else if protocol.asks() {
+        put(transport + 4, &source.to_be_bytes());
+    } else if protocol.answers() {
+        put(transport + 4, &destination.to_be_bytes());
     }
 }
 
@@ -212,39 +344,6 @@ fn undisputed(action: Action) -> Verdict {
 
 fn speaks_for<A: Stored>(packet: &Packet<A>, entry: &FlowValue<A>) -> bool {
     entry.word.generation() == packet.generation && entry.word.tag() == packet.key.tag()
-}
-
-fn established<A: Stored>(packet: &Packet<A>, entry: &mut FlowValue<A>) -> Said {
-    if !speaks_for(packet, entry) {
-        return Said::Nothing;
-    }
-    let from_elsewhere = match packet.key.place.side() {
-        Side::From => entry.source_mac != packet.source_mac,
-        Side::To => entry.ifindex != packet.ingress,
-    };
-    if from_elsewhere || decide::is_due(entry, packet.now, packet.tcp_flags) {
-        return Said::Due;
-    }
-    Said::Pass(touch(packet, entry))
-}
-
-fn touch<A: Stored>(packet: &Packet<A>, entry: &mut FlowValue<A>) -> Pass {
-    entry.packets += u64::from(packet.packets);
-    entry.bytes += u64::from(packet.bytes);
-    entry.seen = packet.now;
-    entry.tcp_flags |= packet.tcp_flags;
-    delivery(packet, entry)
-}
-
-fn delivery<A: Stored>(packet: &Packet<A>, entry: &FlowValue<A>) -> Pass {
-    let flags = entry.word.flags();
-    if flags.has(FlowFlags::DIRECT) && entry.destination_mac == packet.destination_mac {
-        Pass::Direct
-    } else if flags.has(FlowFlags::ROUTED) {
-        Pass::Routed
-    } else {
-        Pass::Stack
-    }
 }
 
 fn denied<A: Stored>(packet: &Packet<A>, entry: &mut FlowValue<A>) -> Option<Drop> {

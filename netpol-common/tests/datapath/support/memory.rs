@@ -32,6 +32,10 @@ pub struct Store<A: Address> {
     pub pools: Vec<(A, u32)>,
     pub uplinks: HashMap<IfIndex, A>,
     pub translations: RefCell<HashMap<NatKey<A>, Translation<A>>>,
+    /// What another CPU claims just before this one claims the same.
+    pub rivals: RefCell<HashMap<NatKey<A>, Translation<A>>>,
+    /// How many translations there is room for.
+    pub room: usize,
     /// Keys of answers that sockets of the host would get.
     pub bound: Vec<NatKey<A>>,
     affinity: HashMap<AffinityKey<A>, Affinity<A>>,
@@ -74,6 +78,8 @@ impl<A: Address> Default for Store<A> {
             pools: Vec::new(),
             uplinks: HashMap::new(),
             translations: RefCell::default(),
+            rivals: RefCell::default(),
+            room: usize::MAX,
             bound: Vec::new(),
             affinity: HashMap::new(),
             new_affinity: RefCell::default(),
@@ -274,10 +280,15 @@ impl<A: Stored> Kernel<A> for Memory {
     }
 
     fn claim(&self, key: &NatKey<A>, half: &Translation<A>) -> Claim {
-        if self.full.get() {
+        let store = A::store(self);
+        let mut translations = store.translations.borrow_mut();
+        if let Some(rival) = store.rivals.borrow_mut().remove(key) {
+            translations.insert(*key, rival);
+        }
+        if translations.len() >= store.room && !translations.contains_key(key) {
             return Claim::Full;
         }
-        match A::store(self).translations.borrow_mut().entry(*key) {
+        match translations.entry(*key) {
             Entry::Occupied(_) => Claim::Taken,
             Entry::Vacant(place) => {
                 place.insert(*half);

@@ -1,0 +1,7 @@
+//! Connections through services and out of pools, played through all hooks that their packets pass.
+
+mod expiry;
+mod pairs;
+mod play;
+mod services;
+mod uplinks;

@@ -1,0 +1,264 @@
+//! No two connections share the key of their answers, and what comes back is what was sent.
+
+use std::collections::{HashMap, HashSet};
+
+use netpol_common::{
+    drops::Drop,
+    flow::seconds,
+    kernel::Settings,
+    nat::{NatKey, Translation},
+    wire::Addr4,
+};
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use super::play::*;
+use crate::{
+    lab::*,
+    support::frame::{ACK, SYN},
+};
+
+const WAYS: [&[Settings]; 2] = [&[], &[Settings::STACK]];
+const B8080: End = (B.address, 8080);
+const C8080: End = (C.address, 8080);
+/// A backend that is no endpoint.
+const FAR: End = ([192, 0, 2, 77], 8080);
+
+fn through_service() -> Tuple {
+    Tuple::new(UDP, end(A, 5000), V)
+}
+
+fn plain(to: End) -> Tuple {
+    Tuple::new(UDP, end(A, 5000), to)
+}
+
+// === with connections that are not translated ===
+
+#[test]
+fn a_plain_connection_does_not_take_the_answers_of_a_translated_one() {
+    for backend in [B8080, FAR] {
+        for way in WAYS {
+            let mut lab = Lab::translating(way).with_service(V, &[backend]);
+            let arrived = lab.play(through_service(), 0).unwrap();
+            assert_eq!(lab.tried(plain(backend), 0), Err(Drop::Translation), "{backend:?} {way:?}");
+            assert_eq!(lab.answer(&arrived, 0).unwrap().tuple, through_service().reversed());
+        }
+    }
+}
+
+#[test]
+fn a_translated_connection_does_not_take_the_answers_of_a_plain_one() {
+    for backend in [B8080, FAR] {
+        for way in WAYS {
+            let mut lab = Lab::translating(way).with_service(V, &[backend]);
+            let direct = lab.play(plain(backend), 0).unwrap();
+            let arrived = lab.play(through_service(), 0).unwrap();
+            assert_ne!(arrived.tuple, direct.tuple, "{backend:?} {way:?}");
+            assert_eq!(lab.answer(&arrived, 0).unwrap().tuple, through_service().reversed());
+            assert_eq!(lab.answer(&direct, 0).unwrap().tuple, plain(backend).reversed());
+        }
+    }
+}
+
+#[test]
+fn a_plain_connection_keeps_its_answers_across_a_publication() {
+    for backend in [B8080, FAR] {
+        for way in WAYS {
+            let mut lab = Lab::translating(way).with_service(V, &[backend]);
+            let direct = lab.play(plain(backend), 0).unwrap();
+            lab.publish();
+            let arrived = lab.play(through_service(), 0).unwrap();
+            assert_ne!(arrived.tuple, direct.tuple, "{backend:?} {way:?}");
+            assert_eq!(lab.answer(&direct, 0).unwrap().tuple, plain(backend).reversed());
+            assert_eq!(lab.answer(&arrived, 0).unwrap().tuple, through_service().reversed());
+        }
+    }
+}
+
+// === with other CPUs, and halves that are lost ===
+
+/// The halves of a pair.
+fn halves(lab: &mut Lab, is_reply: bool) -> Vec<(NatKey<Addr4>, Translation<Addr4>)> {
+    let all = lab.0.v4.translations.get_mut().iter().map(|(key, half)| (*key, *half));
+    all.filter(|(_, half)| half.is_reply() == is_reply).collect()
+}
+
+#[test]
+fn two_packets_of_one_connection_at_once_make_one_whole_pair() {
+    for way in WAYS {
+        for reply_is_theirs in [false, true] {
+            let mut lab = Lab::translating(way).with_service(V, &[B8080]);
+            lab.play(through_service(), 0).unwrap();
+            let (original, reply) = (halves(&mut lab, false)[0], halves(&mut lab, true)[0]);
+            lab.0.v4.forget();
+            // the other CPU gets the reply's half first, or finds it there; and then the original one
+            let rivals = lab.0.v4.rivals.get_mut();
+            rivals.insert(original.0, original.1);
+            if reply_is_theirs {
+                rivals.insert(reply.0, reply.1);
+            }
+            let arrived = lab.play(through_service(), 0).unwrap();
+            assert_eq!(lab.pairs(), 2, "{way:?}, the other's reply: {reply_is_theirs}");
+            assert_eq!(lab.answer(&arrived, 0).unwrap().tuple, through_service().reversed());
+        }
+    }
+}
+
+#[test]
+fn two_packets_of_one_connection_at_once_go_the_same_way() {
+    for way in WAYS {
+        let mut lab = Lab::translating(way).with_service(V, &[B8080]);
+        lab.play(through_service(), 0).unwrap();
+        let (key, mut original) = halves(&mut lab, false)[0];
+        lab.0.v4.forget();
+        // the other CPU has chosen another port
+        original.rewrite.ports = netpol_common::flow::PortPair::new(
+            netpol_common::wire::PortBe::from_host(7777),
+            original.rewrite.ports.destination(),
+        );
+        lab.0.v4.rivals.get_mut().insert(key, original);
+        let arrived = lab.play(through_service(), 0).unwrap();
+        assert_eq!(arrived.tuple.source, (A.address, 7777));
+        assert_eq!(halves(&mut lab, true), [], "the other CPU has that one");
+    }
+}
+
+#[test]
+fn a_pair_that_has_lost_its_first_half_is_made_whole() {
+    for way in WAYS {
+        let mut lab = Lab::translating(way).with_service(V, &[B8080]);
+        let before = lab.play(through_service(), 0).unwrap();
+        let (lost, _) = halves(&mut lab, false)[0];
+        lab.0.v4.translations.get_mut().remove(&lost);
+        lab.0.wait(seconds(6));
+        assert_eq!(lab.answer(&before, 0).unwrap().tuple, through_service().reversed(), "answers still come back");
+        let arrived = lab.play(through_service(), 0).unwrap();
+        assert_eq!(arrived.tuple, before.tuple, "{way:?}");
+        let now = lab.0.now;
+        assert_eq!(lab.pairs(), 2);
+        assert!(lab.0.v4.translations.get_mut().values().all(|half| half.seen == now), "both are in use");
+        assert_eq!(lab.answer(&arrived, 0).unwrap().tuple, through_service().reversed());
+    }
+}
+
+// === any connections ===
+
+/// Who opens something, from which port, to where.
+#[derive(Clone, Copy, Debug)]
+struct Opens {
+    tuple: Tuple,
+    /// Answered this often, later.
+    answers: u8,
+    /// Before it, in seconds.
+    pause: u32,
+    /// There is a publication before.
+    publishes: bool,
+}
+
+fn opens() -> impl Strategy<Value = Opens> {
+    let clients = select(vec![A, B, C, D, WORLD]);
+    let targets = select(vec![V, V2, B8080, C8080, FAR, (WORLD.address, 53), PUBLISHED, (OUTSIDE, 8001)]);
+    let protocols = select(vec![TCP, UDP, ICMP]);
+    let ports = select(vec![5000u16, 5001, 8080, 53]);
+    (clients, targets, protocols, ports, 0..3u8, select(vec![0, 0, 0, 6]), prop::bool::weighted(0.1)).prop_filter_map(
+        "nobody speaks to itself, and from outside only what is published is reached",
+        |(client, (address, port), protocol, from, answers, pause, publishes)| {
+            let source = end(client, from);
+            // both ends of an echo have the identifier
+            let destination = (address, if protocol == ICMP { from } else { port });
+            let is_virtual = [V.0, V2.0].contains(&address);
+            let is_outside = client == WORLD;
+            let is_odd = address == client.address
+                || is_outside && (address != OUTSIDE || protocol == ICMP)
+                || protocol == ICMP && (is_virtual || address == OUTSIDE);
+            let tuple = Tuple::new(protocol, source, destination);
+            (!is_odd).then_some(Opens { tuple, answers, pause, publishes })
+        },
+    )
+}
+
+fn services(lab: &mut Lab) {
+    lab.serve(V, &[B8080, C8080, FAR], 0);
+    lab.serve(V2, &[B8080, C8080], 3600);
+    lab.serve(PUBLISHED, &[B8080], 0);
+    lab.serve((OUTSIDE, 8001), &[C8080, B8080], 0);
+}
+
+/// Each original half has a reply of its own, and each reply leads back to it.
+fn assert_bijection(lab: &mut Lab) {
+    let (originals, replies) = (halves(lab, false), halves(lab, true));
+    assert_eq!(originals.len(), replies.len());
+    let replies: HashMap<_, _> = replies.into_iter().collect();
+    for (key, half) in originals {
+        let back =
+            replies.get(&NatKey::reply(&half.rewrite, key.protocol, key.zone)).expect("a reply for each original");
+        assert_eq!(back.rewrite.reversed(), key.rewrite(), "the reply's rewrite undoes the original's");
+        assert_eq!((back.service, back.seen), (half.service, half.seen));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_opened_each_answer_reaches_the_one_who_asked(
+        all in vec(opens(), 1..40), stack in any::<bool>(), chance in any::<u32>()
+    ) {
+        let mut lab = Lab::translating(WAYS[usize::from(stack)]);
+        lab.0.chance.set(chance);
+        services(&mut lab);
+        let mut open = HashMap::new();
+        let mut taken = HashSet::new();
+        for Opens { tuple, answers, pause, publishes } in all {
+            // a key that is another connection's answers is no connection of its own
+            let is_answer = |known: &Arrived| known.tuple.reversed() == tuple;
+            if open.contains_key(&tuple.reversed()) || open.values().any(is_answer) {
+                continue;
+            }
+            if publishes {
+                lab.publish();
+            }
+            lab.0.wait(seconds(pause));
+            let flags = if open.contains_key(&tuple) { ACK } else { SYN };
+            let arrived = match lab.play(tuple, flags) {
+                Ok(arrived) => arrived,
+                // a plain one whose answers are another's
+                Err(reason) => {
+                    prop_assert_eq!(reason, Drop::Translation);
+                    prop_assert!(![V.0, V2.0, OUTSIDE].contains(&tuple.destination.0), "{:?}", tuple);
+                    prop_assert!(!open.contains_key(&tuple));
+                    continue;
+                }
+            };
+            if let Some(before) = open.insert(tuple, arrived.clone()) {
+                prop_assert_eq!(before.tuple, arrived.tuple, "it goes on as it began");
+            } else {
+                prop_assert!(taken.insert(arrived.tuple), "{:?} arrives as another did", tuple);
+            }
+            for _ in 0..answers {
+                let back = lab.answer(&arrived, ACK).unwrap();
+                // who echoes has only an identifier, which its answer's key takes for both ends
+                prop_assert_eq!(back.tuple.destination, tuple.source);
+                prop_assert_eq!(back.tuple.source.0, tuple.destination.0);
+                prop_assert!(tuple.protocol == ICMP || back.tuple.source.1 == tuple.destination.1);
+                prop_assert!(back.payload.len() == arrived.payload.len());
+            }
+            assert_bijection(&mut lab);
+        }
+        for (tuple, arrived) in &open {
+            let back = lab.answer(arrived, ACK).unwrap();
+            prop_assert_eq!(back.tuple.destination, tuple.source);
+            prop_assert!(tuple.protocol == ICMP || back.tuple == tuple.reversed());
+            prop_assert_eq!(lab.play(*tuple, ACK).unwrap().tuple, arrived.tuple);
+        }
+    }
+
+    #[test]
+    fn nothing_but_addresses_and_ports_changes(open in opens()) {
+        let mut lab = Lab::translating(&[]);
+        services(&mut lab);
+        let sent = framed(open.tuple, (A.mac, HOST.mac), SYN, false);
+        let arrived = lab.play(open.tuple, SYN).unwrap();
+        let head = if open.tuple.protocol == TCP { 4 } else { 8 };
+        prop_assert_eq!(&sent[34 + head..], &arrived.payload[..]);
+    }
+}

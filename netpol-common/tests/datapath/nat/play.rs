@@ -1,0 +1,270 @@
+//! A lab with services, pools and an uplink, and the way of a packet through it.
+
+use std::net::Ipv4Addr;
+
+use netpol_common::{
+    drops::{Drop, Pass, Side, Verdict},
+    kernel::Settings,
+    nat::NatKey,
+    parse::NETWORK,
+    service::{Backend, MemberKey, ServiceKey, ServiceValue},
+    tables::{AddressFlags, AddressKey, AddressValue, Identity, IfIndex, Network},
+    wire::{Addr4, Mac, PortBe, Protocol},
+};
+
+use crate::{
+    lab::*,
+    support::{
+        Arrival,
+        classifier::{Passed, pass, pass_uplink},
+        frame,
+    },
+};
+
+pub const UPLINK: IfIndex = WORLD.interface;
+/// Addresses and ports of services.
+pub const V: End = ([10, 96, 0, 10], 80);
+pub const V2: End = ([10, 96, 0, 11], 80);
+/// The host's address outside, and a port that is published there.
+pub const OUTSIDE: [u8; 4] = [203, 0, 113, 9];
+pub const PUBLISHED: End = (OUTSIDE, 8000);
+pub const TCP: Protocol = Protocol::TCP;
+pub const UDP: Protocol = Protocol::UDP;
+pub const ICMP: Protocol = Protocol::ICMP;
+
+/// An address and a port, or an ICMP identifier.
+pub type End = ([u8; 4], u16);
+
+/// A packet's two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    pub protocol: Protocol,
+    pub source: End,
+    pub destination: End,
+}
+
+impl Tuple {
+    pub fn new(protocol: Protocol, source: End, destination: End) -> Self {
+        Self { protocol, source, destination }
+    }
+
+    pub fn reversed(self) -> Self {
+        Self { source: self.destination, destination: self.source, ..self }
+    }
+}
+
+pub fn end(who: Who, port: u16) -> End {
+    (who.address, port)
+}
+
+pub fn addr(address: [u8; 4]) -> Addr4 {
+    Ipv4Addr::from(address).into()
+}
+
+/// What a frame says, which was made here. Of ICMP echo both ports are the identifier.
+pub fn tuple(frame: &[u8]) -> Tuple {
+    let number = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    let address = |at: usize| <[u8; 4]>::try_from(&frame[at..at + 4]).unwrap();
+    let transport = NETWORK + 20;
+    let protocol = Protocol(frame[NETWORK + 9]);
+    let (source, destination) = if protocol == ICMP {
+        (number(transport + 4), number(transport + 4))
+    } else {
+        (number(transport), number(transport + 2))
+    };
+    Tuple::new(protocol, (address(NETWORK + 12), source), (address(NETWORK + 16), destination))
+}
+
+/// A frame with a tuple. ICMP: a question, or an `answer`.
+pub fn framed(tuple: Tuple, (from, to): (Mac, Mac), flags: u8, answer: bool) -> Vec<u8> {
+    let Tuple { protocol, source, destination } = tuple;
+    let payload = match protocol {
+        Protocol::TCP => frame::tcp(source.1, destination.1, flags),
+        Protocol::UDP => frame::udp(source.1, destination.1, b"payload"),
+        _ => frame::icmp(if answer { 0 } else { 8 }, 0, source.1, b"payload"),
+    };
+    let (kind, bytes) = frame::ip(source.0.into(), destination.0.into(), protocol, &payload);
+    frame::ethernet(to, from, kind, &bytes)
+}
+
+/// A packet that has come to where it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    pub tuple: Tuple,
+    /// [`UPLINK`]: outside.
+    pub at: IfIndex,
+    /// What the first hook has said.
+    pub first: Pass,
+    /// The frame, from the transport header on: ports apart, nothing there may change.
+    pub payload: Vec<u8>,
+}
+
+impl Lab {
+    /// Everybody may talk to everybody, and there are services and pools.
+    pub fn translating(settings: &[Settings]) -> Self {
+        let mut lab = Self::new();
+        let Settings(all) = crate::support::classifier::with(settings).with(Settings::TRANSLATE);
+        lab.0.live.settings = Settings(all);
+        let store = &mut lab.0.v4;
+        store.pools.push((addr([10, 0, 0, 0]), 16));
+        store.uplinks.insert(UPLINK, addr(OUTSIDE));
+        for value in store.addresses.values_mut() {
+            let is_local = value.ifindex != IfIndex::NONE;
+            value.flags = if is_local { AddressFlags::MASQUERADE } else { value.flags };
+        }
+        let host = AddressValue {
+            identity: Identity::HOST,
+            ifindex: IfIndex::NONE,
+            segment: 0,
+            mac: [0; 6].into(),
+            flags: AddressFlags::HOST,
+        };
+        store.addresses.insert(AddressKey { network: Network::SHARED, address: addr(OUTSIDE) }, host);
+        lab
+    }
+
+    /// These endpoints are isolated, with what [`Lab::may`] allows.
+    pub fn isolate(mut self, who: &[Who]) -> Self {
+        let isolated = AddressFlags::ISOLATED_INGRESS.with(AddressFlags::ISOLATED_EGRESS);
+        for who in who {
+            let key = AddressKey { network: Network::SHARED, address: addr(who.address) };
+            let value = self.0.v4.addresses.get_mut(&key).unwrap();
+            value.flags = value.flags.with(isolated);
+        }
+        self
+    }
+
+    /// Publishes a port, by TCP and UDP, with one table entry for each backend.
+    pub fn serve(&mut self, (address, port): End, backends: &[End], affinity: u32) {
+        let port = PortBe::from_host(port);
+        let memory = &mut self.0;
+        for protocol in [TCP, UDP] {
+            let key = ServiceKey { address: addr(address), port, protocol, zero: 0 };
+            let (first, size) = (memory.maglev.len() as u32, backends.len() as u32);
+            let service = memory.v4.services.len() as u32 + 1;
+            memory.v4.services.insert(key, ServiceValue { first, size, affinity, service });
+            for (backend, target) in backends {
+                let backend = Backend { address: addr(*backend), port: PortBe::from_host(*target), zeros: 0 };
+                let index = memory.v4.backends.len() as u32;
+                memory.v4.backends.push(backend);
+                memory.maglev.push(index);
+                let member = MemberKey {
+                    address: key.address,
+                    backend: backend.address,
+                    port,
+                    backend_port: backend.port,
+                    protocol,
+                    zero: 0,
+                    zeros: 0,
+                };
+                memory.v4.members.insert(member, index);
+            }
+        }
+    }
+
+    pub fn with_service(mut self, at: End, backends: &[End]) -> Self {
+        self.serve(at, backends, 0);
+        self
+    }
+
+    /// A new generation without services.
+    pub fn unserve(&mut self) {
+        self.publish();
+        self.0.v4.services.clear();
+        self.0.v4.members.clear();
+    }
+
+    pub fn pairs(&mut self) -> usize {
+        self.0.v4.translations.get_mut().len()
+    }
+
+    /// A packet at one hook of a workload.
+    pub fn at(&mut self, side: Side, at: Who, ingress: IfIndex, frame: &[u8]) -> Passed {
+        pass(&mut self.0, Arrival { side, interface: at.interface, ingress }, frame)
+    }
+
+    pub fn at_uplink(&mut self, side: Side, ingress: IfIndex, frame: &[u8]) -> Passed {
+        pass_uplink(&mut self.0, Arrival { side, interface: UPLINK, ingress }, frame)
+    }
+
+    /// A packet from an endpoint or from outside, through all hooks that are on its way.
+    pub fn play(&mut self, tuple: Tuple, flags: u8) -> Result<Arrived, Drop> {
+        self.played(tuple, flags, false)
+    }
+
+    /// The same for what answers a packet that has arrived.
+    pub fn answer(&mut self, arrived: &Arrived, flags: u8) -> Result<Arrived, Drop> {
+        self.played(arrived.tuple.reversed(), flags, true)
+    }
+
+    fn played(&mut self, sent: Tuple, flags: u8, answer: bool) -> Result<Arrived, Drop> {
+        let Some(from) = local(sent.source.0) else {
+            return self.play_outside(framed(sent, (WORLD.mac, HOST.mac), flags, answer));
+        };
+        // on the own bridge directly, else by the host
+        let to = local(sent.destination.0).filter(|to| from != D && *to != D).map_or(HOST.mac, |to| to.mac);
+        let own = self.at(Side::From, from, from.interface, &framed(sent, (from.mac, to), flags, answer));
+        let first = own.verdict?;
+        let is_bridged = own.frame[..6] != HOST.mac;
+        let destination = local(tuple(&own.frame).destination.0);
+        match (first, destination) {
+            (Pass::Direct | Pass::Routed, Some(to)) => {
+                assert_eq!(own.frame[..6], to.mac, "it reaches the one that it is for");
+                Ok(arrived(&own.frame, to.interface, first))
+            }
+            (Pass::Stack, Some(to)) if own.vouched == to.interface => Ok(arrived(&own.frame, to.interface, first)),
+            (Pass::Stack, Some(to)) => {
+                let ingress = match from {
+                    _ if is_bridged => from.interface,
+                    D => OTHER_BRIDGE,
+                    _ => BRIDGE,
+                };
+                let mut frame = own.frame;
+                frame[..6].copy_from_slice(&to.mac);
+                let last = self.at(Side::To, to, ingress, &frame);
+                last.verdict?;
+                Ok(arrived(&last.frame, to.interface, first))
+            }
+            (Pass::Stack, None) => {
+                let out = self.at_uplink(Side::To, if from == D { OTHER_BRIDGE } else { BRIDGE }, &own.frame);
+                out.verdict?;
+                Ok(arrived(&out.frame, UPLINK, first))
+            }
+            other => panic!("{other:?} is no way"),
+        }
+    }
+
+    fn play_outside(&mut self, frame: Vec<u8>) -> Result<Arrived, Drop> {
+        let Passed { verdict, mut frame, .. } = self.at_uplink(Side::From, UPLINK, &frame);
+        let first = verdict?;
+        let Some(to) = local(tuple(&frame).destination.0) else { return Ok(arrived(&frame, IfIndex::NONE, first)) };
+        frame[..6].copy_from_slice(&to.mac);
+        let last = self.at(Side::To, to, UPLINK, &frame);
+        last.verdict?;
+        Ok(arrived(&last.frame, to.interface, first))
+    }
+
+    /// The verdict of all hooks together.
+    pub fn tried(&mut self, tuple: Tuple, flags: u8) -> Verdict {
+        self.play(tuple, flags).map(|arrived| arrived.first)
+    }
+}
+
+fn arrived(frame: &[u8], at: IfIndex, first: Pass) -> Arrived {
+    let tuple = tuple(frame);
+    // what follows ports, identifier and checksums
+    let head = if tuple.protocol == TCP { 4 } else { 8 };
+    Arrived { tuple, at, first, payload: frame[NETWORK + 20 + head..].to_vec() }
+}
+
+/// The endpoint that an address belongs to.
+pub fn local(address: [u8; 4]) -> Option<Who> {
+    [A, B, C, D].into_iter().find(|who| who.address == address)
+}
+
+/// The key by which the host's sockets are asked about answers from `peer` to a port of the uplink's address.
+pub fn answers_to(protocol: Protocol, peer: End, port: u16) -> NatKey<Addr4> {
+    let ports = netpol_common::flow::PortPair::new(PortBe::from_host(peer.1), PortBe::from_host(port));
+    let (source, destination) = (addr(peer.0), addr(OUTSIDE));
+    NatKey { source, destination, ports, zone: netpol_common::nat::Zone::UPLINKS, protocol: protocol.into() }
+}

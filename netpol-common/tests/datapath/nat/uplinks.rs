@@ -1,0 +1,196 @@
+use netpol_common::{
+    drops::{Drop, Pass, Side},
+    kernel::Settings,
+    service::ServiceKey,
+    tables::{AddressFlags, AddressKey, IfIndex, Network},
+    wire::PortBe,
+};
+
+use super::play::*;
+use crate::{
+    lab::*,
+    support::frame::{ACK, SYN},
+};
+
+const SERVER: End = (WORLD.address, 53);
+const B8080: End = (B.address, 8080);
+
+fn leaves(from: Who) -> Tuple {
+    Tuple::new(UDP, end(from, 5000), SERVER)
+}
+
+fn has_left(port: u16) -> Tuple {
+    Tuple::new(UDP, (OUTSIDE, port), SERVER)
+}
+
+#[test]
+fn what_leaves_a_pool_has_the_uplinks_address_and_its_own_port() {
+    for protocol in [TCP, UDP, ICMP] {
+        let mut lab = Lab::translating(&[]);
+        let port = if protocol == ICMP { 5000 } else { 53 };
+        let sent = Tuple::new(protocol, end(A, 5000), (WORLD.address, port));
+        for (flags, answer_flags) in [(SYN, SYN | ACK), (ACK, ACK)] {
+            let arrived = lab.play(sent, flags).unwrap();
+            assert_eq!(arrived.tuple, Tuple { source: (OUTSIDE, 5000), ..sent });
+            let back = lab.answer(&arrived, answer_flags).unwrap();
+            assert_eq!((back.tuple, back.at), (sent.reversed(), A.interface));
+        }
+        assert_eq!(lab.pairs(), 2);
+    }
+}
+
+#[test]
+fn two_clients_with_one_port_get_two_and_each_its_own_answers() {
+    for protocol in [TCP, UDP, ICMP] {
+        let mut lab = Lab::translating(&[]);
+        let port = if protocol == ICMP { 5000 } else { 53 };
+        let clients = [A, B, C].map(|who| Tuple::new(protocol, end(who, 5000), (WORLD.address, port)));
+        let arrived = clients.map(|sent| lab.play(sent, SYN).unwrap());
+        let mut ports = arrived.each_ref().map(|arrived| arrived.tuple.source.1);
+        assert_eq!(ports[0], 5000);
+        ports.sort_unstable();
+        assert!(ports.windows(2).all(|two| two[0] != two[1]), "{ports:?}");
+        assert!(ports.iter().all(|port| *port >= 1024));
+        for (sent, arrived) in clients.iter().zip(&arrived) {
+            let back = lab.answer(arrived, SYN | ACK).unwrap();
+            // of ICMP both ends have the identifier
+            assert_eq!((back.tuple.source.0, back.tuple.destination), (WORLD.address, sent.source));
+        }
+    }
+}
+
+#[test]
+fn one_port_of_a_client_serves_for_many_servers() {
+    let mut lab = Lab::translating(&[]);
+    for server in 1..20 {
+        let sent = Tuple::new(UDP, end(A, 5000), ([192, 0, 2, server], 53));
+        assert_eq!(lab.play(sent, 0).unwrap().tuple.source, (OUTSIDE, 5000));
+    }
+}
+
+#[test]
+fn a_port_that_a_socket_of_the_host_has_is_not_taken() {
+    let mut lab = Lab::translating(&[]);
+    lab.0.v4.bound.push(answers_to(UDP, SERVER, 5000));
+    let arrived = lab.play(leaves(A), 0).unwrap();
+    assert_ne!(arrived.tuple, has_left(5000));
+    assert_eq!(lab.answer(&arrived, 0).unwrap().tuple, leaves(A).reversed());
+}
+
+#[test]
+fn a_port_that_is_published_is_not_taken() {
+    let mut lab = Lab::translating(&[]).with_service((OUTSIDE, 5000), &[B8080]);
+    let arrived = lab.play(leaves(A), 0).unwrap();
+    assert_ne!(arrived.tuple, has_left(5000));
+    assert_eq!(lab.answer(&arrived, 0).unwrap().tuple, leaves(A).reversed());
+}
+
+#[test]
+fn where_no_port_is_free_nothing_is_sent_and_nothing_left_behind() {
+    let mut lab = Lab::translating(&[]).with_service((OUTSIDE, 5000), &[B8080]);
+    let any = *lab.0.v4.services.values().next().unwrap();
+    for port in 0..=u16::MAX {
+        let key = ServiceKey { address: addr(OUTSIDE), port: PortBe::from_host(port), protocol: UDP, zero: 0 };
+        lab.0.v4.services.insert(key, any);
+    }
+    assert_eq!(lab.tried(leaves(A), 0), Err(Drop::Translation));
+    assert_eq!(lab.pairs(), 0);
+}
+
+#[test]
+fn half_a_pair_without_room_for_the_other_is_taken_back() {
+    for room in [0, 1] {
+        let mut lab = Lab::translating(&[]);
+        lab.0.v4.room = room;
+        assert_eq!(lab.tried(leaves(A), 0), Err(Drop::Translation));
+        assert_eq!(lab.pairs(), 0, "with room for {room}");
+    }
+}
+
+#[test]
+fn what_stays_among_pools_keeps_its_address() {
+    let mut lab = Lab::translating(&[]);
+    let sent = Tuple::new(UDP, end(A, 5000), ([10, 0, 200, 1], 53));
+    assert_eq!(lab.play(sent, 0).unwrap().tuple, sent);
+    assert_eq!(lab.pairs(), 0);
+}
+
+#[test]
+fn only_a_pools_address_is_hidden() {
+    let mut lab = Lab::translating(&[]);
+    let key = AddressKey { network: Network::SHARED, address: addr(A.address) };
+    lab.0.v4.addresses.get_mut(&key).unwrap().flags = AddressFlags(0);
+    assert_eq!(lab.play(leaves(A), 0).unwrap().tuple, leaves(A));
+    let own = Tuple::new(UDP, (OUTSIDE, 5000), SERVER);
+    let out = lab.at_uplink(Side::To, IfIndex::NONE, &framed(own, (HOST.mac, WORLD.mac), 0, false));
+    assert_eq!((out.verdict, tuple(&out.frame)), (Ok(Pass::Stack), own), "the host's own");
+    assert_eq!(lab.pairs(), 0);
+}
+
+#[test]
+fn an_uplink_without_an_address_lets_no_pool_out() {
+    let mut lab = Lab::translating(&[]);
+    lab.0.v4.uplinks.clear();
+    assert_eq!(lab.tried(leaves(A), 0), Err(Drop::Translation));
+}
+
+#[test]
+fn what_is_no_answer_is_not_let_in_by_a_translation() {
+    let mut lab = Lab::translating(&[]);
+    lab.play(leaves(A), 0).unwrap();
+    for other in [
+        Tuple::new(UDP, (WORLD.address, 54), (OUTSIDE, 5000)),
+        Tuple::new(UDP, ([192, 0, 2, 2], 53), (OUTSIDE, 5000)),
+        Tuple::new(TCP, SERVER, (OUTSIDE, 5000)),
+        Tuple::new(UDP, SERVER, (OUTSIDE, 5001)),
+    ] {
+        let seen = lab.at_uplink(Side::From, UPLINK, &framed(other, (WORLD.mac, HOST.mac), SYN, true));
+        assert_eq!((seen.verdict, tuple(&seen.frame)), (Ok(Pass::Stack), other), "left to the host");
+    }
+}
+
+// === from outside ===
+
+#[test]
+fn a_published_port_leads_from_outside_to_a_backend_and_back() {
+    for way in [&[][..], &[Settings::STACK]] {
+        let mut lab = Lab::translating(way).with_service(PUBLISHED, &[B8080]);
+        let sent = Tuple::new(TCP, end(WORLD, 40000), PUBLISHED);
+        for (flags, answer_flags) in [(SYN, SYN | ACK), (ACK, ACK)] {
+            let arrived = lab.play(sent, flags).unwrap();
+            assert_eq!(arrived.tuple, Tuple { destination: B8080, ..sent }, "by the client's own address");
+            let back = lab.answer(&arrived, answer_flags).unwrap();
+            assert_eq!((back.tuple, back.at), (sent.reversed(), UPLINK));
+        }
+    }
+}
+
+#[test]
+fn a_published_port_is_behind_the_backends_policy() {
+    let mut lab = Lab::translating(&[]).with_service(PUBLISHED, &[B8080]).isolate(&[B]);
+    assert_eq!(lab.tried(Tuple::new(TCP, end(WORLD, 40000), PUBLISHED), SYN), Err(Drop::PolicyIngress));
+    lab.publish();
+    lab.may(WORLD, B, (TCP, 8080));
+    assert!(lab.tried(Tuple::new(TCP, end(WORLD, 40000), PUBLISHED), SYN).is_ok());
+}
+
+#[test]
+fn a_published_port_leads_nobody_from_outside_to_outside() {
+    let mut lab = Lab::translating(&[]).with_service(PUBLISHED, &[([192, 0, 2, 77], 80)]);
+    assert_eq!(lab.tried(Tuple::new(TCP, end(WORLD, 40000), PUBLISHED), SYN), Err(Drop::NoBackend));
+    assert_eq!(lab.pairs(), 0);
+}
+
+#[test]
+fn an_endpoint_reaches_a_published_port_and_a_backend_outside() {
+    let far = ([192, 0, 2, 77], 8080);
+    let mut lab = Lab::translating(&[]).with_service(PUBLISHED, &[B8080]).with_service(V, &[far]);
+    let sent = Tuple::new(TCP, end(A, 40000), PUBLISHED);
+    let arrived = lab.play(sent, SYN).unwrap();
+    assert_eq!(arrived.tuple, Tuple { destination: B8080, ..sent });
+    assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, sent.reversed());
+    let sent = Tuple::new(TCP, end(A, 40000), V);
+    let arrived = lab.play(sent, SYN).unwrap();
+    assert_eq!((arrived.tuple, arrived.at), (Tuple::new(TCP, (OUTSIDE, 40000), far), UPLINK), "translated twice");
+    assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, sent.reversed());
+}
