@@ -45,7 +45,10 @@ pub fn publish(memory: &mut Memory, snapshot: &Snapshot, settings: Settings) {
 /// Plays a script on hash maps. `also` sees each publication and each frame with its verdict.
 pub fn play(script: &Script, interfaces: &[u32], also: &mut dyn Kernel) -> Result<(), TestCaseError> {
     let snapshots = snapshots(script, interfaces)?;
-    let honest = script.steps.iter().all(|step| !matches!(step, Step::Say(say) if say.tampering.is_any()));
+    // the oracle knows neither tampering nor a host that is policed
+    let honest = script.steps.iter().all(|step| !matches!(step, Step::Say(say) if say.tampering.is_any()))
+        && !script.settings.has(Settings::POLICE_HOST)
+        && !script.settings.has(Settings::ISOLATE_WAITING);
     let actors = stage::actors(&stage::workloads(&script.worlds[0], interfaces));
     let mut memory = Memory::default();
     let mut oracle = Oracle::default();
