@@ -19,7 +19,7 @@ use netpol_common::{
     headers::{ETHERTYPE, Ethernet, Ethertype, View as _},
     nat::{self, Claim},
     parse::{V4, V6, ethertype},
-    tables::AddressFlags,
+    tables::{AddressFlags, IfIndex},
 };
 
 use crate::{
@@ -105,7 +105,8 @@ fn ip<F: Maps>(skb: Skb, place: Place) -> Fate {
 fn unusual<F: Maps>(skb: Skb, place: Place) -> Fate {
     let code = F::unusual(skb.0, place.0);
     if code == Action::Related as u32 {
-        return undisputed(F::related());
+        let code = F::related();
+        return if code == Action::Translated as u32 { error::<F>(skb, place.side()) } else { undisputed(code) };
     }
     if code == Action::Link as u32 {
         return undisputed(verified::link(skb.0, place.0));
@@ -114,6 +115,22 @@ fn unusual<F: Maps>(skb: Skb, place: Place) -> Fate {
         return undisputed(code);
     }
     F::again(skb, place)
+}
+
+/// An ICMP error about a translated packet. Between endpoints it is delivered directly: it comes from the service's address
+/// now, which may be the host's own, and the host takes no such packet from an interface.
+#[inline(always)]
+fn error<F: Maps>(skb: Skb, side: Side) -> Fate {
+    let Some(desk) = F::desk() else { return Fate::dropped(Drop::NoPolicy) };
+    if F::rewrite_error(skb.0) != 0 {
+        return Fate::dropped(Drop::Translation);
+    }
+    // SAFETY: this CPU's desk, which no other program uses meanwhile.
+    let (interface, mac) = unsafe { (*desk).receiver() };
+    match side {
+        Side::From if interface != IfIndex::NONE => Fate::routed(skb, interface, mac),
+        _ => Fate::passed(Pass::Stack),
+    }
 }
 
 /// No entry has decided about the packet on the desk: the policy does.

@@ -223,7 +223,7 @@ fn rewritten<F: Maps>(
     transport: u32,
     to: &Rewrite<F::Address>,
 ) -> Result<(), Drop> {
-    match F::rewrite(skb.0, rewrite::of(key), to, rewrite::at(transport, key.protocol)) {
+    match F::rewrite(skb, rewrite::of(key), to, rewrite::at(transport, key.protocol)) {
         0 => Ok(()),
         _ => Err(Drop::Translation),
     }

@@ -5,8 +5,10 @@
 
 use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes};
 use netpol_common::{
+    decide::Desk,
     drops::Drop,
     flow::{FlowKey, KeyProtocol, Rewrite},
+    headers::Icmp,
     parse::{Family, NETWORK},
     wire::{Address, Protocol},
 };
@@ -43,13 +45,33 @@ pub fn at(transport: u32, protocol: KeyProtocol) -> u32 {
 
 /// Where a protocol's checksum is in its header, and what it covers and means.
 #[inline(always)]
-const fn checksum(protocol: Protocol) -> Option<(u32, u64)> {
-    match protocol {
-        Protocol::TCP => Some((16, PSEUDO_HEADER)),
-        Protocol::UDP | Protocol::UDPLITE => Some((6, PSEUDO_HEADER | ZERO_IS_NONE)),
-        Protocol::ICMP => Some((2, 0)),
-        Protocol::ICMPV6 => Some((2, PSEUDO_HEADER)),
-        _ => None,
+const fn checksum(protocol: Protocol, transport: u32) -> Checksum {
+    let (offset, flags) = match protocol {
+        Protocol::TCP => (16, PSEUDO_HEADER),
+        Protocol::UDP | Protocol::UDPLITE => (6, PSEUDO_HEADER | ZERO_IS_NONE),
+        Protocol::ICMP => (ICMP_CHECKSUM, 0),
+        Protocol::ICMPV6 => (ICMP_CHECKSUM, PSEUDO_HEADER),
+        _ => return Checksum::NONE,
+    };
+    Checksum { at: transport + offset, flags }
+}
+
+/// Where a checksum is in the frame. (No `Option`: the compiler would copy the undefined fields of `None` about, which
+/// the verifier refuses.)
+#[derive(Clone, Copy)]
+struct Checksum {
+    /// 0: there is none.
+    at: u32,
+    flags: u64,
+}
+
+impl Checksum {
+    const NONE: Self = Self { at: 0, flags: 0 };
+
+    /// If it covers the packet's own addresses.
+    #[inline(always)]
+    const fn of_addresses(self) -> Self {
+        if self.flags & PSEUDO_HEADER != 0 { self } else { Self::NONE }
     }
 }
 
@@ -57,40 +79,67 @@ const fn checksum(protocol: Protocol) -> Option<(u32, u64)> {
 #[inline(always)]
 pub fn rewrite<F: Family>(skb: Skb, from: &Rewrite<F::Address>, to: &Rewrite<F::Address>, at: u32) -> Result<(), Drop> {
     let (transport, protocol) = (at & 0xffff, KeyProtocol::from_word(at >> 16));
-    let sum = if transport == 0 { None } else { checksum(protocol.protocol()) };
-    if from.source != to.source || from.destination != to.destination {
-        addresses::<F>(skb, (from, to), transport, sum)?;
-    }
+    let sum = if transport == 0 { Checksum::NONE } else { checksum(protocol.protocol(), transport) };
+    addresses::<F>(skb, (from, to), NETWORK, sum.of_addresses())?;
     if transport != 0 && from.ports.word() != to.ports.word() {
         ports(skb, (from.ports.word(), to.ports.word()), (transport, protocol), sum)?;
     }
     Ok(())
 }
 
+/// Rewrites an ICMP error and the packet that it quotes. That packet's own transport checksum stays as it was: who gets
+/// the error does not look at it (RFC 5508 section 4.2), and often it is not there.
+#[inline(always)]
+pub fn error<F: Family>(skb: Skb, desk: &Desk<F::Address>) -> Result<(), Drop> {
+    let (inner, icmp) = (of(&desk.other), desk.packet.transport);
+    let network = icmp as usize + size_of::<Icmp>();
+    let (at, sum) = (desk.quoted_transport, Checksum { at: icmp + ICMP_CHECKSUM, flags: PSEUDO_HEADER });
+    if inner.ports.word() != desk.quoted.ports.word() {
+        let (offset, size, from, to) = port_bytes(desk.other.protocol, inner.ports.word(), desk.quoted.ports.word())?;
+        // SAFETY: a live context; offsets outside of the frame are refused.
+        done(unsafe { bpf_l4_csum_replace(skb.0, sum.at, u64::from(from), u64::from(to), size) })?;
+        // SAFETY: as above, and at most four readable bytes.
+        done(unsafe { bpf_skb_store_bytes(skb.0, at + offset, (&raw const to).cast(), size as u32, 0) })?;
+    }
+    // of an IPv4 header the sum stays what it was, with its own checksum in it; IPv6 has none
+    let (quoted, own) = match F::CHECKSUM {
+        Some(_) => (Checksum::NONE, Checksum::NONE),
+        None => (Checksum { flags: 0, ..sum }, sum),
+    };
+    addresses::<F>(skb, (inner, &desk.quoted), network, quoted)?;
+    addresses::<F>(skb, (of(&desk.packet.key), &desk.wire), NETWORK, own)
+}
+
+/// Of an ICMP or ICMPv6 header (RFC 792, RFC 4443 section 2.1).
+const ICMP_CHECKSUM: u32 = 2;
+
+/// Writes the addresses of the header at `network`, where they differ. `covered`: a checksum that they are part of, where
+/// it is and how.
 #[inline(always)]
 fn addresses<F: Family>(
     skb: Skb,
     (from, to): (&Rewrite<F::Address>, &Rewrite<F::Address>),
-    transport: u32,
-    sum: Option<(u32, u64)>,
+    network: usize,
+    covered: Checksum,
 ) -> Result<(), Drop> {
     const { assert!(F::Address::BITS == 32 || F::Address::BITS == 128) };
+    if from.source == to.source && from.destination == to.destination {
+        return Ok(());
+    }
     let size = 2 * F::Address::BITS / 8;
     let (old, new) = ((&raw const *from).cast_mut().cast(), (&raw const *to).cast_mut().cast());
     // SAFETY: both begin with two addresses, `size` bytes.
     let difference = unsafe { bpf_csum_diff(old, size, new, size, 0) } as u64;
     if let Some(offset) = F::CHECKSUM {
         // SAFETY: a live context; offsets outside of the frame are refused.
-        done(unsafe { bpf_l3_csum_replace(skb.0, (NETWORK + offset) as u32, 0, difference, 0) })?;
+        done(unsafe { bpf_l3_csum_replace(skb.0, (network + offset) as u32, 0, difference, 0) })?;
     }
-    if let Some((offset, flags)) = sum
-        && flags & PSEUDO_HEADER != 0
-    {
+    if covered.at != 0 {
         // SAFETY: as above.
-        done(unsafe { bpf_l4_csum_replace(skb.0, transport + offset, 0, difference, flags) })?;
+        done(unsafe { bpf_l4_csum_replace(skb.0, covered.at, 0, difference, covered.flags) })?;
     }
     // SAFETY: as above, and `size` readable bytes.
-    done(unsafe { bpf_skb_store_bytes(skb.0, (NETWORK + F::ADDRESSES) as u32, new.cast(), size, 0) })
+    done(unsafe { bpf_skb_store_bytes(skb.0, (network + F::ADDRESSES) as u32, new.cast(), size, 0) })
 }
 
 #[inline(always)]
@@ -98,25 +147,32 @@ fn ports(
     skb: Skb,
     (from, to): (u32, u32),
     (transport, protocol): (u32, KeyProtocol),
-    sum: Option<(u32, u64)>,
+    sum: Checksum,
 ) -> Result<(), Drop> {
-    // ports begin the header; of ICMP the identifier is the asker's port
-    let (offset, size, from, to) = if protocol.protocol().has_ports() {
-        (0, 4, from, to)
-    } else if protocol.asks() {
-        (4, 2, from & 0xffff, to & 0xffff)
-    } else if protocol.answers() {
-        (4, 2, from >> 16, to >> 16)
-    } else {
+    let (offset, size, from, to) = port_bytes(protocol, from, to)?;
+    if sum.at == 0 {
         return Err(Drop::Translation);
-    };
-    let Some((checksum, flags)) = sum else { return Err(Drop::Translation) };
-    let flags = flags & ZERO_IS_NONE | size;
+    }
+    let flags = sum.flags & ZERO_IS_NONE | size;
     // SAFETY: a live context; offsets outside of the frame are refused.
-    done(unsafe { bpf_l4_csum_replace(skb.0, transport + checksum, u64::from(from), u64::from(to), flags) })?;
-    let bytes = to;
+    done(unsafe { bpf_l4_csum_replace(skb.0, sum.at, u64::from(from), u64::from(to), flags) })?;
     // SAFETY: as above, and at most four readable bytes: the first two of a little-endian word are its low half.
-    done(unsafe { bpf_skb_store_bytes(skb.0, transport + offset, (&raw const bytes).cast(), size as u32, 0) })
+    done(unsafe { bpf_skb_store_bytes(skb.0, transport + offset, (&raw const to).cast(), size as u32, 0) })
+}
+
+/// Where the ports are in a transport header, how many bytes they have, and which. They begin the header; of ICMP the
+/// identifier is the asker's port.
+#[inline(always)]
+fn port_bytes(protocol: KeyProtocol, from: u32, to: u32) -> Result<(u32, u64, u32, u32), Drop> {
+    if protocol.protocol().has_ports() {
+        Ok((0, 4, from, to))
+    } else if protocol.asks() {
+        Ok((4, 2, from & 0xffff, to & 0xffff))
+    } else if protocol.answers() {
+        Ok((4, 2, from >> 16, to >> 16))
+    } else {
+        Err(Drop::Translation)
+    }
 }
 
 #[inline(always)]

@@ -82,9 +82,11 @@ pub trait Maps: Family {
     fn identify_uplink() -> u32;
     fn settle_uplink() -> u32;
     fn attempt(skb: *mut __sk_buff) -> u32;
-    fn rewrite(skb: *mut __sk_buff, from: &Rewrite<Self::Address>, to: &Rewrite<Self::Address>, at: u32) -> u32;
+    fn rewrite(skb: Skb, from: &Rewrite<Self::Address>, to: &Rewrite<Self::Address>, at: u32) -> u32;
     fn unusual(skb: *mut __sk_buff, place: u32) -> u32;
     fn related() -> u32;
+    fn related_uplink() -> u32;
+    fn rewrite_error(skb: *mut __sk_buff) -> u32;
 }
 
 /// An LRU of flows, whatever its size.
@@ -222,8 +224,9 @@ impl Maps for V4 {
     }
 
     #[inline(always)]
-    fn rewrite(skb: *mut __sk_buff, from: &Rewrite<Addr4>, to: &Rewrite<Addr4>, at: u32) -> u32 {
-        verified::rewrite4(skb, from, to, at)
+    fn rewrite(skb: Skb, from: &Rewrite<Addr4>, to: &Rewrite<Addr4>, at: u32) -> u32 {
+        // SAFETY: references.
+        unsafe { verified::rewrite4(skb.0, from, to, at) }
     }
 
     #[inline(always)]
@@ -234,6 +237,16 @@ impl Maps for V4 {
     #[inline(always)]
     fn related() -> u32 {
         verified::related4()
+    }
+
+    #[inline(always)]
+    fn related_uplink() -> u32 {
+        verified::related_uplink4()
+    }
+
+    #[inline(always)]
+    fn rewrite_error(skb: *mut __sk_buff) -> u32 {
+        verified::rewrite_error4(skb)
     }
 }
 
@@ -350,8 +363,9 @@ impl Maps for V6 {
     }
 
     #[inline(always)]
-    fn rewrite(skb: *mut __sk_buff, from: &Rewrite<Addr6>, to: &Rewrite<Addr6>, at: u32) -> u32 {
-        verified::rewrite6(skb, from, to, at)
+    fn rewrite(skb: Skb, from: &Rewrite<Addr6>, to: &Rewrite<Addr6>, at: u32) -> u32 {
+        // SAFETY: references.
+        unsafe { verified::rewrite6(skb.0, from, to, at) }
     }
 
     #[inline(always)]
@@ -362,6 +376,16 @@ impl Maps for V6 {
     #[inline(always)]
     fn related() -> u32 {
         verified::related6()
+    }
+
+    #[inline(always)]
+    fn related_uplink() -> u32 {
+        verified::related_uplink6()
+    }
+
+    #[inline(always)]
+    fn rewrite_error(skb: *mut __sk_buff) -> u32 {
+        verified::rewrite_error6(skb)
     }
 }
 

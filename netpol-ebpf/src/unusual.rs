@@ -108,7 +108,10 @@ fn icmp<F: Maps>(frame: &Frame, ip: &Ip<F::Address>, class: IcmpKind) -> Result<
             let (inner, ports, protocol) = parse::quoted::<F, _>(&frame.linear, ip.transport)?;
             let Some(desk) = F::desk() else { return Err(Drop::NoPolicy) };
             // SAFETY: this CPU's desk, which no other program uses meanwhile.
-            unsafe { (*desk).other = parse::key(&inner, ports, protocol, frame.place) };
+            unsafe {
+                (*desk).other = parse::key(&inner, ports, protocol, frame.place);
+                (*desk).quoted_transport = inner.transport as u32;
+            }
             Ok(Action::Related)
         }
         IcmpKind::Redirect if F::ICMP == V4::ICMP => guard::redirect(passage(frame)),

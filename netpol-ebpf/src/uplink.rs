@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use netpol_common::{
     decide::Action,
-    drops::{Pass, Side},
+    drops::{Drop, Pass, Side},
     flow::Place,
     headers::{ETHERTYPE, Ethertype, View as _},
     kernel::Settings,
@@ -42,7 +42,14 @@ fn ip<F: Maps>(skb: Skb, place: Place) -> Fate {
     let mut fate = F::fast(skb, place);
     if fate == Fate::UNUSUAL {
         // fragments, headers in between: translated like others, if they can be read
-        if F::unusual(skb.0, place.0) != Action::Remembered as u32 {
+        let code = F::unusual(skb.0, place.0);
+        if code == Action::Related as u32 && F::related_uplink() == Action::Translated as u32 {
+            return match F::rewrite_error(skb.0) {
+                0 => Fate::passed(Pass::Stack),
+                _ => Fate::dropped(Drop::Translation),
+            };
+        }
+        if code != Action::Remembered as u32 {
             return Fate::passed(Pass::Stack);
         }
         fate = F::again(skb, place);

@@ -73,6 +73,28 @@ stages! {
     identify_uplink4, identify_uplink6: decide::identify_uplink;
     settle_uplink4, settle_uplink6: decide::settle_uplink;
     related4, related6: decide::decide_icmp_error;
+    related_uplink4, related_uplink6: decide::decide_uplink_error;
+}
+
+/// [`rewrite::error`] of the packet on this CPU's desk. 0: done.
+#[inline(always)]
+fn rewrite_error<F: Maps>(skb: *mut __sk_buff) -> u32 {
+    let Some(desk) = F::desk() else { return 1 };
+    // SAFETY: this CPU's desk, which no other program uses meanwhile.
+    let desk = unsafe { &*desk };
+    u32::from(rewrite::error::<F>(Skb(skb), desk).is_err())
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn rewrite_error4(skb: *mut __sk_buff) -> u32 {
+    rewrite_error::<V4>(skb)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn rewrite_error6(skb: *mut __sk_buff) -> u32 {
+    rewrite_error::<V6>(skb)
 }
 
 /// Declares a function for each family: what [`flows`] does with a packet. They return a packed [`Fate`].
@@ -121,29 +143,37 @@ pub extern "C" fn attempt6(skb: *mut __sk_buff) -> u32 {
 }
 
 /// [`rewrite::rewrite`]. 0: done.
+///
+/// # Safety
+///
+/// The pointers are null or valid for reads.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn rewrite4(
+pub unsafe extern "C" fn rewrite4(
     skb: *mut __sk_buff,
     from: *const Rewrite<Addr4>,
     to: *const Rewrite<Addr4>,
     at: u32,
 ) -> u32 {
-    // SAFETY: what the caller has on its stack or in a map, as the verifier proves; null is what it asks to be told from.
+    // SAFETY: the caller's, and the verifier proves it; null is what it asks to be told from.
     let (Some(from), Some(to)) = (unsafe { from.as_ref() }, unsafe { to.as_ref() }) else { return 1 };
     u32::from(rewrite::rewrite::<V4>(Skb(skb), from, to, at).is_err())
 }
 
 /// The same for IPv6.
+///
+/// # Safety
+///
+/// As for IPv4.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn rewrite6(
+pub unsafe extern "C" fn rewrite6(
     skb: *mut __sk_buff,
     from: *const Rewrite<Addr6>,
     to: *const Rewrite<Addr6>,
     at: u32,
 ) -> u32 {
-    // SAFETY: as in `rewrite4`.
+    // SAFETY: the caller's.
     let (Some(from), Some(to)) = (unsafe { from.as_ref() }, unsafe { to.as_ref() }) else { return 1 };
     u32::from(rewrite::rewrite::<V6>(Skb(skb), from, to, at).is_err())
 }

@@ -4,17 +4,18 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use serde_json::Value;
 use support::{
     Attempt::Tcp,
-    Endpoint, Family, Host, Scene,
+    Endpoint, Family, HOST, Host, Scene,
     Seen::{Answered, Silent},
-    check,
+    check, client_of,
 };
 
 fn policies() -> PathBuf {
@@ -68,6 +69,21 @@ impl Example {
         let path = host.documents("example.yaml", &text);
         host.load_path(&["--strict"], &path);
         Self { host, endpoints, path }
+    }
+
+    /// A machine outside, where the host's default route leads: customers are there, and every server of the README.
+    fn internet(&self) -> Endpoint {
+        let outside = self.host.outside();
+        outside.net(async |net| {
+            for address in ["198.51.100.7/32", "203.0.113.1/32"] {
+                net.address("eth0", address.parse().unwrap()).await;
+            }
+        });
+        let everywhere = "0.0.0.0/0".parse().unwrap();
+        self.host.net(async |net| net.route(everywhere, "v-outside", Some(outside.ipv4())).await);
+        self.endpoints.values().for_each(|endpoint| endpoint.gateways(&["10.0.0.1"]));
+        self.host.load_path(&["--strict"], &self.path);
+        outside
     }
 
     /// What real connections say: `from > to:port` with the name alone, and whether it answered.
@@ -134,14 +150,12 @@ fn shop_is_its_readme() {
     assert_eq!((internet.len(), cells.len()), (6, 30));
     compare(&cells, &shop.proved(&[]), 80);
 
-    // customers: a machine that the host routes to
-    let outside = shop.host.routed_endpoint("customer", &["203.0.113.9"]);
+    let outside = shop.internet();
     let mut expected = vec![];
     let mut servers = vec![];
     for (_, to, allowed) in &internet {
         let (name, port) = to.split_once(':').unwrap();
         let (endpoint, port) = (&shop.endpoints[name], port.parse().unwrap());
-        endpoint.gateways(&["10.0.0.1"]);
         servers.push(endpoint.serve_tcp(port));
         expected.push((&outside, Tcp(endpoint.at(Family::V4, port)), if *allowed { Answered } else { Silent }));
     }
@@ -156,6 +170,37 @@ fn shop_is_its_readme() {
     for flow in denied {
         assert!(flow["rule"]["source"].as_str().unwrap().contains("example.yaml:"), "{flow:#}");
     }
+}
+
+#[test]
+fn shop_is_published_and_masqueraded_as_its_readme_says() {
+    let shop = Example::up("shop", "10.0.0.1/16");
+    let outside = shop.internet();
+    let host: IpAddr = HOST[0].parse().unwrap();
+    let published = format!("{host}:8080");
+    let nginx = &shop.endpoints["nginx-lb"];
+    assert_eq!(client_of(nginx, 80, &outside, &published), outside.ipv4());
+
+    let cells = table("shop/README.md", 1);
+    assert_eq!(cells.len(), 5 * shop.endpoints.len());
+    let ports: BTreeSet<u16> = cells.iter().map(|(_, to, _)| to.split_once(':').unwrap().1.parse().unwrap()).collect();
+    let servers: Vec<_> = ports.into_iter().map(|port| outside.serve_tcp(port)).collect();
+    let expected: Vec<_> = cells
+        .iter()
+        .map(|(from, to, allowed)| (&shop.endpoints[from], Tcp(to.clone()), if *allowed { Answered } else { Silent }))
+        .collect();
+    check(&expected);
+    drop(servers);
+    for (from, to, _) in cells.iter().filter(|(.., allowed)| *allowed) {
+        let (_, port) = to.split_once(':').unwrap();
+        assert_eq!(client_of(&outside, port.parse().unwrap(), &shop.endpoints[from], to), host, "{from} to {to}");
+    }
+    // what is denied is denied by the host's address, too
+    let _server = nginx.serve_tcp(80);
+    let siblings = shop.endpoints.iter().filter(|(name, _)| *name != "nginx-lb");
+    check(&siblings.map(|(_, endpoint)| (endpoint, Tcp(published.clone()), Silent)).collect::<Vec<_>>());
+    let rules = shop.host.run("nft", &["list", "ruleset"]) + &shop.host.run("iptables-save", &[]);
+    assert_eq!(rules, "");
 }
 
 #[test]

@@ -3,14 +3,12 @@
 mod support;
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    thread,
-    time::{Duration, Instant},
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::Duration,
 };
 
 use support::{
-    Attempt, Endpoint, FAMILIES, Family, HOST, LAYOUTS, Layout, Scene, Seen, check, exchange,
+    Attempt, Endpoint, FAMILIES, Family, HOST, LAYOUTS, Layout, Scene, Seen, check, client_of, exchange,
     policy::{documents, from, ingress},
 };
 
@@ -76,43 +74,6 @@ impl Scene {
         let path = self.host.documents("nat.yaml", &documents(&self.all(), more));
         self.host.netpol(&[&["load", "--uplink", "v-outside"], flags, &[&path]].concat()).ok();
     }
-}
-
-/// The next connection, within a bounded time.
-fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    listener.set_nonblocking(true).expect("non-blocking");
-    let begin = Instant::now();
-    loop {
-        match listener.accept() {
-            Ok(accepted) => return accepted,
-            Err(error) => assert!(begin.elapsed() < PATIENCE, "no connection: {error}"),
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// Whom a server on `server` takes the client for, who connects to `to`.
-#[track_caller]
-fn client_of(server: &Endpoint, port: u16, client: &Endpoint, to: &str) -> IpAddr {
-    let listener = server.enter(|| TcpListener::bind(("::", port))).expect("a listener");
-    let to: SocketAddr = to.parse().expect("an address");
-    thread::scope(|scope| {
-        let accepted = scope.spawn(|| {
-            let (mut stream, peer) = accept(&listener);
-            stream.set_nonblocking(false).expect("blocking");
-            stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-            let mut byte = [0];
-            stream.read_exact(&mut byte).expect("a byte");
-            stream.write_all(&byte).expect("an answer");
-            peer.ip().to_canonical()
-        });
-        let mut stream = client.enter(|| TcpStream::connect_timeout(&to, PATIENCE)).expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        assert_eq!(stream.peer_addr().expect("a peer"), to);
-        stream.write_all(b"x").expect("a request");
-        stream.read_exact(&mut [0]).expect("an answer");
-        accepted.join().expect("the server")
-    })
 }
 
 #[test]
@@ -217,6 +178,25 @@ fn what_leaves_a_pool_has_the_uplinks_address() {
 }
 
 #[test]
+fn who_comes_from_outside_to_a_pools_address_is_answered_from_it() {
+    for layout in LAYOUTS {
+        let scene = Scene::new(layout);
+        let Scene { a, outside, .. } = &scene;
+        let _server = a.serve_udp(9000);
+        for way in WAYS {
+            scene.load_nat(way, &[pools(layout)]);
+            for family in FAMILIES {
+                assert_eq!(client_of(a, 7000, outside, &a.at(family, 7000)), outside.ip(family), "{layout:?} {way:?}");
+                check(&[
+                    (outside, Attempt::Udp(a.at(family, 9000)), Seen::Answered),
+                    (outside, Attempt::Ping(a.ip(family)), Seen::Answered),
+                ]);
+            }
+        }
+    }
+}
+
+#[test]
 fn two_clients_with_one_port_get_two_translations() {
     let scene = Scene::bridged();
     let Scene { a, b, outside, .. } = &scene;
@@ -255,4 +235,25 @@ fn an_established_connection_survives_a_publication_and_no_change_of_backends() 
     scene.load_nat(&[], &[other]);
     assert_ne!(exchange(&mut stream), Seen::Answered, "its backend is none of the service's any more");
     check(&[(a, Attempt::Tcp(virtual_address(Family::V4, 80)), Seen::Answered)]);
+}
+
+#[test]
+fn an_error_about_a_translated_packet_reaches_its_sender() {
+    for layout in LAYOUTS {
+        let scene = Scene::new(layout);
+        let Scene { a, b, outside, .. } = &scene;
+        for way in WAYS {
+            scene.load_nat(way, &[service("b"), published("b"), pools(layout)]);
+            for family in FAMILIES {
+                let host = SocketAddr::new(host_address(family), 8000).to_string();
+                check(&[
+                    (a, Attempt::Udp(virtual_address(family, 80)), Seen::Refused),
+                    (a, Attempt::Udp(host.clone()), Seen::Refused),
+                    (b, Attempt::Udp(virtual_address(family, 80)), Seen::Refused),
+                    (a, Attempt::Udp(outside.at(family, 9)), Seen::Refused),
+                    (outside, Attempt::Udp(host), Seen::Refused),
+                ]);
+            }
+        }
+    }
 }

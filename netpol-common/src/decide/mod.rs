@@ -35,7 +35,7 @@ use crate::{
 
 pub use self::{
     ends::find,
-    related::decide_icmp_error,
+    related::{decide_icmp_error, decide_uplink_error},
     uplink::{decide_uplink, identify_uplink, settle_uplink},
 };
 
@@ -90,6 +90,9 @@ pub enum Action {
     Claim,
     /// On with [`settle`].
     Settle,
+    /// An ICMP error that may pass, and quotes a packet that was translated: [`Desk::quoted`] is what it must quote,
+    /// [`Desk::wire`] has its own addresses.
+    Translated,
 }
 
 impl Action {
@@ -107,6 +110,7 @@ impl Action {
             7 => Self::Judge,
             8 => Self::Claim,
             9 => Self::Settle,
+            10 => Self::Translated,
             _ => return None,
         })
     }
@@ -130,6 +134,9 @@ pub struct Desk<A: Address> {
     sent: Remembered<A>,
     /// What the packet leaves with: what it came with, where nothing is translated.
     pub wire: Rewrite<A>,
+    /// Of an ICMP error: the packet inside as its sender knows it, and where its transport header is in the frame.
+    pub quoted: Rewrite<A>,
+    pub quoted_transport: u32,
     /// The service that it is of; 0: none.
     service: u32,
     /// Answers are translated at another hook, or on another way of this one: that remembers them.
@@ -186,6 +193,8 @@ impl<A: Address> Desk<A> {
             partner: Remembered::NOTHING,
             sent: Remembered::NOTHING,
             wire: Rewrite::of(&packet.key),
+            quoted: Rewrite::NONE,
+            quoted_transport: 0,
             service: 0,
             is_elsewhere: false,
             hook: HookValue::NOBODY,
@@ -197,6 +206,12 @@ impl<A: Address> Desk<A> {
             half: Translation::NOTHING,
             value: FlowValue::EMPTY,
         }
+    }
+
+    /// The interface and the MAC address of who gets the packet; [`IfIndex::NONE`]: no endpoint here.
+    #[inline(always)]
+    pub fn receiver(&self) -> (IfIndex, MacWords) {
+        (self.destination.ifindex, self.destination.mac)
     }
 
     /// A packet of a connection that was not there, whose answers somebody's translation could take for its own. (An

@@ -8,7 +8,9 @@ use crate::{
     drops::{Drop, Side},
     flow::{Place, Rewrite},
     guard,
-    kernel::Kernel,
+    kernel::{Kernel, Settings},
+    nat::{NatKey, Zone},
+    tables::IfIndex,
     wire::Address,
 };
 
@@ -41,6 +43,49 @@ pub fn decide_icmp_error<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A
         }
         Side::To => Place::new(own, Side::From),
     };
-    let entry = kernel.recall(&desk.other.at(sender));
-    if entry.word.generation() == desk.packet.generation { Ok(Action::Related) } else { Err(Drop::IcmpUnrelated) }
+    desk.own = kernel.recall(&desk.other.at(sender));
+    if desk.own.word.generation() == desk.packet.generation {
+        return Ok(Action::Related);
+    }
+    if desk.packet.settings.has(Settings::TRANSLATE) && translate(kernel, desk, Zone::of(hook.network)) {
+        // who has sent the packet inside may be behind a translation, too
+        let sender = match (desk.packet.key.place.side(), find(kernel, hook.network, desk.quoted.source)) {
+            (Side::From, Some(value)) if value.ifindex != IfIndex::NONE => {
+                desk.destination = value.into();
+                Place::new(value.ifindex, Side::From)
+            }
+            _ => sender,
+        };
+        desk.own = kernel.recall(&desk.other.rewritten(&desk.quoted).at(sender));
+        if desk.own.word.generation() == desk.packet.generation {
+            return Ok(Action::Translated);
+        }
+    }
+    Err(Drop::IcmpUnrelated)
+}
+
+/// An ICMP error that passes an uplink: about a translated packet, it must find who has sent that.
+#[inline(always)]
+pub fn decide_uplink_error<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
+    Ok(if translate(kernel, desk, Zone::UPLINKS) { Action::Translated } else { Action::Untouched })
+}
+
+/// What an error must quote, and from whom to whom it must be, where the packet inside was translated (RFC 5508 section
+/// 4): the answers to that packet have a translation, and the error takes their way.
+#[inline(always)]
+fn translate<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zone) -> bool {
+    desk.original = NatKey::reply(&Rewrite::of(&desk.other), desk.other.protocol, zone);
+    desk.half = kernel.translation(&desk.original);
+    if !desk.half.exists() {
+        return false;
+    }
+    desk.quoted = desk.half.rewrite.reversed();
+    // what its receiver has to say about itself; a router on the way speaks for itself
+    let is_receivers = desk.packet.key.source == desk.other.destination;
+    desk.wire = Rewrite {
+        source: if is_receivers { desk.quoted.destination } else { desk.packet.key.source },
+        destination: desk.quoted.source,
+        ports: desk.packet.key.ports,
+    };
+    true
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     drops::{Drop, Side},
-    flow::{FlowFlags, FlowValue, PackedRule, Word},
+    flow::{FlowFlags, FlowKey, FlowValue, PackedRule, Word},
     kernel::Kernel,
     nat::Zone,
     tables::{AddressFlags, IfIndex, Network, RuleId},
@@ -39,7 +39,10 @@ pub fn decide_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -
 pub fn identify_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
     let side = desk.packet.key.place.side();
     let translated = match resolve(kernel, desk, Zone::UPLINKS)? {
-        Translated::No if matches!(side, Side::To) => masquerade(kernel, desk)?,
+        Translated::No => match side {
+            Side::To => masquerade(kernel, desk)?,
+            Side::From => as_it_is(kernel, desk),
+        },
         translated => translated,
     };
     desk.translated = translated as u32;
@@ -92,13 +95,25 @@ pub fn settle_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -
     Ok(Action::Remembered)
 }
 
+/// Who comes from outside to a pool's own address is answered from it: a pair that changes nothing says so.
+#[inline(always)]
+fn as_it_is<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> Translated {
+    let FlowKey { source, destination, .. } = desk.packet.key;
+    let is_ours = !desk.packet.destination_mac.is_group() && is_masqueraded(kernel, destination);
+    // what stays among pools keeps its addresses anyway
+    if is_ours && !kernel.is_pooled(&source) { Translated::New } else { Translated::No }
+}
+
+#[inline(always)]
+fn is_masqueraded<A: Address, K: Kernel<A>>(kernel: &K, address: A) -> bool {
+    find(kernel, Network::SHARED, address).is_some_and(|value| value.flags.has(AddressFlags::MASQUERADE))
+}
+
 /// What a pool's address sends out of all pools.
 #[inline(always)]
 fn masquerade<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Translated, Drop> {
     let key = &desk.packet.key;
-    let from_pool =
-        find(kernel, Network::SHARED, key.source).is_some_and(|value| value.flags.has(AddressFlags::MASQUERADE));
-    if !from_pool || kernel.is_pooled(&key.destination) {
+    if !is_masqueraded(kernel, key.source) || kernel.is_pooled(&key.destination) {
         return Ok(Translated::No);
     }
     let address = kernel.uplink(key.place.ifindex());

@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn sizes_are_primes_far_apart() {
-        let is_prime = |n: u32| (2..).take_while(|d| d * d <= n).all(|d| n % d != 0);
+        let is_prime = |n: u32| (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d));
         assert!(SIZES.into_iter().all(is_prime));
         assert_eq!([0, 1, 2, 3, 99, 100, 1000].map(size), [0, 1, 251, 509, 16_381, 16_381, 131_071]);
         assert_eq!(size(usize::MAX), 4_194_301);

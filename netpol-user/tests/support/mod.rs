@@ -15,6 +15,7 @@
 //! | `topology` | hosts, bridges, endpoints |
 //! | `net` | links, addresses and routes inside one namespace |
 //! | `traffic` | real connections between them, and raw frames |
+//! | `client` | whom a server takes its client for |
 //! | `netpol` | the real command, inside a host |
 //! | `policy` | documents, and what the command counts and remembers |
 //! | `scene` | endpoints, host and outside, bridged or routed |
@@ -22,6 +23,7 @@
 //! | `wire` | what became of a frame |
 #![allow(dead_code, unused_imports, reason = "each test uses the part that it needs")]
 
+mod client;
 mod net;
 mod netpol;
 pub mod packet;
@@ -31,6 +33,7 @@ mod topology;
 mod traffic;
 pub mod wire;
 
+pub use client::client_of;
 pub use net::Net;
 pub use netpol::Ran;
 pub use policy::{Counts, FAMILIES, Family};

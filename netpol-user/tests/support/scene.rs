@@ -80,7 +80,7 @@ impl Host {
     }
 
     /// A machine outside, behind a router: the host itself.
-    fn outside(&self) -> Endpoint {
+    pub fn outside(&self) -> Endpoint {
         for setting in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
             self.sysctl(setting, "1");
         }

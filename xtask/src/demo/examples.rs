@@ -2,7 +2,7 @@
 //!
 //! Addresses and namespaces are those of the `Endpoint` documents in `policies/`; a test compares the two.
 
-use super::topology::CUSTOMER;
+use super::topology::{CUSTOMER, ELSEWHERE, HOST_ADDRESS, INTERNET, UPDATES};
 
 #[derive(Debug)]
 pub struct Example {
@@ -13,6 +13,8 @@ pub struct Example {
     pub prefix: u8,
     pub services: &'static [Service],
     pub scenes: &'static [Scene],
+    /// What goes through addresses that the host translates, under the last scene's policies; none: it translates none.
+    pub translated: &'static [Request],
 }
 
 #[derive(Debug)]
@@ -42,7 +44,11 @@ pub struct Request {
     /// Namespaces of the two sides.
     pub from: &'static str,
     pub to: &'static str,
+    /// What the client dials, where that is not the service's own address.
+    pub dialled: Option<&'static str>,
     pub port: u16,
+    /// Whom the server must take the client for, where that is not the client itself.
+    pub taken_for: Option<&'static str>,
     pub expected: Expected,
     pub why: &'static str,
 }
@@ -68,11 +74,23 @@ const fn service(endpoint: &'static str, netns: &'static str, address: &'static 
 }
 
 const fn answers(from: &'static str, to: &'static str, port: u16, why: &'static str) -> Request {
-    Request { from, to, port, expected: Expected::Answer, why }
+    Request { from, to, dialled: None, port, taken_for: None, expected: Expected::Answer, why }
 }
 
 const fn silent(from: &'static str, to: &'static str, port: u16, why: &'static str) -> Request {
-    Request { from, to, port, expected: Expected::Silence, why }
+    Request { expected: Expected::Silence, ..answers(from, to, port, why) }
+}
+
+/// To a server outside that knows the host alone.
+const fn masqueraded(from: &'static str, why: &'static str) -> Request {
+    Request { dialled: Some(UPDATES), taken_for: Some(HOST_ADDRESS), ..answers(from, INTERNET, 80, why) }
+}
+
+impl Request {
+    /// The same by another address.
+    const fn at(self, dialled: &'static str) -> Request {
+        Request { dialled: Some(dialled), ..self }
+    }
 }
 
 pub static ALL: [Example; 3] = [SHOP, ABC, STARS];
@@ -107,6 +125,18 @@ const SHOP: Example = Example {
             silent(CUSTOMER, "api-gateway", 80, "customers come in at the edge, and only there"),
         ],
     }],
+    translated: &[
+        answers(CUSTOMER, "nginx-lb", 8080, "published; nginx sees its client's own address").at(HOST_ADDRESS),
+        masqueraded("nginx-lb", "everybody fetches updates"),
+        masqueraded("api-gateway", "and is the host to whoever is outside"),
+        masqueraded("product-service", ""),
+        masqueraded("order-service", ""),
+        masqueraded("redis-cache", ""),
+        masqueraded("postgres-db", ""),
+        silent("product-service", INTERNET, 80, "no way out to anywhere else").at(ELSEWHERE),
+        silent("product-service", INTERNET, 25, "and to no other port").at(UPDATES),
+        silent("postgres-db", "nginx-lb", 8080, "judged as what it is: postgres to nginx").at(HOST_ADDRESS),
+    ],
 };
 
 const ABC: Example = Example {
@@ -132,6 +162,7 @@ const ABC: Example = Example {
             answers("abc-c", "abc-b", 80, "B has no policy: C may reach it"),
         ],
     }],
+    translated: &[],
 };
 
 const STARS: Example = Example {
@@ -180,6 +211,7 @@ const STARS: Example = Example {
             ],
         },
     ],
+    translated: &[],
 };
 
 #[cfg(test)]
@@ -231,7 +263,11 @@ mod tests {
             for request in example.scenes.iter().flat_map(|scene| scene.requests) {
                 let from_here = example.service(request.from).is_some() || request.from == CUSTOMER;
                 let to = example.service(request.to).expect("a request goes to a service");
-                assert!(from_here && to.ports.contains(&request.port), "{request:?}");
+                assert!(from_here && request.dialled.is_none() && to.ports.contains(&request.port), "{request:?}");
+            }
+            for request in example.translated {
+                let known = |place: &str| example.service(place).is_some() || [CUSTOMER, INTERNET].contains(&place);
+                assert!(known(request.from) && known(request.to) && request.dialled.is_some(), "{request:?}");
             }
         }
     }
@@ -241,6 +277,16 @@ mod tests {
         for scene in ALL.iter().flat_map(|example| example.scenes) {
             let shows = |expected| scene.requests.iter().any(|request| request.expected == expected);
             assert!(shows(Expected::Answer) && shows(Expected::Silence), "{}", scene.title);
+        }
+    }
+
+    #[test]
+    fn every_service_of_the_shop_is_seen_to_be_masqueraded() {
+        for service in SHOP.services {
+            let masqueraded = |request: &&Request| {
+                request.from == service.netns && request.to == INTERNET && request.taken_for == Some(HOST_ADDRESS)
+            };
+            assert_eq!(SHOP.translated.iter().filter(masqueraded).count(), 1, "{}", service.netns);
         }
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use super::{
     examples::{Example, Expected, Request, Scene},
     interrupt,
-    topology::{CUSTOMER, CUSTOMER_ADDRESS, HOST, STATE, inside, pins},
+    topology::{CUSTOMER, CUSTOMER_ADDRESS, HOST, HOST_ADDRESS, INTERNET, STATE, UPDATES, inside, pins},
 };
 use crate::{say, shell};
 
@@ -36,6 +36,9 @@ impl Stage {
         self.before()?;
         for scene in self.example.scenes {
             self.scene(scene)?;
+        }
+        if !self.example.translated.is_empty() {
+            self.translated()?;
         }
         say::heading("What the kernel remembers");
         say::note("Each connection with who spoke, and each drop with the rule that asked for it; the latest first.");
@@ -68,7 +71,9 @@ impl Stage {
             let ports: Vec<String> = service.ports.iter().map(u16::to_string).collect();
             say::note(format_args!("{:<24} {:<12} listens on {}", service.endpoint, service.address, ports.join(", ")));
         }
-        say::note(format_args!("{:<24} {CUSTOMER_ADDRESS} a machine outside, behind the host", "customer"));
+        say::note(format_args!("{:<24} {HOST_ADDRESS:<12} where the host is from outside", "host"));
+        say::note(format_args!("{:<24} {UPDATES:<12} a server outside, where the default route leads", "internet"));
+        say::note(format_args!("{:<24} {CUSTOMER_ADDRESS:<12} a machine outside", "customer"));
     }
 
     fn before(&mut self) -> Result<()> {
@@ -90,6 +95,37 @@ impl Stage {
         self.netpol(&["verify"], Length::Whole)?;
         say::heading(format_args!("{}: real requests", scene.title));
         self.requests(scene.requests, Reasons::Shown)
+    }
+
+    /// Published ports and masquerading, and that nobody else does it.
+    fn translated(&mut self) -> Result<()> {
+        say::heading("Through the host's own address");
+        say::note(
+            "Published ports, and masquerading for what leaves: in the same classifiers, under the same policies.",
+        );
+        self.netpol(&["services"], Length::Whole)?;
+        println!();
+        self.requests(self.example.translated, Reasons::Shown)?;
+        say::then("Nobody else translates anything here:");
+        self.no_rules("nft", &["list", "ruleset"])?;
+        self.no_rules("iptables-save", &[])
+    }
+
+    /// Shows that a command that lists rules has none to list, on the demo's host.
+    fn no_rules(&mut self, program: &str, args: &[&str]) -> Result<()> {
+        let mut command = Command::new(program);
+        command.args(args);
+        let line = shell::Line(&command).to_string();
+        say::command(&line);
+        let output = shell::quietly(inside(HOST, program).args(args))?;
+        let output = String::from_utf8_lossy(&output.stdout);
+        print!("{output}");
+        if output.trim().is_empty() {
+            say::done("not one rule");
+        } else {
+            self.surprises.push(format!("`{line}` has something to say"));
+        }
+        Ok(())
     }
 
     /// Runs netpol on the demo's host.
@@ -137,31 +173,56 @@ impl Stage {
     }
 
     fn curl(&self, request: &Request) -> Result<Child> {
-        let to = self.example.service(request.to).context("a request to nobody")?;
+        let own = self.example.service(request.to).map(|service| service.address);
+        let address = request.dialled.or(own).context("a request to nobody")?;
         let mut curl = inside(request.from, "curl");
         curl.args(["--silent", "--show-error", "--noproxy", "*", "--connect-timeout", "1", "--max-time", "2"]);
-        curl.arg(format!("http://{}:{}/", to.address, request.port));
+        curl.arg(format!("http://{address}:{}/", request.port));
         curl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("nsenter")
     }
 
     /// Tells how it went; what to complain about, if anything.
     fn outcome(&self, request: &Request, child: Child, reasons: Reasons) -> Result<Option<String>> {
         let output = child.wait_with_output()?;
+        let body = String::from_utf8_lossy(&output.stdout);
         let (found, said) = match output.status.code() {
+            Some(0) if !self.is_answer(request, &body) => (None, body.trim().to_owned()),
+            Some(0) if request.dialled.is_some() => {
+                (Some(Expected::Answer), format!("answers {}", self.client(request)))
+            }
             Some(0) => (Some(Expected::Answer), "answers".to_owned()),
             Some(TIMED_OUT) => (Some(Expected::Silence), "silence".to_owned()),
             _ => (None, String::from_utf8_lossy(&output.stderr).trim().to_owned()),
         };
+        let to = match request.dialled {
+            None => request.to,
+            Some(HOST_ADDRESS) => "host",
+            Some(UPDATES) => "internet",
+            Some(other) => other,
+        };
         let from = if request.from == CUSTOMER { "customer" } else { request.from };
-        let way = format!("{from} → {}:{}", request.to, request.port);
+        let way = format!("{from} → {to}:{}", request.port);
         let why = if reasons == Reasons::Shown { request.why } else { "" };
-        let line = format!("{way:<38} {said:<8} {}", say::faint(why));
+        let width = if request.dialled.is_some() { "answers 255.255.255.255".len() } else { "answers".len() };
+        let line = format!("{way:<38} {said:<width$}  {}", say::faint(why));
         if found == Some(request.expected) {
             say::done(line.trim_end());
             return Ok(None);
         }
         say::failed(line.trim_end());
         Ok(Some(format!("{way}: {said}")))
+    }
+
+    /// Whom the server must take the client for.
+    fn client(&self, request: &Request) -> &'static str {
+        let own = self.example.service(request.from).map_or(CUSTOMER_ADDRESS, |service| service.address);
+        request.taken_for.unwrap_or(own)
+    }
+
+    /// Whether the right server answered, and took the client for whom it should.
+    fn is_answer(&self, request: &Request, body: &str) -> bool {
+        let server = self.example.service(request.to).map_or(INTERNET, |service| service.endpoint);
+        body.starts_with(&format!("{server} (")) && body.ends_with(&format!(", asked by {}\n", self.client(request)))
     }
 
     pub fn how_to_go_on(&self) {

@@ -1,10 +1,11 @@
-//! The namespaces of an example: a host with a bridge, and a service at each port of it.
+//! The namespaces of an example: a host with a bridge, a service at each port of it, and an Internet behind its uplink.
 //!
 //! What is made is written to a list before it is made. Only what is in that list is ever removed.
 
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Write as _},
+    net::Ipv4Addr,
     os::unix::{fs::DirBuilderExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -21,10 +22,18 @@ use crate::{say, shell::quietly};
 
 /// The namespace that plays the host.
 pub const HOST: &str = "netpol-demo-host";
-/// A machine outside: reached by routing, no endpoint.
+/// The host's address on its uplink.
+pub const HOST_ADDRESS: &str = "192.0.2.1";
+/// What the host's default route leads to: a router, and a server at each of its addresses.
+pub const INTERNET: &str = "netpol-demo-internet";
+const ROUTER: &str = "192.0.2.254";
+pub const UPDATES: &str = "198.51.100.7";
+/// Where the router has the customer's network.
+pub const ELSEWHERE: &str = "203.0.113.1";
+const INTERNET_PORTS: [u16; 2] = [80, 25];
+/// A machine outside, behind the router.
 pub const CUSTOMER: &str = "netpol-demo-customer";
 pub const CUSTOMER_ADDRESS: &str = "203.0.113.10";
-const CUSTOMER_GATEWAY: &str = "203.0.113.1";
 
 /// What netpol keeps of the demo's instance.
 pub const STATE: &str = "/run/netpol-demo/state";
@@ -92,7 +101,8 @@ impl Drop for Made {
 
 /// Builds the topology and starts its servers.
 pub fn build(example: &Example) -> Result<Made> {
-    let wanted: Vec<&str> = [HOST, CUSTOMER].into_iter().chain(example.services.iter().map(|s| s.netns)).collect();
+    let wanted: Vec<&str> =
+        [HOST, INTERNET, CUSTOMER].into_iter().chain(example.services.iter().map(|s| s.netns)).collect();
     refuse_to_overwrite(&wanted)?;
     // The folder is the lock: of two demos at once, one makes it.
     fs::DirBuilder::new().mode(0o700).create(FOLDER).with_context(|| format!("{FOLDER}: another demo is here"))?;
@@ -114,8 +124,9 @@ pub fn build(example: &Example) -> Result<Made> {
     lay_cables(example)?;
     for service in example.services {
         interrupt::check()?;
-        start(service)?;
+        start(service.netns, service.endpoint, service.ports)?;
     }
+    start(INTERNET, INTERNET, &INTERNET_PORTS)?;
     Ok(made)
 }
 
@@ -150,20 +161,45 @@ fn lay_cables(example: &Example) -> Result<()> {
             ),
         )?;
     }
+    lay_uplink(example)
+}
+
+/// The host, the router and the customer, in a row. The router knows a way to the bridge, as a neighbour on the same
+/// network would: what a policy stops must be stopped by the policy.
+fn lay_uplink(example: &Example) -> Result<()> {
+    let Example { gateway, prefix, .. } = example;
     ip(
         HOST,
         &format!(
-            "link add uplink type veth peer name eth0 netns {CUSTOMER}\naddr add {CUSTOMER_GATEWAY}/24 dev uplink\nlink set uplink up\n"
+            "link add uplink type veth peer name eth0 netns {INTERNET}\naddr add {HOST_ADDRESS}/24 dev uplink\n\
+             link set uplink up\nroute add default via {ROUTER}\n"
+        ),
+    )?;
+    let network = network_of(gateway, *prefix)?;
+    ip(
+        INTERNET,
+        &format!(
+            "link set lo up\naddr add {ROUTER}/24 dev eth0\nlink set eth0 up\nroute add {network} via {HOST_ADDRESS}\n\
+             addr add {UPDATES}/32 dev lo\nlink add eth1 type veth peer name eth0 netns {CUSTOMER}\n\
+             addr add {ELSEWHERE}/24 dev eth1\nlink set eth1 up\n"
         ),
     )?;
     ip(
         CUSTOMER,
-        &format!(
-            "addr add {CUSTOMER_ADDRESS}/24 dev eth0\nlink set eth0 up\nroute add default via {CUSTOMER_GATEWAY}\n"
-        ),
+        &format!("addr add {CUSTOMER_ADDRESS}/24 dev eth0\nlink set eth0 up\nroute add default via {ELSEWHERE}\n"),
     )?;
-    let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
-    quietly(inside(HOST, "sh").args(["-c", forward])).map(drop)
+    for router in [HOST, INTERNET] {
+        let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
+        quietly(inside(router, "sh").args(["-c", forward]))?;
+    }
+    Ok(())
+}
+
+/// 10.0.0.1/16 is in 10.0.0.0/16.
+fn network_of(address: &str, prefix: u8) -> Result<String> {
+    let address: Ipv4Addr = address.parse().context("the bridge's address")?;
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+    Ok(format!("{}/{prefix}", Ipv4Addr::from_bits(address.to_bits() & mask)))
 }
 
 /// The bridge port of a service is named after its address: 10.0.0.10 is plugged into veth10.
@@ -185,17 +221,17 @@ fn ip(namespace: &str, batch: &str) -> Result<()> {
     Ok(())
 }
 
-/// Starts a service's server and waits until it listens.
-fn start(service: &Service) -> Result<()> {
-    let mut server = inside(service.netns, std::env::current_exe()?);
-    server.args(["serve", service.endpoint]).args(service.ports.iter().map(u16::to_string));
+/// Starts a server and waits until it listens.
+fn start(namespace: &str, name: &str, ports: &[u16]) -> Result<()> {
+    let mut server = inside(namespace, std::env::current_exe()?);
+    server.args(["serve", name]).args(ports.iter().map(u16::to_string));
     // In a process group of its own: Ctrl-C is for the demo, which ends its servers itself.
     server.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = server.spawn().context("nsenter")?;
     let mut line = String::new();
     BufReader::new(child.stdout.take().context("no pipe from the server")?).read_line(&mut line)?;
     if line.trim_end() != Serve::READY {
-        bail!("the server of {} does not start", service.endpoint);
+        bail!("the server of {name} does not start");
     }
     Ok(())
 }
