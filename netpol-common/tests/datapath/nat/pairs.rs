@@ -168,7 +168,7 @@ fn opens() -> impl Strategy<Value = Opens> {
             let is_virtual = [V.0, V2.0].contains(&address);
             let is_outside = client == WORLD;
             let is_odd = address == client.address
-                || is_outside && (address != OUTSIDE || protocol == ICMP)
+                || is_outside && ![OUTSIDE, B.address, C.address].contains(&address)
                 || protocol == ICMP && (is_virtual || address == OUTSIDE);
             let tuple = Tuple::new(protocol, source, destination);
             (!is_odd).then_some(Opens { tuple, answers, pause, publishes })
