@@ -340,9 +340,10 @@ pub fn is_due<A: Address>(entry: &FlowValue<A>, now: Ticks, tcp_flags: u8) -> bo
     let reopens = opens(tcp_flags) && (flags.has(FlowFlags::REPLY) || flags.has(FlowFlags::UNCLEAR));
     // the ports of a connection that has ended are used again
     let renews = tcp_flags & tcp::SYN != 0 && entry.tcp_flags & (tcp::FIN | tcp::RST) != 0;
-    // a translation must learn that its connection ends
-    let ends = flags.has(FlowFlags::TRANSLATED) && tcp_flags & !entry.tcp_flags & (tcp::FIN | tcp::RST) != 0;
-    reopens || renews || ends || now.since(entry.judged) > REFRESH
+    // a translation must learn that its connection was answered (nothing passed yet), begins anew, and ends
+    let told = tcp_flags & (tcp::SYN | !entry.tcp_flags & (tcp::FIN | tcp::RST)) != 0;
+    let tells = flags.has(FlowFlags::TRANSLATED) && (entry.packets == 0 || told);
+    reopens || renews || tells || now.since(entry.judged) > REFRESH
 }
 
 /// Whether a denial that was remembered in this generation still speaks for a packet of its key.

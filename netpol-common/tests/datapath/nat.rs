@@ -1,5 +1,6 @@
 //! Connections through services and out of pools, played through all hooks that their packets pass.
 
+mod errors;
 mod expiry;
 mod pairs;
 mod play;

@@ -168,7 +168,7 @@ fn opens() -> impl Strategy<Value = Opens> {
             let is_virtual = [V.0, V2.0].contains(&address);
             let is_outside = client == WORLD;
             let is_odd = address == client.address
-                || is_outside && (address != OUTSIDE || protocol == ICMP)
+                || is_outside && ![OUTSIDE, B.address, C.address].contains(&address)
                 || protocol == ICMP && (is_virtual || address == OUTSIDE);
             let tuple = Tuple::new(protocol, source, destination);
             (!is_odd).then_some(Opens { tuple, answers, pause, publishes })
@@ -260,5 +260,40 @@ proptest! {
         let arrived = lab.play(open.tuple, SYN).unwrap();
         let head = if open.tuple.protocol == TCP { 4 } else { 8 };
         prop_assert_eq!(&sent[34 + head..], &arrived.payload[..]);
+    }
+
+    #[test]
+    fn a_service_allows_nothing_and_denies_nothing(
+        rules in vec((select(vec![A, B, C, D]), select(vec![A, B, C, D]), select(vec![80u16, 8080, 5000])), 0..6),
+        (client, to) in (select(vec![A, B, C, D]), select(vec![V, V2])),
+        protocol in select(vec![TCP, UDP]),
+        stack in any::<bool>(),
+    ) {
+        let mut lab = Lab::translating(WAYS[usize::from(stack)])
+            .with_service(V, &[B8080])
+            .with_service(V2, &[C8080])
+            .isolate(&[A, B, C, D]);
+        let may = |from: Who, to: Who, port| rules.contains(&(from, to, port));
+        for (from, to, port) in &rules {
+            lab.may(*from, *to, (protocol, *port));
+        }
+        let backend = if to == V { B } else { C };
+        let sent = Tuple::new(protocol, end(client, 5000), to);
+        let allowed = client == backend || may(client, backend, 8080);
+        let result = lab.play(sent, SYN);
+        prop_assert_eq!(result.is_ok(), allowed, "{:?}", result);
+        let Ok(arrived) = result else {
+            prop_assert_eq!(lab.pairs(), 0);
+            return Ok(());
+        };
+        prop_assert!(lab.answer(&arrived, SYN | ACK).is_ok());
+        // what only answers may opens nothing
+        if protocol == TCP && client != backend {
+            prop_assert_eq!(lab.answer(&arrived, SYN).is_ok(), may(backend, client, 5000));
+            prop_assert!(lab.answer(&arrived, ACK).is_ok());
+        }
+        lab.publish();
+        prop_assert_eq!(lab.answer(&arrived, ACK).is_ok(), client == backend);
+        prop_assert_eq!(lab.play(sent, ACK).is_ok(), client == backend);
     }
 }

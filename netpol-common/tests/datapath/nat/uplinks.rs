@@ -194,3 +194,17 @@ fn an_endpoint_reaches_a_published_port_and_a_backend_outside() {
     assert_eq!((arrived.tuple, arrived.at), (Tuple::new(TCP, (OUTSIDE, 40000), far), UPLINK), "translated twice");
     assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, sent.reversed());
 }
+
+#[test]
+fn who_comes_to_a_pools_own_address_is_answered_from_it() {
+    for protocol in [TCP, UDP, ICMP] {
+        let mut lab = Lab::translating(&[]);
+        let port = if protocol == ICMP { 40000 } else { 80 };
+        let sent = Tuple::new(protocol, end(WORLD, 40000), end(A, port));
+        let arrived = lab.play(sent, SYN).unwrap();
+        assert_eq!((arrived.tuple, arrived.at), (sent, A.interface));
+        assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, sent.reversed());
+        let own = Tuple::new(protocol, end(A, 50000), (WORLD.address, if protocol == ICMP { 50000 } else { 80 }));
+        assert_eq!(lab.play(own, SYN).unwrap().tuple.source, (OUTSIDE, 50000), "what it opens itself is hidden");
+    }
+}

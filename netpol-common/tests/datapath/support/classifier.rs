@@ -5,7 +5,7 @@ use std::{cell::RefCell, net::IpAddr};
 use netpol_common::{
     decide::{self, Action, Desk, Known, Packet},
     drops::{Drop, Pass, Side, Verdict},
-    flow::{FlowFlags, FlowValue, Place, Rewrite, seconds},
+    flow::{FlowFlags, FlowValue, KeyProtocol, Place, Rewrite, seconds},
     guard::{self, LinkMessage, Passage},
     headers::{Arp, Ethernet, Icmp, Ipv6, Neighbour, View as _},
     kernel::{FragmentKey, FragmentPorts, Kernel, Settings},
@@ -107,14 +107,68 @@ impl Way<'_> {
         }
     }
 
-    /// Whole packets; what is not one goes on as it is.
+    /// Whole packets and ICMP errors; what is neither goes on as it is.
     fn uplink_ip<F: Family<Address: Stored>>(self, ethernet: &Ethernet) -> Verdict {
-        let Some((ip, transport)) = parse::plain::<F, _>(self.frame) else { return Ok(Pass::Stack) };
+        let Some((ip, transport)) = parse::plain::<F, _>(self.frame) else {
+            return Ok(self.uplink_error::<F>(ethernet).unwrap_or(Pass::Stack));
+        };
         match self.decided(self.packet(ethernet, &ip, &transport), decide::decide_uplink)? {
             Ok(pass) => Ok(pass),
             Err(Action::Untouched) => Ok(Pass::Stack),
             Err(action) => panic!("{action:?} is no end"),
         }
+    }
+
+    fn uplink_error<F: Family<Address: Stored>>(self, ethernet: &Ethernet) -> Verdict {
+        let ip = F::follow(self.frame, F::network(self.frame, NETWORK)?)?;
+        if matches!(ip.fragment, Fragment::Later(_)) {
+            return Ok(Pass::Stack);
+        }
+        let transport = parse::transport::<F, _>(self.frame, &ip)?;
+        if transport.icmp != Some(IcmpKind::Error) {
+            return Ok(Pass::Stack);
+        }
+        let mut desk = self.quoting::<F>(&ip, self.packet(ethernet, &ip, &transport))?;
+        if decide::decide_uplink_error(self.memory, &mut desk)? == Action::Translated {
+            self.rewrite_error(&desk);
+        }
+        Ok(Pass::Stack)
+    }
+
+    /// A desk with an ICMP error on it.
+    fn quoting<F: Family<Address: Stored>>(
+        &self,
+        ip: &Ip<F::Address>,
+        packet: Packet<F::Address>,
+    ) -> Result<Desk<F::Address>, Drop> {
+        let (inner, ports, protocol) = parse::quoted::<F, _>(self.frame, ip.transport)?;
+        let mut desk = Desk::new(packet);
+        desk.other = parse::key(&inner, ports, protocol, self.place());
+        desk.quoted_transport = inner.transport as u32;
+        Ok(desk)
+    }
+
+    fn rewrite_error<A: Stored>(&self, desk: &Desk<A>) {
+        let (frame, _) = &mut *self.out.borrow_mut();
+        let network = desk.packet.transport as usize + size_of::<Icmp>();
+        rewrite(frame, (network, desk.quoted_transport as usize), desk.other.protocol, &desk.quoted);
+        rewrite(frame, (NETWORK, 0), desk.packet.key.protocol, &desk.wire);
+    }
+
+    /// An ICMP error at a workload's interface.
+    fn error<F: Family<Address: Stored>>(self, ip: &Ip<F::Address>, packet: Packet<F::Address>) -> Verdict {
+        let mut desk = self.quoting::<F>(ip, packet)?;
+        let action = decide::decide_icmp_error(self.memory, &mut desk)?;
+        if action != Action::Translated {
+            return undisputed(action);
+        }
+        self.rewrite_error(&desk);
+        let (interface, mac) = desk.receiver();
+        if self.arrival.side == Side::To || interface == IfIndex::NONE {
+            return Ok(Pass::Stack);
+        }
+        self.out.borrow_mut().0[..6].copy_from_slice(mac.0.map(u16::to_ne_bytes).as_flattened());
+        Ok(Pass::Routed)
     }
 
     fn unknown(self) -> Verdict {
@@ -153,12 +207,7 @@ impl Way<'_> {
         }
         let packet = self.packet(ethernet, &ip, &transport);
         match transport.icmp {
-            Some(IcmpKind::Error) => {
-                let (inner, ports, protocol) = parse::quoted::<F, _>(self.frame, ip.transport)?;
-                let mut desk = Desk::new(packet);
-                desk.other = parse::key(&inner, ports, protocol, self.place());
-                undisputed(decide::decide_icmp_error(self.memory, &mut desk)?)
-            }
+            Some(IcmpKind::Error) => self.error::<F>(&ip, packet),
             Some(IcmpKind::Redirect) if F::ICMP == V4::ICMP => undisputed(guard::redirect(self.passage(ethernet))?),
             Some(class) if !class.is_flow() => self.link(ethernet),
             _ => self.judged::<F>(packet),
@@ -290,7 +339,7 @@ impl Way<'_> {
         let flags = entry.word.flags();
         let (frame, vouched) = &mut *self.out.borrow_mut();
         if flags.has(FlowFlags::TRANSLATED) {
-            rewrite(frame, packet, &entry.rewrite);
+            rewrite(frame, (NETWORK, packet.transport as usize), packet.key.protocol, &entry.rewrite);
         }
         if flags.has(FlowFlags::DIRECT) && entry.destination_mac == packet.destination_mac {
             return Pass::Direct;
@@ -307,10 +356,10 @@ impl Way<'_> {
     }
 }
 
-/// Other addresses and ports.
-fn rewrite<A: Stored>(frame: &mut [u8], packet: &Packet<A>, to: &Rewrite<A>) {
+/// Other addresses and ports, in the headers at these offsets; without a transport header (0) only addresses.
+fn rewrite<A: Stored>(frame: &mut [u8], (network, transport): (usize, usize), protocol: KeyProtocol, to: &Rewrite<A>) {
     let mut put = |offset: usize, bytes: &[u8]| frame[offset..offset + bytes.len()].copy_from_slice(bytes);
-    let offset = NETWORK + if A::BITS == 32 { 12 } else { 8 };
+    let offset = network + if A::BITS == 32 { 12 } else { 8 };
     let size = A::BITS as usize / 8;
     for (number, address) in [to.source, to.destination].into_iter().enumerate() {
         match address.into() {
@@ -319,7 +368,6 @@ fn rewrite<A: Stored>(frame: &mut [u8], packet: &Packet<A>, to: &Rewrite<A>) {
         }
     }
     let (source, destination) = (to.ports.source().to_host(), to.ports.destination().to_host());
-    let (transport, protocol) = (packet.transport as usize, packet.key.protocol);
     if transport == 0 {
         return;
     }
