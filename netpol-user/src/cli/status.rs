@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{Instance, Outcome, OutputArgs, output};
 use crate::{
-    datapath::{Counter, Datapath, Hook, Position, Role, Settings, Side, Way},
+    datapath::{self, Counter, Datapath, Hook, Position, Role, Settings, Side, Way},
     enforce,
     format::{self, Diagnostic},
     model::{ObjectName, World},
@@ -92,6 +92,9 @@ impl Report {
         for endpoint in names.endpoints.iter().filter(|endpoint| !stopped(endpoint)) {
             problems.extend(problem(&datapath, endpoint)?);
         }
+        if !names.services.is_empty() {
+            problems.extend(sockets(&datapath)?);
+        }
         if let Some(now) = &now {
             problems.extend(moved(&names, now));
             problems.extend(refused(now));
@@ -166,6 +169,21 @@ fn problem(datapath: &Datapath, endpoint: &Endpoint) -> Result<Option<String>> {
             "{namespace}/{name}: {interface} cannot be looked at ({error}); is the endpoint gone? run `netpol load` again"
         )),
     })
+}
+
+/// Why the host itself does not reach services.
+fn sockets(datapath: &Datapath) -> Result<Option<String>> {
+    let Some(group) = datapath::control_group() else {
+        let what = "the host itself does not reach services: no file system of type cgroup2 is mounted";
+        return Ok(Some(what.to_owned()));
+    };
+    let missing = datapath.missing_sockets(&group)?;
+    let what = format!(
+        "the host itself does not reach services: nothing is attached to {} at {}; run `netpol load` again",
+        missing.join(", "),
+        group.display()
+    );
+    Ok((!missing.is_empty()).then_some(what))
 }
 
 /// Addresses that endpoints have and are not believed. What a document leaves out on purpose is no problem.
