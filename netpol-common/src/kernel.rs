@@ -13,8 +13,25 @@ use crate::{
     wire::{Address, Protocol},
 };
 
+/// What one generation publishes, in one address family.
+pub trait Services<A: Address> {
+    /// What is published at an address and port.
+    fn service(&self, key: &ServiceKey<A>) -> Option<&ServiceValue>;
+
+    /// The backend behind an entry of the Maglev tables.
+    fn backend(&self, entry: u32) -> Option<&Backend<A>>;
+
+    /// Whether a backend still is one of those of a published address.
+    fn has_member(&self, key: &MemberKey<A>) -> bool;
+
+    /// The backend that a client has stayed with.
+    fn affinity(&self, key: &AffinityKey<A>) -> Option<&Affinity<A>>;
+
+    fn stay(&self, key: &AffinityKey<A>, with: &Affinity<A>);
+}
+
 /// The tables and flows of one address family, as one generation sees them.
-pub trait Kernel<A: Address>: PolicyTables {
+pub trait Kernel<A: Address>: PolicyTables + Services<A> {
     /// `None`: no publication has named the interface yet.
     fn hook(&self, interface: IfIndex) -> Option<&HookValue>;
 
@@ -50,20 +67,6 @@ pub trait Kernel<A: Address>: PolicyTables {
     fn fragment(&self, key: &FragmentKey<A>) -> Option<&FragmentPorts>;
 
     fn remember_fragment(&self, key: &FragmentKey<A>, ports: &FragmentPorts);
-
-    /// What is published at an address and port.
-    fn service(&self, key: &ServiceKey<A>) -> Option<&ServiceValue>;
-
-    /// The backend behind an entry of the Maglev tables.
-    fn backend(&self, entry: u32) -> Option<&Backend<A>>;
-
-    /// Whether a backend still is one of those of a published address.
-    fn has_member(&self, key: &MemberKey<A>) -> bool;
-
-    /// The backend that a client has stayed with.
-    fn affinity(&self, key: &AffinityKey<A>) -> Option<&Affinity<A>>;
-
-    fn stay(&self, key: &AffinityKey<A>, with: &Affinity<A>);
 
     /// Whether an address is in a pool: what stays among pools is not masqueraded.
     fn is_pooled(&self, address: &A) -> bool;

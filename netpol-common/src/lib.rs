@@ -12,6 +12,7 @@
 //! | [`policy`] | a verdict from the policy tables |
 //! | [`nat`] | translated connections: pairs of tuples, ports, ages |
 //! | [`service`] | published addresses and the backends behind them |
+//! | [`socket`] | services for the host's own sockets |
 //! | [`tables`] | keys and values of the policy tables that the loader fills |
 //! | [`kernel`] | what the logic asks of the world |
 //! | [`drops`] | why packets are dropped, and where the others go |
@@ -34,5 +35,6 @@ pub mod nat;
 pub mod parse;
 pub mod policy;
 pub mod service;
+pub mod socket;
 pub mod tables;
 pub mod wire;

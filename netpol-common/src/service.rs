@@ -9,7 +9,8 @@
 //!
 //! An established flow asks [`MemberKey`] once per generation: is its backend still one of them?
 
-use crate::flow::Ticks;
+use crate::flow::{Ticks, seconds};
+use crate::kernel::Services;
 use crate::wire::{Addr4, Addr6, Address, MacWords, PortBe, Protocol};
 
 pod! {
@@ -116,6 +117,39 @@ pub const fn pick(hash: u32, value: &ServiceValue) -> Option<u32> {
     // the hash as a fraction of 2^32: as even as a remainder, without a division
     let entry = (hash as u64 * value.size as u64) >> 32;
     Some(value.first.wrapping_add(entry as u32))
+}
+
+/// The backend that the client has stayed with, else the one of the Maglev table; `None`: that has none.
+/// `affinity` is that of the [`ServiceValue`].
+#[inline(always)]
+pub fn choose<A: Address, K: Services<A>>(
+    kernel: &K,
+    client: &AffinityKey<A>,
+    (entry, affinity): (u32, u32),
+    now: Ticks,
+) -> Option<Backend<A>> {
+    let mut backend = *kernel.backend(entry)?;
+    if affinity == 0 {
+        return Some(backend);
+    }
+    let &AffinityKey { address, port, protocol, .. } = client;
+    if let Some(stays) = kernel.affinity(client) {
+        let Affinity { backend: before, seen } = *stays;
+        let member = MemberKey {
+            address,
+            backend: before.address,
+            port,
+            backend_port: before.port,
+            protocol,
+            zero: 0,
+            zeros: 0,
+        };
+        if now.since(seen) <= seconds(affinity) && kernel.has_member(&member) {
+            backend = before;
+        }
+    }
+    kernel.stay(client, &Affinity { backend, seen: now });
+    Some(backend)
 }
 
 /// Each bit of the result depends on each bit of `word` (the finalizer of MurmurHash3, public domain).

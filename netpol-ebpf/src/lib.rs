@@ -8,6 +8,7 @@
 //! | [`unusual`] | fragments, extension headers, ICMP errors, ARP and neighbour discovery |
 //! | [`verified`] | functions that the verifier looks at on their own |
 //! | [`frame`] | a frame's bytes and what the kernel says of it |
+//! | [`socket`] | the host's own sockets, translated before there is a packet |
 //! | [`tables`] | netpol-common's questions, answered by maps |
 //! | [`maps`] | the maps |
 //! | [`rewrite`] | other addresses and ports, and checksums that fit |
@@ -23,6 +24,7 @@ pub mod flows;
 pub mod frame;
 pub mod maps;
 pub mod rewrite;
+pub mod socket;
 pub mod tables;
 pub mod unusual;
 pub mod uplink;

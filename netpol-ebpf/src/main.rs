@@ -3,9 +3,17 @@
 #![no_std]
 #![no_main]
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    macros::{cgroup_sock_addr, classifier},
+    programs::{SockAddrContext, TcContext},
+};
 use netpol_common::drops::Side;
-use netpol_ebpf::{aging, classify::classify, uplink::uplink};
+use netpol_ebpf::{
+    aging,
+    classify::classify,
+    socket::{reach4, reach6, tell4, tell6},
+    uplink::uplink,
+};
 
 #[classifier]
 pub fn from_workload(ctx: TcContext) -> i32 {
@@ -33,6 +41,46 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn age(_: TcContext) -> i32 {
     aging::start()
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    reach4(ctx.sock_addr)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    reach4(ctx.sock_addr)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    tell4(ctx.sock_addr)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    tell4(ctx.sock_addr)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    reach6(ctx.sock_addr)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    reach6(ctx.sock_addr)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    tell6(ctx.sock_addr)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    tell6(ctx.sock_addr)
 }
 
 /// Unreachable: a test asserts that the object calls no panicking function.

@@ -14,6 +14,7 @@ use netpol_common::{
     kernel::{Bucket, FragmentKey, FragmentPorts},
     nat::{NatKey, Translation},
     service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue, Uplink},
+    socket::SocketKey,
     tables::{AddressKey, AddressValue, HookValue, Identity, PairKey, PairValue, PortKey, Range, Ruling},
     wire::{Addr4, Addr6},
 };
@@ -86,6 +87,14 @@ pub static NAT6: HashMap<NatKey<Addr6>, Translation<Addr6>, 131_072, { BPF_F_NO_
 pub static AFFINITY4: LruHashMap<AffinityKey<Addr4>, Affinity<Addr4>, 16_384> = LruHashMap::new();
 #[btf_map]
 pub static AFFINITY6: LruHashMap<AffinityKey<Addr6>, Affinity<Addr6>, 16_384> = LruHashMap::new();
+/// What the host's sockets asked for, where they got a backend.
+#[btf_map]
+pub static SOCKETS4: LruHashMap<SocketKey<Addr4>, ServiceKey<Addr4>, 32_768> = LruHashMap::new();
+#[btf_map]
+pub static SOCKETS6: LruHashMap<SocketKey<Addr6>, ServiceKey<Addr6>, 32_768> = LruHashMap::new();
+/// The cookie of the host's network namespace; 0: no socket is the host's.
+#[btf_map]
+pub static HOST: Array<u64, 1> = Array::new();
 /// The timer that ends silent translations.
 #[btf_map]
 pub static AGING: Array<Aging, 1> = Array::new();

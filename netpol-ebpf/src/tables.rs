@@ -15,11 +15,12 @@ use netpol_common::{
     decide::Desk,
     drops::{Drop, Side},
     flow::{FlowKey, FlowValue, Generation, Place, Rewrite, Ticks},
-    kernel::{FragmentKey, FragmentPorts, Kernel, Live, Remembered, Settings},
+    kernel::{self, FragmentKey, FragmentPorts, Kernel, Live, Remembered, Settings},
     nat::{Claim, NatKey, NatState, Translation},
     parse::{Family, V4, V6},
     policy::{PolicyTables, Probe},
     service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue, Uplink},
+    socket::{SocketKey, Sockets},
     tables::{
         AddressKey, AddressValue, HookValue, Identity, IfIndex, PairKey, PairValue, PortKey, Range, Ruling, Subject,
     },
@@ -45,6 +46,7 @@ type Services<A> = HashMap<ServiceKey<A>, ServiceValue, 1>;
 type Backends<A> = Array<Backend<A>, 1, { BPF_F_INNER_MAP as usize }>;
 type Members<A> = HashMap<MemberKey<A>, u32, 1>;
 type Pools<A> = LpmTrie<A, u32, 1>;
+type SocketMap<A> = LruHashMap<SocketKey<A>, ServiceKey<A>, 32_768>;
 type AffinityMap<A> = LruHashMap<AffinityKey<A>, Affinity<A>, 16_384>;
 
 /// Names the maps of a family. The maps are statics: this is all that differs.
@@ -56,6 +58,7 @@ pub trait Maps: Family {
     type Nat: NatMap<Self::Address>;
     const NAT: &'static Self::Nat;
     const AFFINITY: &'static AffinityMap<Self::Address>;
+    const SOCKETS: &'static SocketMap<Self::Address>;
 
     fn addresses(slot: u32) -> Option<&'static Addresses<Self::Address>>;
     fn networks(slot: u32) -> Option<&'static Networks<Self::Address>>;
@@ -115,6 +118,7 @@ impl Maps for V4 {
     const DENIALS: &'static Self::Denials = &maps::DENIALS4;
     const NAT: &'static Self::Nat = &maps::NAT4;
     const AFFINITY: &'static AffinityMap<Addr4> = &maps::AFFINITY4;
+    const SOCKETS: &'static SocketMap<Addr4> = &maps::SOCKETS4;
 
     #[inline(always)]
     fn addresses(slot: u32) -> Option<&'static Addresses<Addr4>> {
@@ -258,6 +262,7 @@ impl Maps for V6 {
     const DENIALS: &'static Self::Denials = &maps::DENIALS6;
     const NAT: &'static Self::Nat = &maps::NAT6;
     const AFFINITY: &'static AffinityMap<Addr6> = &maps::AFFINITY6;
+    const SOCKETS: &'static SocketMap<Addr6> = &maps::SOCKETS6;
 
     #[inline(always)]
     fn addresses(slot: u32) -> Option<&'static Addresses<Addr6>> {
@@ -430,17 +435,18 @@ pub fn hook(slot: u32, interface: IfIndex) -> Option<&'static HookValue> {
     unsafe { hooks.get(interface.0) }
 }
 
-/// One generation's tables and the flows, for one address family.
-pub struct Tables<F> {
-    skb: Skb,
+/// One generation's tables and the flows, for one address family. What is asked about a packet needs its context;
+/// services need none.
+pub struct Tables<F, C = Skb> {
+    context: C,
     slot: u32,
     family: PhantomData<F>,
 }
 
-impl<F: Maps> Tables<F> {
+impl<F: Maps, C> Tables<F, C> {
     #[inline(always)]
-    pub fn of(skb: Skb, generation: Generation) -> Self {
-        Self { skb, slot: generation.slot(), family: PhantomData }
+    pub fn of(context: C, generation: Generation) -> Self {
+        Self { context, slot: generation.slot(), family: PhantomData }
     }
 }
 
@@ -468,6 +474,39 @@ impl<F: Maps> PolicyTables for Tables<F> {
             verified::UNKNOWN => None,
             ruling => Some(Ruling(ruling)),
         }
+    }
+}
+
+impl<F: Maps, C> kernel::Services<F::Address> for Tables<F, C> {
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey<F::Address>) -> Option<&ServiceValue> {
+        // SAFETY: see `hook`.
+        unsafe { F::services(self.slot)?.get(key) }
+    }
+
+    #[inline(always)]
+    fn backend(&self, entry: u32) -> Option<&Backend<F::Address>> {
+        let index = maps::MAGLEV.get(self.slot)?.get(entry)?;
+        F::backends(self.slot)?.get(*index)
+    }
+
+    #[inline(always)]
+    fn has_member(&self, key: &MemberKey<F::Address>) -> bool {
+        let Some(members) = F::members(self.slot) else { return false };
+        // SAFETY: see `hook`.
+        unsafe { members.get(key).is_some() }
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey<F::Address>) -> Option<&Affinity<F::Address>> {
+        // SAFETY: as in `recall`; a backend that is read in halves is none of the service's.
+        unsafe { F::AFFINITY.get(key) }
+    }
+
+    #[inline(always)]
+    fn stay(&self, key: &AffinityKey<F::Address>, with: &Affinity<F::Address>) {
+        // Without room the client's next connection goes where the table says.
+        let _ = F::AFFINITY.insert(key, with, u64::from(BPF_ANY));
     }
 }
 
@@ -569,37 +608,6 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
     }
 
     #[inline(always)]
-    fn service(&self, key: &ServiceKey<F::Address>) -> Option<&ServiceValue> {
-        // SAFETY: see `hook`.
-        unsafe { F::services(self.slot)?.get(key) }
-    }
-
-    #[inline(always)]
-    fn backend(&self, entry: u32) -> Option<&Backend<F::Address>> {
-        let index = maps::MAGLEV.get(self.slot)?.get(entry)?;
-        F::backends(self.slot)?.get(*index)
-    }
-
-    #[inline(always)]
-    fn has_member(&self, key: &MemberKey<F::Address>) -> bool {
-        let Some(members) = F::members(self.slot) else { return false };
-        // SAFETY: see `hook`.
-        unsafe { members.get(key).is_some() }
-    }
-
-    #[inline(always)]
-    fn affinity(&self, key: &AffinityKey<F::Address>) -> Option<&Affinity<F::Address>> {
-        // SAFETY: as in `recall`; a backend that is read in halves is none of the service's.
-        unsafe { F::AFFINITY.get(key) }
-    }
-
-    #[inline(always)]
-    fn stay(&self, key: &AffinityKey<F::Address>, with: &Affinity<F::Address>) {
-        // Without room the client's next connection goes where the table says.
-        let _ = F::AFFINITY.insert(key, with, u64::from(BPF_ANY));
-    }
-
-    #[inline(always)]
     fn is_pooled(&self, address: &F::Address) -> bool {
         let key = Key::new(F::Address::BITS, *address);
         F::pools(self.slot).is_some_and(|pools| pools.get(&key).is_some())
@@ -651,8 +659,8 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
         // SAFETY: a live context, and `size` bytes of the tuple. Sockets are searched in the namespace of the interface.
         let socket = unsafe {
             match sent.protocol.protocol() {
-                Protocol::TCP => bpf_skc_lookup_tcp(self.skb.0.cast(), tuple, size, HERE, 0),
-                Protocol::UDP => bpf_sk_lookup_udp(self.skb.0.cast(), tuple, size, HERE, 0),
+                Protocol::TCP => bpf_skc_lookup_tcp(self.context.0.cast(), tuple, size, HERE, 0),
+                Protocol::UDP => bpf_sk_lookup_udp(self.context.0.cast(), tuple, size, HERE, 0),
                 _ => return false,
             }
         };
@@ -668,6 +676,14 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
     fn random(&self) -> u32 {
         // SAFETY: no arguments.
         unsafe { bpf_get_prandom_u32() }
+    }
+}
+
+impl<F: Maps, C> Sockets<F::Address> for Tables<F, C> {
+    #[inline(always)]
+    fn note(&self, key: &SocketKey<F::Address>, wanted: &ServiceKey<F::Address>) {
+        // Without room the answer's own address is shown.
+        let _ = F::SOCKETS.insert(key, wanted, u64::from(BPF_ANY));
     }
 }
 

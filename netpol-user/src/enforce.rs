@@ -8,6 +8,7 @@
 //! If anything fails before, what was attached is taken off again.
 
 use std::{
+    cell::Cell,
     collections::{HashMap, HashSet, hash_map::DefaultHasher},
     hash::{Hash as _, Hasher as _},
     path::Path,
@@ -20,7 +21,7 @@ use crate::{
     compile::{self, BackendName, BackendState, CompileError, RuleName, ServiceName, Snapshot},
     datapath::{self, Datapath, Hook, Pins, Role, Settings, Way},
     format::{Diagnostic, Loaded},
-    model::World,
+    model::{Service, World},
     netns::Namespace,
     privileges,
     source::{self, Delivery, Discovery, Found, Known},
@@ -158,7 +159,7 @@ impl Instance {
         let seen = present.as_ref().map(|present| present.seen.as_slice()).unwrap_or_default();
         let known = Known { seen, accept: options.accept_addresses };
         let found = timed(&mut timings.discover, || source::discover(&loaded.world, known))?;
-        let warnings: Vec<_> = found.refused.iter().map(|refused| refused.diagnostic(&loaded.world)).collect();
+        let mut warnings: Vec<_> = found.refused.iter().map(|refused| refused.diagnostic(&loaded.world)).collect();
         let uplinks = timed(&mut timings.discover, || source::uplinks(&found, &options.uplinks))?;
         let workloads: Vec<_> = found.workloads.iter().map(|found| found.workload.clone()).collect();
         let mut snapshot =
@@ -185,6 +186,14 @@ impl Instance {
             };
             hooks.extend(uplinks.iter().map(hook));
         }
+        // while something is published, the host's own sockets reach it, too
+        let group = loaded.world.services.first().and_then(|service| {
+            let group = datapath::control_group();
+            if group.is_none() {
+                warnings.push(unreached(service));
+            }
+            group
+        });
         if options.dry_run {
             return Ok(Report { warnings, audited, ..self.rehearse(names, &snapshot, endpoints)? });
         }
@@ -202,12 +211,21 @@ impl Instance {
         let gone: Vec<_> = before.difference(&wanted).copied().collect();
         let mut attached = Vec::new();
         let result = timed(&mut timings.attach, || attach(&mut datapath, (&hooks, way), &mut attached, progress));
+        let is_new = Cell::new(false);
         let undo = |datapath: &Datapath| {
+            if is_new.get() {
+                let _ = datapath.detach_sockets();
+            }
             for hook in hooks.iter().filter(|hook| !before.contains(&hook.ifindex)) {
                 // the first error is the one to report
                 let _ = datapath.detach(hook.ifindex, way);
             }
         };
+        let result = result.and_then(|()| {
+            let Some(group) = &group else { return Ok(()) };
+            is_new.set(datapath.attach_sockets(group)?);
+            Ok(())
+        });
         if let Err(error) = result {
             undo(&datapath);
             return Err(error.into());
@@ -248,6 +266,9 @@ impl Instance {
             for ifindex in ifindexes {
                 datapath.detach(*ifindex, way)?;
             }
+        }
+        if group.is_none() {
+            datapath.detach_sockets()?;
         }
         self.state.keep_only(generation.0);
         Ok(Report { timings, ..report })
@@ -296,6 +317,15 @@ impl Instance {
             uplinks: names.uplinks.into_iter().map(|uplink| uplink.name).collect(),
             timings: Timings::default(),
         })
+    }
+}
+
+/// Without control groups there is no place for programs that the host's sockets meet.
+fn unreached(service: &Service) -> Diagnostic {
+    Diagnostic {
+        origin: service.origin.clone(),
+        message: "the host itself does not reach services: no file system of type cgroup2 is mounted".to_owned(),
+        help: Some("mount one and load again: mount -t cgroup2 none /sys/fs/cgroup".to_owned()),
     }
 }
 

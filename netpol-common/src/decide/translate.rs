@@ -14,11 +14,11 @@
 use super::Desk;
 use crate::{
     drops::{Drop, Side},
-    flow::{PortPair, Rewrite, seconds},
+    flow::{PortPair, Rewrite},
     kernel::Kernel,
     nat::{self, Claim, NatKey, NatState, Translation, Zone},
     parse::tcp,
-    service::{self, Affinity, AffinityKey, Backend, MemberKey, ServiceKey},
+    service::{self, AffinityKey, MemberKey, ServiceKey},
     wire::{Address, PortBe, Protocol},
 };
 
@@ -133,7 +133,9 @@ fn published<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
     let client_port = if affinity == 0 { key.ports.source() } else { PortBe::ZERO };
     let hash = service::hash(&key.source, client_port, address.fold() ^ u32::from(port.0));
     let Some(entry) = service::pick(hash, value) else { return Err(Drop::NoBackend) };
-    let backend = choose(kernel, desk, (entry, affinity))?;
+    let client = AffinityKey { client: key.source, address, port, protocol, zero: 0 };
+    let chosen = service::choose(kernel, &client, (entry, affinity), desk.packet.now);
+    let Some(backend) = chosen else { return Err(Drop::NoBackend) };
     let key = &desk.packet.key;
     // to itself: an answer to its own address would never come out again
     let source = if backend.address == key.source { key.destination } else { key.source };
@@ -141,40 +143,6 @@ fn published<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
         Rewrite { source, destination: backend.address, ports: PortPair::new(key.ports.source(), backend.port) };
     desk.service = service;
     Ok(Translated::New)
-}
-
-/// The backend that the client has stayed with, else the one of the Maglev table.
-#[inline(always)]
-fn choose<A: Address, K: Kernel<A>>(
-    kernel: &K,
-    desk: &Desk<A>,
-    (entry, affinity): (u32, u32),
-) -> Result<Backend<A>, Drop> {
-    let Some(backend) = kernel.backend(entry) else { return Err(Drop::NoBackend) };
-    let mut backend = *backend;
-    if affinity == 0 {
-        return Ok(backend);
-    }
-    let key = &desk.packet.key;
-    let (address, port, protocol) = (key.destination, key.ports.destination(), key.protocol());
-    let client = AffinityKey { client: key.source, address, port, protocol, zero: 0 };
-    if let Some(stays) = kernel.affinity(&client) {
-        let Affinity { backend: before, seen } = *stays;
-        let member = MemberKey {
-            address,
-            backend: before.address,
-            port,
-            backend_port: before.port,
-            protocol,
-            zero: 0,
-            zeros: 0,
-        };
-        if desk.packet.now.since(seen) <= seconds(affinity) && kernel.has_member(&member) {
-            backend = before;
-        }
-    }
-    kernel.stay(&client, &Affinity { backend, seen: desk.packet.now });
-    Ok(backend)
 }
 
 /// Makes the pair of a new connection: [`Desk::wire`] may get another port for the client.

@@ -7,6 +7,7 @@
 //! | `opening` | who opened a connection |
 //! | `memory` | what is remembered, and for how long |
 //! | `nat` | what is translated, and back |
+//! | `sockets` | services for the host's own sockets |
 //! | `links` | DHCP, ARP, neighbour discovery, what has no flow |
 //! | `parsing` | frames, whole and broken |
 
@@ -17,4 +18,5 @@ mod memory;
 mod nat;
 mod opening;
 mod parsing;
+mod sockets;
 mod support;

@@ -24,9 +24,11 @@ pub(super) enum Command {
     MapCreate = 0,
     ObjPin = 6,
     ObjGet = 7,
+    ProgQuery = 16,
     MapLookupBatch = 24,
     MapUpdateBatch = 26,
     LinkCreate = 28,
+    LinkUpdate = 29,
     LinkDetach = 34,
 }
 
@@ -76,6 +78,31 @@ struct Pin {
 }
 
 #[repr(C)]
+struct UpdateLink {
+    link: i32,
+    program: i32,
+    flags: u32,
+    old_program: u32,
+}
+
+/// As long as the newest kernel's: it writes to the last field.
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    target: i32,
+    attach_type: u32,
+    flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    padding: u32,
+    program_flags: u64,
+    links: u64,
+    link_flags: u64,
+    revision: u64,
+}
+
+#[repr(C)]
 struct DetachLink {
     link: i32,
 }
@@ -115,6 +142,32 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     call(Command::LinkDetach, &DetachLink { link: link.as_raw_fd() }).map(drop)
 }
 
+/// Gives a link another program, in place.
+///
+/// # Errors
+/// `ENOLINK`: it is not attached any more.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes = UpdateLink { link: link.as_raw_fd(), program: program.as_raw_fd(), flags: 0, old_program: 0 };
+    call(Command::LinkUpdate, &attributes).map(drop)
+}
+
+/// The numbers of the programs that are attached to a control group itself.
+pub(super) fn programs_of(group: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    /// `BPF_CGROUP_MAX_PROGS` of linux/bpf-cgroup.h
+    const MOST: usize = 64;
+    let mut programs = [0u32; MOST];
+    let mut query = Query {
+        target: group.as_raw_fd(),
+        attach_type,
+        programs: programs.as_mut_ptr() as u64,
+        count: MOST as u32,
+        ..Query::default()
+    };
+    // SAFETY: pointer and size are those of a local, which may be written, and so may be the array that it names.
+    unsafe { bpf(Command::ProgQuery, (&raw mut query).cast(), size_of::<Query>()) }?;
+    Ok(programs.into_iter().take(query.count as usize).collect())
+}
+
 pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     call(Command::ObjPin, &Pin { path: path.as_ptr() as u64, object: object.as_raw_fd(), flags: 0 }).map(drop)
@@ -128,9 +181,14 @@ pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
 
 pub(super) fn call<A>(command: Command, attributes: &A) -> io::Result<i32> {
     // SAFETY: pointer and size are those of a structure that outlives the call, and so does what it points to.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command as libc::c_int, &raw const *attributes, size_of::<A>() as libc::c_uint)
-    };
+    unsafe { bpf(command, (&raw const *attributes).cast(), size_of::<A>()) }
+}
+
+/// # Safety
+/// Pointer and size are those of a structure that fits the command and outlives the call, and so does what it points to.
+unsafe fn bpf(command: Command, attributes: *const libc::c_void, size: usize) -> io::Result<i32> {
+    // SAFETY: the caller's.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_int, attributes, size as libc::c_uint) };
     match i32::try_from(result) {
         Ok(result) if result >= 0 => Ok(result),
         _ => Err(io::Error::last_os_error()),

@@ -9,6 +9,7 @@
 //! | `programs` | the classifiers, loaded once |
 //! | `calls` | bpf(2) itself, for what aya has no function for |
 //! | `links` | classifiers on interfaces, by TCX or clsact |
+//! | `sockets` | programs for the host's own sockets, at the root control group |
 //! | `log` | what the classifiers log, in builds with that feature |
 //! | `slots` | the tables that a publication fills |
 //! | `publish` | a snapshot becomes the policy, with one write |
@@ -30,6 +31,7 @@ mod publish;
 mod published;
 mod records;
 mod slots;
+mod sockets;
 mod testrun;
 mod usage;
 
@@ -45,6 +47,7 @@ pub use pins::Pins;
 pub use programs::{Datapath, Role};
 pub use published::Published;
 pub use records::{Counter, Record, Translated};
+pub use sockets::control_group;
 pub use testrun::{Action, Arrival};
 pub use usage::Usage;
 
@@ -81,6 +84,12 @@ pub enum Error {
     #[error("cannot take {path} off its interface")]
     Detach {
         path: PathBuf,
+        #[source]
+        error: io::Error,
+    },
+    #[error("the kernel refuses {what}")]
+    ControlGroup {
+        what: String,
         #[source]
         error: io::Error,
     },

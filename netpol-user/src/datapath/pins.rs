@@ -12,7 +12,8 @@ use netpol_common::{
     flow::{FlowKey, FlowValue},
     kernel::{Bucket, FragmentKey, FragmentPorts, Live},
     nat::{NatKey, Translation},
-    service::{Affinity, AffinityKey},
+    service::{Affinity, AffinityKey, ServiceKey},
+    socket::SocketKey,
     wire::{Addr4, Addr6},
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -58,6 +59,9 @@ pub(super) const MAPS: &[(&str, MapType, usize, usize)] = &[
     ("NAT6", MapType::Hash, size_of::<NatKey<Addr6>>(), size_of::<Translation<Addr6>>()),
     ("AFFINITY4", MapType::LruHash, size_of::<AffinityKey<Addr4>>(), size_of::<Affinity<Addr4>>()),
     ("AFFINITY6", MapType::LruHash, size_of::<AffinityKey<Addr6>>(), size_of::<Affinity<Addr6>>()),
+    ("SOCKETS4", MapType::LruHash, size_of::<SocketKey<Addr4>>(), size_of::<ServiceKey<Addr4>>()),
+    ("SOCKETS6", MapType::LruHash, size_of::<SocketKey<Addr6>>(), size_of::<ServiceKey<Addr6>>()),
+    ("HOST", MapType::Array, 4, 8),
     // a timer of the kernel's (16 bytes), and how often it has run
     ("AGING", MapType::Array, 4, 24),
     ("RATES", MapType::Array, 4, size_of::<Bucket>()),

@@ -9,7 +9,8 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+    pin::PinError,
+    programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use netpol_common::drops::Side;
 
@@ -17,6 +18,7 @@ use super::{
     Error,
     pins::{MAPS, Pins},
     slots,
+    sockets::{self, SocketProgram},
 };
 use crate::privileges;
 
@@ -71,6 +73,8 @@ pub struct Datapath {
     pub(super) pins: Pins,
     workload: Pair,
     uplink: Pair,
+    /// Those of [`sockets::PROGRAMS`], in that order.
+    pub(super) sockets: Vec<CgroupSockAddr>,
 }
 
 /// The classifiers of both sides.
@@ -102,7 +106,12 @@ impl Datapath {
             let [from, to] = role.classifiers();
             Ok(Pair { from: open(from)?, to: open(to)? })
         };
-        Ok(Self { pins: pins.clone(), workload: pair(Role::Workload)?, uplink: pair(Role::Uplink)? })
+        Ok(Self {
+            pins: pins.clone(),
+            workload: pair(Role::Workload)?,
+            uplink: pair(Role::Uplink)?,
+            sockets: sockets::PROGRAMS.iter().map(|which| which.open(pins)).collect::<Result<_, _>>()?,
+        })
     }
 
     /// Opens what is pinned where it is of this build; else loads and pins this build's programs. Maps
@@ -156,20 +165,33 @@ fn load(pins: &Pins) -> Result<(), Error> {
     }
     let mut object = loader.load(OBJECT).map_err(|error| Error::Object(Box::new(error)))?;
     for which in Classifier::all() {
-        replace_pin(verified(&mut object, which.name())?, &pins.programs().join(which.name()))?;
+        let program: &mut SchedClassifier = part(&mut object, which.name())?;
+        program.load().map_err(refused(which.name()))?;
+        replace_pin(|path| program.pin(path), &pins.programs().join(which.name()))?;
     }
-    start_aging(verified(&mut object, AGE)?)
+    for SocketProgram { name, .. } in sockets::PROGRAMS {
+        let program: &mut CgroupSockAddr = part(&mut object, name)?;
+        program.load().map_err(refused(name))?;
+        replace_pin(|path| program.pin(path), &pins.programs().join(name))?;
+    }
+    let program: &mut SchedClassifier = part(&mut object, AGE)?;
+    program.load().map_err(refused(AGE))?;
+    start_aging(program)
 }
 
-/// A program of the object, in the kernel.
-fn verified<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {
-    let error = |error| Error::Program { what: name.to_owned(), error: Box::new(error) };
+/// A program of the object.
+fn part<'a, P>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, Error>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
     let Some(program) = object.program_mut(name) else {
         unreachable!("the object is built with this program in it");
     };
-    let program: &mut SchedClassifier = program.try_into().map_err(error)?;
-    program.load().map_err(error)?;
-    Ok(program)
+    program.try_into().map_err(refused(name))
+}
+
+fn refused(name: &'static str) -> impl Fn(ProgramError) -> Error {
+    move |error| Error::Program { what: name.to_owned(), error: Box::new(error) }
 }
 
 /// Arms the timer of translations, which goes on without any process; an upgrade gives it the new callback.
@@ -183,10 +205,10 @@ fn start_aging(program: &SchedClassifier) -> Result<(), Error> {
 }
 
 /// Pins beside, then renames over: there is always a program under the name.
-fn replace_pin(program: &mut SchedClassifier, path: &Path) -> Result<(), Error> {
+fn replace_pin(pin: impl FnOnce(&Path) -> Result<(), PinError>, path: &Path) -> Result<(), Error> {
     // bpffs keeps names with a dot to itself
     let beside = path.with_file_name(format!("{}-new", path.file_name().unwrap_or_default().to_string_lossy()));
     let _ = fs::remove_file(&beside);
-    program.pin(&beside).map_err(|error| Error::Pin { path: beside.clone(), error: Box::new(error) })?;
+    pin(&beside).map_err(|error| Error::Pin { path: beside.clone(), error: Box::new(error) })?;
     fs::rename(&beside, path).map_err(|error| Error::Folder { path: path.to_owned(), error })
 }

@@ -16,6 +16,7 @@ use netpol_common::{
 use super::{
     Datapath, Error,
     programs::{Classifier, OBJECT, Role},
+    sockets::PROGRAMS,
 };
 
 /// Where the kernel is told that a frame arrives. The interfaces must exist in the calling thread's
@@ -115,7 +116,11 @@ impl Datapath {
             let info = self.program(which).info().map_err(error)?;
             Ok((which.name(), info.verified_instruction_count()))
         };
-        Classifier::all().map(count).collect()
+        let sockets = PROGRAMS.iter().zip(&self.sockets).map(|(which, program)| {
+            let error = |error| Error::Program { what: which.name.into(), error: Box::new(error) };
+            Ok((which.name, program.info().map_err(error)?.verified_instruction_count()))
+        });
+        Classifier::all().map(count).chain(sockets).collect()
     }
 
     /// The object that this build loads.

@@ -9,7 +9,7 @@ use netpol_common::tables::IfIndex;
 use serde::Serialize;
 
 use crate::{
-    datapath::{Counter, Datapath, Hook, Position, Role, Settings, Side, Way},
+    datapath::{self, Counter, Datapath, Hook, Position, Role, Settings, Side, Way},
     enforce,
     format::Diagnostic,
     model::{
@@ -98,6 +98,9 @@ impl Condition {
         for endpoint in names.endpoints.iter().filter(|endpoint| !stopped(endpoint)) {
             problems.extend(problem(&datapath, endpoint));
         }
+        if !names.services.is_empty() {
+            problems.extend(sockets(&datapath)?);
+        }
         if let Some(now) = &now {
             problems.extend(moved(&names, now));
             problems.extend(refused(now));
@@ -161,6 +164,21 @@ impl Now {
         };
         self.found.pending.iter().map(named).collect()
     }
+}
+
+/// Why the host itself does not reach services.
+fn sockets(datapath: &Datapath) -> Result<Option<String>, enforce::Error> {
+    let Some(group) = datapath::control_group() else {
+        let what = "the host itself does not reach services: no file system of type cgroup2 is mounted";
+        return Ok(Some(what.to_owned()));
+    };
+    let missing = datapath.missing_sockets(&group)?;
+    let what = format!(
+        "the host itself does not reach services: nothing is attached to {} at {}; run `netpol load` again",
+        missing.join(", "),
+        group.display()
+    );
+    Ok((!missing.is_empty()).then_some(what))
 }
 
 fn problem(datapath: &Datapath, endpoint: &Endpoint) -> Option<String> {

@@ -9,10 +9,11 @@ use std::{
 use netpol_common::{
     drops::{Drop, Side},
     flow::{FlowKey, FlowValue, Generation, Ticks},
-    kernel::{Bucket, FragmentKey, FragmentPorts, Kernel, Live, Remembered, Settings},
+    kernel::{Bucket, FragmentKey, FragmentPorts, Kernel, Live, Remembered, Services, Settings},
     nat::{Claim, NatKey, NatState, Translation},
     policy::PolicyTables,
     service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue},
+    socket::{SocketKey, Sockets},
     tables::{AddressKey, AddressValue, HookValue, Identity, IfIndex, PairKey, PairValue, PortKey, Range, Ruling},
     wire::{Addr4, Addr6, Address},
 };
@@ -38,6 +39,8 @@ pub struct Store<A: Address> {
     pub room: usize,
     /// Keys of answers that sockets of the host would get.
     pub bound: Vec<NatKey<A>>,
+    /// What sockets asked for.
+    pub wanted: RefCell<HashMap<SocketKey<A>, ServiceKey<A>>>,
     affinity: HashMap<AffinityKey<A>, Affinity<A>>,
     new_affinity: RefCell<Vec<(AffinityKey<A>, Affinity<A>)>>,
     fragments: HashMap<FragmentKey<A>, FragmentPorts>,
@@ -81,6 +84,7 @@ impl<A: Address> Default for Store<A> {
             rivals: RefCell::default(),
             room: usize::MAX,
             bound: Vec::new(),
+            wanted: RefCell::default(),
             affinity: HashMap::new(),
             new_affinity: RefCell::default(),
             fragments: HashMap::new(),
@@ -180,6 +184,34 @@ fn holds<A: Address>(network: A, length: u32, address: A) -> bool {
     (bits(network.into()) ^ bits(address.into())).leading_zeros() >= length
 }
 
+impl<A: Stored> Services<A> for Memory {
+    fn service(&self, key: &ServiceKey<A>) -> Option<&ServiceValue> {
+        A::store(self).services.get(key)
+    }
+
+    fn backend(&self, entry: u32) -> Option<&Backend<A>> {
+        A::store(self).backends.get(*self.maglev.get(entry as usize)? as usize)
+    }
+
+    fn has_member(&self, key: &MemberKey<A>) -> bool {
+        A::store(self).members.contains_key(key)
+    }
+
+    fn affinity(&self, key: &AffinityKey<A>) -> Option<&Affinity<A>> {
+        A::store(self).affinity.get(key)
+    }
+
+    fn stay(&self, key: &AffinityKey<A>, with: &Affinity<A>) {
+        A::store(self).new_affinity.borrow_mut().push((*key, *with));
+    }
+}
+
+impl<A: Stored> Sockets<A> for Memory {
+    fn note(&self, key: &SocketKey<A>, wanted: &ServiceKey<A>) {
+        A::store(self).wanted.borrow_mut().insert(*key, *wanted);
+    }
+}
+
 impl<A: Stored> Kernel<A> for Memory {
     fn hook(&self, interface: IfIndex) -> Option<&HookValue> {
         self.hooks.get(&interface)
@@ -245,26 +277,6 @@ impl<A: Stored> Kernel<A> for Memory {
 
     fn remember_fragment(&self, key: &FragmentKey<A>, ports: &FragmentPorts) {
         A::store(self).new_fragments.borrow_mut().push((*key, *ports));
-    }
-
-    fn service(&self, key: &ServiceKey<A>) -> Option<&ServiceValue> {
-        A::store(self).services.get(key)
-    }
-
-    fn backend(&self, entry: u32) -> Option<&Backend<A>> {
-        A::store(self).backends.get(*self.maglev.get(entry as usize)? as usize)
-    }
-
-    fn has_member(&self, key: &MemberKey<A>) -> bool {
-        A::store(self).members.contains_key(key)
-    }
-
-    fn affinity(&self, key: &AffinityKey<A>) -> Option<&Affinity<A>> {
-        A::store(self).affinity.get(key)
-    }
-
-    fn stay(&self, key: &AffinityKey<A>, with: &Affinity<A>) {
-        A::store(self).new_affinity.borrow_mut().push((*key, *with));
     }
 
     fn is_pooled(&self, address: &A) -> bool {

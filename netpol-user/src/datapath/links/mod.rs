@@ -6,6 +6,8 @@
 mod cls;
 mod tcx;
 
+pub(super) use tcx::take_off;
+
 use aya::programs::SchedClassifier;
 use netpol_common::{drops::Side, tables::IfIndex};
 use serde::{Deserialize, Serialize};

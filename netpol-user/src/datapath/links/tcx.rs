@@ -103,7 +103,7 @@ pub(super) fn detach_all(pins: &Pins, progress: &dyn Fn(usize, usize)) -> Result
 }
 
 /// Removing the pin alone would leave it to the kernel when to take the program off.
-fn take_off(path: &Path) -> Result<(), Error> {
+pub(in crate::datapath) fn take_off(path: &Path) -> Result<(), Error> {
     match calls::open(path).and_then(|link| calls::detach_link(link.as_fd())) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(Error::Detach { path: path.to_owned(), error });

@@ -1,0 +1,276 @@
+//! The host itself reaches services, by localhost too: at its sockets, and by nobody else's.
+
+mod support;
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use netpol_user::datapath::{Datapath, Pins, control_group};
+use support::{
+    Attempt, Endpoint, FAMILIES, Family, HOST, LAYOUTS, Scene, Seen, check,
+    packet::{self, TCP},
+    policy::{documents, from, ingress},
+};
+
+const PATIENCE: Duration = Duration::from_secs(2);
+const SYN: u8 = 2;
+
+/// `app`'s port 8080: port 80 of virtual addresses, and port 8000 of the host.
+fn service(app: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {app}}}\nspec:\n  type: NodePort\n  selector: {{app: {app}}}\n  \
+         clusterIPs: ['10.96.0.10', 'fd96::10']\n  clusterIP: '10.96.0.10'\n  ports:\n  \
+         - {{name: t, port: 80, targetPort: 8080, nodePort: 8000, protocol: TCP}}\n  \
+         - {{name: u, port: 80, targetPort: 8080, nodePort: 8000, protocol: UDP}}\n"
+    )
+}
+
+/// Where it is published: at the virtual address, a loopback address, and one of the host.
+fn places(family: Family) -> [String; 3] {
+    let [four, six] = HOST;
+    match family {
+        Family::V4 => ["10.96.0.10:80".to_owned(), "127.0.0.1:8000".to_owned(), format!("{four}:8000")],
+        Family::V6 => ["[fd96::10]:80".to_owned(), "[::1]:8000".to_owned(), format!("[{six}]:8000")],
+    }
+}
+
+/// The same of IPv4, as an IPv6 socket writes it.
+fn mapped() -> [String; 3] {
+    places(Family::V4).map(|place| format!("[::ffff:{}", place.replace(':', "]:")))
+}
+
+fn every_place() -> Vec<String> {
+    FAMILIES.into_iter().flat_map(places).chain(mapped()).collect()
+}
+
+impl Scene {
+    #[track_caller]
+    fn load_services(&self, flags: &[&str], more: &[String]) {
+        let path = self.host.documents("nat.yaml", &documents(&self.all(), more));
+        self.host.netpol(&[&["load", "--uplink", "v-outside"], flags, &[&path]].concat()).ok();
+    }
+}
+
+#[track_caller]
+fn check_host(host: &Endpoint, seen: Seen) {
+    let attempts = every_place().into_iter().flat_map(|to| [Attempt::Tcp(to.clone()), Attempt::Udp(to)]);
+    let expected: Vec<_> = attempts.map(|attempt| (host, attempt, seen)).collect();
+    check(&expected);
+}
+
+/// The hooks of the control group where the programs that `datapath` has open are not.
+#[track_caller]
+fn missing(datapath: &Datapath) -> usize {
+    let group = control_group().expect("tests need a cgroup2 mount");
+    datapath.missing_sockets(&group).unwrap_or_else(|error| panic!("{error}")).len()
+}
+
+fn open(scene: &Scene) -> Datapath {
+    Datapath::open(&Pins::at(scene.host.bpffs())).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn the_host_reaches_a_service_at_every_place_where_it_is_published() {
+    for layout in LAYOUTS {
+        let scene = Scene::new(layout);
+        let _servers = (scene.b.serve_tcp(8080), scene.b.serve_udp(8080));
+        for way in [&[][..], &["--forwarding", "stack"]] {
+            scene.load_services(way, &[service("b")]);
+            check_host(&scene.host.itself(), Seen::Answered);
+        }
+    }
+}
+
+#[test]
+fn a_socket_is_told_the_services_address_and_never_the_backends() {
+    let scene = Scene::bridged();
+    let host = scene.host.itself();
+    let _servers = (scene.b.serve_tcp(8080), scene.b.serve_udp(8080));
+    scene.load_services(&[], &[service("b")]);
+    for place in every_place() {
+        let to: SocketAddr = place.parse().expect("an address");
+        assert_eq!(host.connect(&place).peer_addr().expect("a peer"), to);
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let [unconnected, connected] = [(); 2].map(|()| {
+            let socket = host.enter(|| UdpSocket::bind(any)).expect("a socket");
+            socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            socket
+        });
+        for _ in 0..3 {
+            unconnected.send_to(b"ping", to).expect("a datagram");
+            assert_eq!(unconnected.recv_from(&mut [0; 8]).expect("an answer"), (4, to));
+        }
+        connected.connect(to).expect("a connection");
+        assert_eq!(connected.peer_addr().expect("a peer"), to);
+        connected.send(b"ping").expect("a datagram");
+        assert_eq!(connected.recv_from(&mut [0; 8]).expect("an answer"), (4, to));
+    }
+}
+
+#[test]
+fn what_is_not_published_is_left_alone() {
+    let scene = Scene::bridged();
+    let Scene { b, .. } = &scene;
+    let host = scene.host.itself();
+    let _servers = (b.serve_tcp(8080), b.serve_udp(8080), host.serve_tcp(9000), host.serve_udp(9000));
+    scene.load_services(&[], &[service("b")]);
+    for (family, loopback) in FAMILIES.into_iter().zip(["127.0.0.1:9000", "[::1]:9000"]) {
+        let direct = b.at(family, 8080);
+        check(&[
+            (&host, Attempt::Tcp(loopback.to_owned()), Seen::Answered),
+            (&host, Attempt::Udp(loopback.to_owned()), Seen::Answered),
+            (&host, Attempt::Tcp(direct.clone()), Seen::Answered),
+            (&host, Attempt::Tcp(loopback.replace("9000", "8001")), Seen::Refused),
+        ]);
+        assert_eq!(host.connect(&direct).peer_addr().expect("a peer").to_string(), direct);
+    }
+}
+
+#[test]
+fn a_containers_own_loopback_address_is_its_own() {
+    let scene = Scene::bridged();
+    let Scene { a, b, .. } = &scene;
+    let _servers = (b.serve_tcp(8080), b.serve_udp(8080));
+    scene.load_services(&[], &[service("b")]);
+    for place in ["127.0.0.1:8000", "[::1]:8000", "[::ffff:127.0.0.1]:8000"] {
+        let [tcp, udp] = [Attempt::Tcp(place.to_owned()), Attempt::Udp(place.to_owned())];
+        check(&[(a, tcp.clone(), Seen::Refused), (a, udp.clone(), Seen::Refused)]);
+        let _own = (a.serve_tcp(8000), a.serve_udp(8000));
+        check(&[(a, tcp, Seen::Answered), (a, udp, Seen::Answered)]);
+    }
+}
+
+#[test]
+fn what_a_neighbour_sends_to_a_loopback_address_reaches_no_backend() {
+    let scene = Scene::bridged();
+    let Scene { host, b, outside, .. } = &scene;
+    scene.load_services(&[], &[service("b")]);
+    let (sender, listener) = (outside.raw(), b.raw());
+    let from = outside.socket(Family::V4, 40_000);
+    let reaches = |to: &str| {
+        let segment = packet::tcp(from, to.parse().expect("an address"), SYN, &[]);
+        sender.send(&packet::frame(host.mac("v-outside"), outside.mac(), &segment));
+        // EtherType IPv4, and the protocol
+        listener.receive(|frame| frame.get(12..14) == Some(&[8, 0]) && frame.get(23) == Some(&TCP)).is_some()
+    };
+    assert!(!reaches("127.0.0.1:8000"));
+    assert!(reaches("192.0.2.1:8000"));
+}
+
+#[test]
+fn instances_beside_each_other_have_each_its_own_hosts_sockets() {
+    let (one, other) = (Scene::bridged(), Scene::bridged());
+    let _servers = (one.b.serve_tcp(8080), one.b.serve_udp(8080));
+    one.load_services(&[], &[service("b")]);
+    // nobody listens on this one's backend
+    other.load_services(&[], &[service("a")]);
+    check_host(&one.host.itself(), Seen::Answered);
+    check_host(&other.host.itself(), Seen::Refused);
+    other.host.netpol(&["unload"]).ok();
+    check_host(&one.host.itself(), Seen::Answered);
+}
+
+#[test]
+fn a_service_without_backend_refuses_at_once() {
+    let scene = Scene::bridged();
+    scene.load_services(&[], &[service("nobody")]);
+    let begin = Instant::now();
+    check_host(&scene.host.itself(), Seen::Refused);
+    let host = scene.host.itself();
+    let socket = host.enter(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket");
+    let error = socket.send_to(b"ping", "127.0.0.1:8000").expect_err("nobody is there");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert!(begin.elapsed() < PATIENCE);
+}
+
+#[test]
+fn a_policed_host_is_denied_by_localhost_as_by_any_other_route() {
+    for layout in LAYOUTS {
+        let scene = Scene::new(layout);
+        let host = scene.host.itself();
+        let _servers = (scene.b.serve_tcp(8080), scene.b.serve_udp(8080));
+        let denied = [service("b"), ingress("b", &[from("c", &["8080/TCP", "8080/UDP"])])];
+        scene.load_services(&["--police-host"], &denied);
+        check_host(&host, Seen::Silent);
+        scene.load_services(&[], &denied);
+        check_host(&host, Seen::Answered);
+    }
+}
+
+#[test]
+fn programs_are_attached_while_something_is_published() {
+    let scene = Scene::bridged();
+    scene.load_services(&[], &[]);
+    let datapath = open(&scene);
+    assert_eq!(missing(&datapath), 8);
+    scene.load_services(&[], &[service("b")]);
+    assert_eq!(missing(&datapath), 0);
+    assert!(scene.host.enforced());
+    scene.load_services(&[], &[]);
+    assert_eq!(missing(&datapath), 8);
+    scene.load_services(&[], &[service("b")]);
+    assert_eq!(missing(&datapath), 0);
+    scene.host.netpol(&["unload"]).ok();
+    assert_eq!(missing(&datapath), 8, "also while somebody has the programs open");
+    assert!(!scene.host.bpffs().exists(), "nothing stays pinned");
+}
+
+#[test]
+fn another_builds_programs_are_replaced_in_place() {
+    let scene = Scene::bridged();
+    scene.load_services(&[], &[service("b")]);
+    let before = open(&scene);
+    let pins = Pins::at(scene.host.bpffs());
+    let mut after = Datapath::open_or_load(&pins, None).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((missing(&before), missing(&after)), (0, 8));
+    let group = control_group().expect("tests need a cgroup2 mount");
+    let is_new = scene.host.namespace.enter(|| after.attach_sockets(&group)).expect("entering a network namespace");
+    assert!(!is_new.unwrap_or_else(|error| panic!("{error}")), "the links are the same");
+    assert_eq!((missing(&before), missing(&after)), (8, 0));
+}
+
+#[test]
+fn a_link_that_is_lost_is_a_problem_that_the_next_load_mends() {
+    let scene = Scene::bridged();
+    let _server = scene.b.serve_tcp(8080);
+    scene.load_services(&[], &[service("b")]);
+    let datapath = open(&scene);
+    std::fs::remove_file(scene.host.bpffs().join("links/cgroup-connect4")).expect("the pin");
+    // the kernel ends it some time after
+    let begin = Instant::now();
+    while missing(&datapath) == 0 && begin.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let status = scene.host.status();
+    let problem = status["problems"][0].as_str().expect("a problem");
+    assert!(problem.starts_with("the host itself does not reach services: nothing is attached to connect4 at /"));
+    scene.load_services(&[], &[service("b")]);
+    assert!(scene.host.enforced());
+    check(&[(&scene.host.itself(), Attempt::Tcp("127.0.0.1:8000".to_owned()), Seen::Answered)]);
+}
+
+#[test]
+fn without_control_groups_the_host_is_told_and_all_else_works() {
+    let scene = Scene::bridged();
+    let Scene { host, a, b, .. } = &scene;
+    let _server = b.serve_tcp(8080);
+    let path = host.documents("nat.yaml", &documents(&scene.all(), &[service("b")]));
+    let (bpffs, state) = (host.bpffs().display().to_string(), host.folder().join("state").display().to_string());
+    let netpol = env!("CARGO_BIN_EXE_netpol");
+    // in a mount namespace of its own
+    let script = "umount -l -a -t cgroup2 && exec \"$@\"";
+    let flags = ["-m", "sh", "-ec", script, "sh", netpol, "--bpffs", &bpffs, "--state", &state];
+    let ran = host.command("unshare", &[&flags[..], &["load", "--uplink", "v-outside", &path]].concat());
+    let text = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{text}");
+    assert!(text.contains("no file system of type cgroup2 is mounted"), "{text}");
+    check(&[
+        (a, Attempt::Tcp("10.96.0.10:80".to_owned()), Seen::Answered),
+        (&host.itself(), Attempt::Tcp("127.0.0.1:8000".to_owned()), Seen::Refused),
+    ]);
+    let ran = host.command("unshare", &[&flags[..], &["status"]].concat());
+    let text = String::from_utf8_lossy(&ran.stdout);
+    assert!(text.contains("no file system of type cgroup2 is mounted"), "{text}");
+}
