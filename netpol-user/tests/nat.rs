@@ -8,7 +8,7 @@ use std::{
 };
 
 use support::{
-    Attempt, Endpoint, FAMILIES, Family, HOST, LAYOUTS, Layout, Scene, Seen, check, client_of, exchange,
+    Attempt, FAMILIES, Family, HOST, LAYOUTS, Layout, Scene, Seen, check, client_of, exchange,
     policy::{documents, from, ingress},
 };
 

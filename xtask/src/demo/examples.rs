@@ -17,7 +17,7 @@ pub struct Example {
     pub translated: &'static [Request],
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Service {
     /// As netpol names it.
     pub endpoint: &'static str,
@@ -139,6 +139,22 @@ const SHOP: Example = Example {
     ],
 };
 
+/// The shop with the real programs, and a second gateway behind nginx.
+pub static REAL: Example = Example {
+    about: "The e-commerce platform with nginx, Redis, PostgreSQL, and services in Python.",
+    services: &[
+        SHOP.services[0],
+        SHOP.services[1],
+        service("shop/api-gateway-2", "api-gateway-2", "10.0.0.21", &[80]),
+        SHOP.services[2],
+        SHOP.services[3],
+        SHOP.services[4],
+        SHOP.services[5],
+    ],
+    scenes: &[],
+    ..SHOP
+};
+
 const ABC: Example = Example {
     name: "abc",
     about: "Three services and one concern, in Calico's documents: C may not reach A.",
@@ -237,8 +253,11 @@ mod tests {
 
     #[test]
     fn topology_is_that_of_the_documents() {
-        for example in &ALL {
-            let text = documents(&root().join("policies").join(example.name));
+        for example in ALL.iter().chain([&REAL]) {
+            let mut text = documents(&root().join("policies").join(example.name));
+            if std::ptr::eq(example, &REAL) {
+                text += &documents(&root().join("xtask/src/demo/real"));
+            }
             let endpoints: Vec<&str> = text.split("\n---").filter(|doc| doc.contains("kind: Endpoint")).collect();
             assert_eq!(endpoints.len(), example.services.len(), "{}", example.name);
             for Service { endpoint, netns, address, ports } in example.services {

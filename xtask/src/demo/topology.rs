@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{
     examples::{Example, Service},
-    interrupt,
+    interrupt, real,
     serve::Serve,
 };
 use crate::{say, shell::quietly};
@@ -38,6 +38,10 @@ pub const CUSTOMER_ADDRESS: &str = "203.0.113.10";
 /// What netpol keeps of the demo's instance.
 pub const STATE: &str = "/run/netpol-demo/state";
 const FOLDER: &str = "/run/netpol-demo";
+/// Where programs have their data.
+pub const DATA: &str = "/run/netpol-demo/data";
+/// Their process ids, a line each.
+pub const PROGRAMS: &str = "/run/netpol-demo/programs";
 const LIST: &str = "/run/netpol-demo/namespaces";
 const NAMESPACES: &str = "/run/netns";
 const BPFFS: &str = "/sys/fs/bpf";
@@ -99,13 +103,14 @@ impl Drop for Made {
     }
 }
 
-/// Builds the topology and starts its servers.
+/// Builds the topology, with the server of its Internet alone.
 pub fn build(example: &Example) -> Result<Made> {
     let wanted: Vec<&str> =
         [HOST, INTERNET, CUSTOMER].into_iter().chain(example.services.iter().map(|s| s.netns)).collect();
     refuse_to_overwrite(&wanted)?;
     // The folder is the lock: of two demos at once, one makes it.
-    fs::DirBuilder::new().mode(0o700).create(FOLDER).with_context(|| format!("{FOLDER}: another demo is here"))?;
+    // Others may pass, for a program that does not run as root to reach its data.
+    fs::DirBuilder::new().mode(0o711).create(FOLDER).with_context(|| format!("{FOLDER}: another demo is here"))?;
     let made = Made { remove_on_drop: true };
     fs::create_dir(STATE)?;
     if !is_bpffs(Path::new(BPFFS)) {
@@ -122,12 +127,17 @@ pub fn build(example: &Example) -> Result<Made> {
         }
     }
     lay_cables(example)?;
+    start(INTERNET, INTERNET, &INTERNET_PORTS)?;
+    Ok(made)
+}
+
+/// Starts a server for each service.
+pub fn start_servers(example: &Example) -> Result<()> {
     for service in example.services {
         interrupt::check()?;
         start(service.netns, service.endpoint, service.ports)?;
     }
-    start(INTERNET, INTERNET, &INTERNET_PORTS)?;
-    Ok(made)
+    Ok(())
 }
 
 fn refuse_to_overwrite(wanted: &[&str]) -> Result<()> {
@@ -236,9 +246,14 @@ fn start(namespace: &str, name: &str, ports: &[u16]) -> Result<()> {
     Ok(())
 }
 
+/// What was made, by name.
+pub fn namespaces() -> Vec<String> {
+    fs::read_to_string(LIST).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
 /// Removes what the list names. A step that fails does not keep the others from being done.
 fn remove() -> Result<()> {
-    let list = fs::read_to_string(LIST).unwrap_or_default();
+    let list = namespaces();
     let mut failures = vec![];
     let mut attempt = |what: &str, outcome: Result<()>| {
         if let Err(error) = outcome {
@@ -246,7 +261,8 @@ fn remove() -> Result<()> {
         }
     };
     attempt("programs and maps", remove_pins());
-    for namespace in list.lines() {
+    attempt("the services", real::end());
+    for namespace in &list {
         if Path::new(NAMESPACES).join(namespace).exists() {
             attempt(namespace, end_servers(namespace));
             attempt(namespace, quietly(undisturbed("ip").args(["netns", "del", namespace])).map(drop));

@@ -47,7 +47,12 @@ impl Install {
 
     /// Makes sure that all is there. Silent when it is.
     pub fn ensure(self) -> Result<()> {
-        let mut missing = missing()?;
+        self.ensure_with(&[])
+    }
+
+    /// The same, and these programs.
+    pub fn ensure_with(self, more: &[Program]) -> Result<()> {
+        let mut missing = missing(more)?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -60,7 +65,7 @@ impl Install {
         for round in ROUNDS {
             missing.iter().for_each(|need| say::note(format_args!("missing: {need}")));
             perform(plan(&missing, round)?)?;
-            missing = self::missing()?;
+            missing = self::missing(more)?;
             if missing.is_empty() {
                 say::done("set up");
                 return Ok(());
@@ -105,8 +110,11 @@ impl std::fmt::Display for Need {
     }
 }
 
+/// Its name, the Debian package, and what it is for.
+pub type Program = (&'static str, &'static str, &'static str);
+
 /// Programs that building does without, but showing and testing do not.
-const PROGRAMS: [(&str, &str, &str); 5] = [
+const PROGRAMS: [Program; 5] = [
     ("ip", "iproute2", "namespaces and interfaces of demo and tests"),
     ("nsenter", "util-linux", "commands inside a namespace"),
     ("curl", "curl", "requests of the demo"),
@@ -116,8 +124,8 @@ const PROGRAMS: [(&str, &str, &str); 5] = [
 
 const COMPONENTS: [(&str, &str); 2] = [("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")];
 
-fn missing() -> Result<Vec<Need>> {
-    let programs = PROGRAMS.into_iter().filter(|(program, ..)| shell::which(program).is_none());
+fn missing(more: &[Program]) -> Result<Vec<Need>> {
+    let programs = PROGRAMS.iter().chain(more).copied().filter(|(program, ..)| shell::which(program).is_none());
     let mut missing: Vec<Need> =
         programs.map(|(program, package, purpose)| Need::Program { program, package, purpose }).collect();
 
