@@ -69,7 +69,12 @@ pub fn find(name: &str) -> Result<&'static Example, String> {
     ALL.iter().find(|example| example.name == name).ok_or_else(|| "it is one of shop, abc, stars".to_owned())
 }
 
-const fn service(endpoint: &'static str, netns: &'static str, address: &'static str, ports: &'static [u16]) -> Service {
+pub const fn service(
+    endpoint: &'static str,
+    netns: &'static str,
+    address: &'static str,
+    ports: &'static [u16],
+) -> Service {
     Service { endpoint, netns, address, ports }
 }
 
@@ -95,7 +100,7 @@ impl Request {
 
 pub static ALL: [Example; 3] = [SHOP, ABC, STARS];
 
-const SHOP: Example = Example {
+pub const SHOP: Example = Example {
     name: "shop",
     about: "An e-commerce platform of six services on one bridge, under least privilege.",
     bridge: "br-app",
@@ -137,22 +142,6 @@ const SHOP: Example = Example {
         silent("product-service", INTERNET, 25, "and to no other port").at(UPDATES),
         silent("postgres-db", "nginx-lb", 8080, "judged as what it is: postgres to nginx").at(HOST_ADDRESS),
     ],
-};
-
-/// The shop with the real programs, and a second gateway behind nginx.
-pub static REAL: Example = Example {
-    about: "The e-commerce platform with nginx, Redis, PostgreSQL, and services in Python.",
-    services: &[
-        SHOP.services[0],
-        SHOP.services[1],
-        service("shop/api-gateway-2", "api-gateway-2", "10.0.0.21", &[80]),
-        SHOP.services[2],
-        SHOP.services[3],
-        SHOP.services[4],
-        SHOP.services[5],
-    ],
-    scenes: &[],
-    ..SHOP
 };
 
 const ABC: Example = Example {
@@ -235,7 +224,7 @@ mod tests {
     use std::{fs, path::Path};
 
     use super::*;
-    use crate::shell::root;
+    use crate::{demo::real::REAL, shell::root};
 
     /// The documents of an example, as one text.
     fn documents(folder: &Path) -> String {

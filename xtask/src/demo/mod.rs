@@ -6,6 +6,7 @@
 
 mod examples;
 mod interrupt;
+mod made;
 mod real;
 mod serve;
 mod stage;
@@ -14,9 +15,9 @@ mod topology;
 use anyhow::{Result, bail};
 use clap::Args;
 use examples::Example;
+use made::Made;
 pub use serve::Serve;
 use stage::Stage;
-use topology::Made;
 
 use crate::{harness, say, setup::Install, shell};
 
@@ -43,13 +44,13 @@ pub struct CleanUp {}
 impl Run {
     pub fn run(self) -> Result<()> {
         need_root("run")?;
-        if self.real && self.example.name != examples::REAL.name {
+        if self.real && self.example.name != real::REAL.name {
             bail!("--real is for the shop");
         }
         self.install.ensure_with(if self.real { &real::PROGRAMS } else { &[] })?;
         let netpol = harness::netpol()?;
         interrupt::listen();
-        let example = if self.real { &examples::REAL } else { self.example };
+        let example = if self.real { &real::REAL } else { self.example };
         let made = topology::build(example)?;
         let mut stage = Stage::new(example, netpol);
         let played = if self.real {

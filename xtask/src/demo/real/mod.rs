@@ -10,11 +10,28 @@ use anyhow::{Context as _, Result, bail};
 pub use programs::{PROGRAMS, end};
 
 use super::{
+    examples::{Example, SHOP, service},
     interrupt,
     stage::{Length, Stage},
     topology::{CUSTOMER, ELSEWHERE, HOST_ADDRESS, inside},
 };
 use crate::say;
+
+/// The shop with the real programs, and a second gateway behind nginx.
+pub static REAL: Example = Example {
+    about: "The e-commerce platform with nginx, Redis, PostgreSQL, and services in Python.",
+    services: &[
+        SHOP.services[0],
+        SHOP.services[1],
+        service("shop/api-gateway-2", "api-gateway-2", "10.0.0.21", &[80]),
+        SHOP.services[2],
+        SHOP.services[3],
+        SHOP.services[4],
+        SHOP.services[5],
+    ],
+    scenes: &[],
+    ..SHOP
+};
 
 const POLICIES: &str = "policies/shop";
 const SECOND_GATEWAY: &str = "xtask/src/demo/real/second-gateway.yaml";

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::super::{
-    interrupt,
+    interrupt, made,
     topology::{self, DATA, inside},
 };
 use crate::{
@@ -169,7 +169,7 @@ pub fn end() -> Result<()> {
 
 /// Whether it still is what was started: in one of the demo's namespaces, which nobody else's processes enter.
 fn is_ours(pid: libc::pid_t) -> bool {
-    let names = topology::namespaces();
+    let names = made::namespaces();
     let own = quietly(Command::new("ip").args(["netns", "identify", &pid.to_string()]));
     own.is_ok_and(|output| names.iter().any(|name| String::from_utf8_lossy(&output.stdout).trim() == name))
 }
