@@ -84,6 +84,9 @@ fn name(missing: &[Need]) -> Result<()> {
     Ok(())
 }
 
+/// A program's name, its Debian package, and what it is for.
+pub type Program = (&'static str, &'static str, &'static str);
+
 /// Something that isn't there.
 #[derive(Debug)]
 enum Need {
@@ -110,11 +113,8 @@ impl std::fmt::Display for Need {
     }
 }
 
-/// Its name, the Debian package, and what it is for.
-pub type Program = (&'static str, &'static str, &'static str);
-
 /// Programs that building does without, but showing and testing do not.
-const PROGRAMS: [Program; 5] = [
+const PROGRAMS: [(&str, &str, &str); 5] = [
     ("ip", "iproute2", "namespaces and interfaces of demo and tests"),
     ("nsenter", "util-linux", "commands inside a namespace"),
     ("curl", "curl", "requests of the demo"),
