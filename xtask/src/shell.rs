@@ -1,7 +1,7 @@
 //! Running commands, and saying which one failed.
 
 use std::{
-    env, fmt,
+    env, fmt, fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -61,10 +61,12 @@ pub fn target() -> Result<PathBuf> {
     Ok(own.ancestors().nth(2).context("xtask does not run from a target folder")?.to_owned())
 }
 
-/// Where a program is: in `PATH`, or where Debian keeps the administrator's.
+/// Where a program is: in `PATH`, or where Debian keeps the administrator's and PostgreSQL's.
 pub fn which(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let folders = env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let postgres = versions.map(|version| version.path().join("bin"));
+    let folders = env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from)).chain(postgres);
     folders.map(|folder| folder.join(program)).find(|file| is_program(file))
 }
 

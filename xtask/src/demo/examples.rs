@@ -17,7 +17,7 @@ pub struct Example {
     pub translated: &'static [Request],
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Service {
     /// As netpol names it.
     pub endpoint: &'static str,
@@ -69,7 +69,12 @@ pub fn find(name: &str) -> Result<&'static Example, String> {
     ALL.iter().find(|example| example.name == name).ok_or_else(|| "it is one of shop, abc, stars".to_owned())
 }
 
-const fn service(endpoint: &'static str, netns: &'static str, address: &'static str, ports: &'static [u16]) -> Service {
+pub const fn service(
+    endpoint: &'static str,
+    netns: &'static str,
+    address: &'static str,
+    ports: &'static [u16],
+) -> Service {
     Service { endpoint, netns, address, ports }
 }
 
@@ -95,7 +100,7 @@ impl Request {
 
 pub static ALL: [Example; 3] = [SHOP, ABC, STARS];
 
-const SHOP: Example = Example {
+pub const SHOP: Example = Example {
     name: "shop",
     about: "An e-commerce platform of six services on one bridge, under least privilege.",
     bridge: "br-app",
@@ -219,7 +224,7 @@ mod tests {
     use std::{fs, path::Path};
 
     use super::*;
-    use crate::shell::root;
+    use crate::{demo::real::REAL, shell::root};
 
     /// The documents of an example, as one text.
     fn documents(folder: &Path) -> String {
@@ -237,8 +242,11 @@ mod tests {
 
     #[test]
     fn topology_is_that_of_the_documents() {
-        for example in &ALL {
-            let text = documents(&root().join("policies").join(example.name));
+        for example in ALL.iter().chain([&REAL]) {
+            let mut text = documents(&root().join("policies").join(example.name));
+            if std::ptr::eq(example, &REAL) {
+                text += &documents(&root().join("xtask/src/demo/real"));
+            }
             let endpoints: Vec<&str> = text.split("\n---").filter(|doc| doc.contains("kind: Endpoint")).collect();
             assert_eq!(endpoints.len(), example.services.len(), "{}", example.name);
             for Service { endpoint, netns, address, ports } in example.services {

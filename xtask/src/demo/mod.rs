@@ -6,6 +6,8 @@
 
 mod examples;
 mod interrupt;
+mod made;
+mod real;
 mod serve;
 mod stage;
 mod topology;
@@ -13,9 +15,9 @@ mod topology;
 use anyhow::{Result, bail};
 use clap::Args;
 use examples::Example;
+use made::Made;
 pub use serve::Serve;
 use stage::Stage;
-use topology::Made;
 
 use crate::{harness, say, setup::Install, shell};
 
@@ -25,6 +27,9 @@ pub struct Run {
     /// Which: shop, abc or stars.
     #[arg(default_value = "shop", value_parser = examples::find, value_name = "shop|abc|stars")]
     example: &'static Example,
+    /// The shop alone: with nginx, Redis, PostgreSQL and Python, from Debian's packages.
+    #[arg(long)]
+    real: bool,
     /// Leave everything running, and say how to go on by hand.
     #[arg(long)]
     keep: bool,
@@ -39,12 +44,20 @@ pub struct CleanUp {}
 impl Run {
     pub fn run(self) -> Result<()> {
         need_root("run")?;
-        self.install.ensure()?;
+        if self.real && self.example.name != real::REAL.name {
+            bail!("--real is for the shop");
+        }
+        self.install.ensure_with(if self.real { &real::PROGRAMS } else { &[] })?;
         let netpol = harness::netpol()?;
         interrupt::listen();
-        let made = topology::build(self.example)?;
-        let mut stage = Stage::new(self.example, netpol);
-        let played = stage.play();
+        let example = if self.real { &real::REAL } else { self.example };
+        let made = topology::build(example)?;
+        let mut stage = Stage::new(example, netpol);
+        let played = if self.real {
+            real::play(&mut stage)
+        } else {
+            topology::start_servers(example).and_then(|()| stage.play())
+        };
         if self.keep && played.is_ok() {
             stage.how_to_go_on();
             made.keep();
@@ -82,7 +95,7 @@ impl CleanUp {
 /// Plays all examples, as part of the tests.
 pub fn play_all() -> Result<()> {
     for example in &examples::ALL {
-        let run = Run { example, keep: false, install: Install { no_install: true } };
+        let run = Run { example, real: false, keep: false, install: Install { no_install: true } };
         run.run()?;
     }
     Ok(())

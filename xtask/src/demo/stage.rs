@@ -23,7 +23,7 @@ pub struct Stage {
     netpol: PathBuf,
     started: Instant,
     /// What did not come out as the policies say.
-    surprises: Vec<String>,
+    pub(super) surprises: Vec<String>,
 }
 
 impl Stage {
@@ -63,7 +63,7 @@ impl Stage {
         self.started.elapsed().as_secs_f64()
     }
 
-    fn introduce(&self) {
+    pub(super) fn introduce(&self) {
         let Example { name, about, bridge, gateway, prefix, services, .. } = self.example;
         say::heading(format_args!("{name}: {about}"));
         say::note(format_args!("bridge {bridge}, {gateway}/{prefix}, on a host that is itself a network namespace"));
@@ -129,7 +129,7 @@ impl Stage {
     }
 
     /// Runs netpol on the demo's host.
-    fn netpol(&mut self, args: &[&str], length: Length) -> Result<()> {
+    pub(super) fn netpol(&mut self, args: &[&str], length: Length) -> Result<()> {
         interrupt::check()?;
         say::command(format_args!("netpol {}", args.join(" ")));
         let mut command = self.instance();
@@ -239,7 +239,7 @@ impl Stage {
 
 /// How much of what netpol says is shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Length {
+pub enum Length {
     Whole,
     Latest,
 }

@@ -1,10 +1,8 @@
 //! The namespaces of an example: a host with a bridge, a service at each port of it, and an Internet behind its uplink.
-//!
-//! What is made is written to a list before it is made. Only what is in that list is ever removed.
 
 use std::{
     fs,
-    io::{self, BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Write as _},
     net::Ipv4Addr,
     os::unix::{fs::DirBuilderExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
@@ -16,9 +14,10 @@ use anyhow::{Context as _, Result, bail};
 use super::{
     examples::{Example, Service},
     interrupt,
+    made::Made,
     serve::Serve,
 };
-use crate::{say, shell::quietly};
+use crate::shell::quietly;
 
 /// The namespace that plays the host.
 pub const HOST: &str = "netpol-demo-host";
@@ -37,9 +36,13 @@ pub const CUSTOMER_ADDRESS: &str = "203.0.113.10";
 
 /// What netpol keeps of the demo's instance.
 pub const STATE: &str = "/run/netpol-demo/state";
-const FOLDER: &str = "/run/netpol-demo";
-const LIST: &str = "/run/netpol-demo/namespaces";
-const NAMESPACES: &str = "/run/netns";
+pub const FOLDER: &str = "/run/netpol-demo";
+/// Where programs have their data.
+pub const DATA: &str = "/run/netpol-demo/data";
+/// Their process ids, a line each.
+pub const PROGRAMS: &str = "/run/netpol-demo/programs";
+pub const LIST: &str = "/run/netpol-demo/namespaces";
+pub const NAMESPACES: &str = "/run/netns";
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// Where the demo's instance is pinned: the machine's bpffs, or, when there is none, one of the demo's own.
@@ -48,11 +51,11 @@ pub fn pins() -> PathBuf {
     if is_bpffs(machine) { machine.join("netpol-demo") } else { own_bpffs().join("netpol") }
 }
 
-fn own_bpffs() -> PathBuf {
+pub fn own_bpffs() -> PathBuf {
     Path::new(FOLDER).join("bpf")
 }
 
-fn is_bpffs(folder: &Path) -> bool {
+pub fn is_bpffs(folder: &Path) -> bool {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     mounts.lines().any(|mount| {
         let mut fields = mount.split(' ').skip(1);
@@ -67,46 +70,15 @@ pub fn inside(namespace: &str, program: impl AsRef<std::ffi::OsStr>) -> Command 
     command
 }
 
-/// What the demo has made; removed when dropped.
-pub struct Made {
-    remove_on_drop: bool,
-}
-
-impl Made {
-    /// What an earlier demo left here.
-    pub fn left_behind() -> Result<Option<Made>> {
-        Ok(Path::new(FOLDER).try_exists()?.then_some(Made { remove_on_drop: false }))
-    }
-
-    pub fn keep(mut self) {
-        self.remove_on_drop = false;
-    }
-
-    pub fn remove(mut self) -> Result<()> {
-        self.remove_on_drop = false;
-        remove()
-    }
-}
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        if !self.remove_on_drop {
-            return;
-        }
-        if let Err(error) = remove() {
-            say::failed(format_args!("{error:#}; `cargo xtask clean-up` tries again"));
-        }
-    }
-}
-
-/// Builds the topology and starts its servers.
+/// Builds the topology, with the server of its Internet alone.
 pub fn build(example: &Example) -> Result<Made> {
     let wanted: Vec<&str> =
         [HOST, INTERNET, CUSTOMER].into_iter().chain(example.services.iter().map(|s| s.netns)).collect();
     refuse_to_overwrite(&wanted)?;
     // The folder is the lock: of two demos at once, one makes it.
-    fs::DirBuilder::new().mode(0o700).create(FOLDER).with_context(|| format!("{FOLDER}: another demo is here"))?;
-    let made = Made { remove_on_drop: true };
+    // Others may pass, for a program that does not run as root to reach its data.
+    fs::DirBuilder::new().mode(0o711).create(FOLDER).with_context(|| format!("{FOLDER}: another demo is here"))?;
+    let made = Made::removed_when_dropped();
     fs::create_dir(STATE)?;
     if !is_bpffs(Path::new(BPFFS)) {
         fs::create_dir(own_bpffs())?;
@@ -122,12 +94,17 @@ pub fn build(example: &Example) -> Result<Made> {
         }
     }
     lay_cables(example)?;
+    start(INTERNET, INTERNET, &INTERNET_PORTS)?;
+    Ok(made)
+}
+
+/// Starts a server for each service.
+pub fn start_servers(example: &Example) -> Result<()> {
     for service in example.services {
         interrupt::check()?;
         start(service.netns, service.endpoint, service.ports)?;
     }
-    start(INTERNET, INTERNET, &INTERNET_PORTS)?;
-    Ok(made)
+    Ok(())
 }
 
 fn refuse_to_overwrite(wanted: &[&str]) -> Result<()> {
@@ -232,60 +209,6 @@ fn start(namespace: &str, name: &str, ports: &[u16]) -> Result<()> {
     BufReader::new(child.stdout.take().context("no pipe from the server")?).read_line(&mut line)?;
     if line.trim_end() != Serve::READY {
         bail!("the server of {name} does not start");
-    }
-    Ok(())
-}
-
-/// Removes what the list names. A step that fails does not keep the others from being done.
-fn remove() -> Result<()> {
-    let list = fs::read_to_string(LIST).unwrap_or_default();
-    let mut failures = vec![];
-    let mut attempt = |what: &str, outcome: Result<()>| {
-        if let Err(error) = outcome {
-            failures.push(format!("{what}: {error:#}"));
-        }
-    };
-    attempt("programs and maps", remove_pins());
-    for namespace in list.lines() {
-        if Path::new(NAMESPACES).join(namespace).exists() {
-            attempt(namespace, end_servers(namespace));
-            attempt(namespace, quietly(undisturbed("ip").args(["netns", "del", namespace])).map(drop));
-        }
-    }
-    if is_bpffs(&own_bpffs()) {
-        attempt("bpffs", quietly(undisturbed("umount").arg(own_bpffs())).map(drop));
-    }
-    if !failures.is_empty() {
-        bail!("could not remove everything: {}", failures.join("; "));
-    }
-    fs::remove_dir_all(FOLDER).with_context(|| FOLDER.to_owned())
-}
-
-/// A command that a second Ctrl-C does not reach.
-fn undisturbed(program: &str) -> Command {
-    let mut command = Command::new(program);
-    command.process_group(0);
-    command
-}
-
-/// A pin is what keeps a program attached, so removing pins is all it takes, with or without a netpol that works.
-fn remove_pins() -> Result<()> {
-    match fs::remove_dir_all(pins()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-/// Ends the servers in a namespace, and nothing else that somebody runs there.
-fn end_servers(namespace: &str) -> Result<()> {
-    let output = quietly(undisturbed("ip").args(["netns", "pids", namespace]))?;
-    for pid in String::from_utf8_lossy(&output.stdout).lines() {
-        let Ok(words) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
-        let mut words = words.split(|byte| *byte == 0);
-        let ours = words.next().is_some_and(|program| program.ends_with(b"/xtask")) && words.next() == Some(b"serve");
-        let (true, Ok(pid)) = (ours, pid.parse()) else { continue };
-        // SAFETY: sends a signal; touches no memory.
-        unsafe { libc::kill(pid, libc::SIGKILL) };
     }
     Ok(())
 }

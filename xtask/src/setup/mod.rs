@@ -47,7 +47,12 @@ impl Install {
 
     /// Makes sure that all is there. Silent when it is.
     pub fn ensure(self) -> Result<()> {
-        let mut missing = missing()?;
+        self.ensure_with(&[])
+    }
+
+    /// The same, and these programs.
+    pub fn ensure_with(self, more: &[Program]) -> Result<()> {
+        let mut missing = missing(more)?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -60,7 +65,7 @@ impl Install {
         for round in ROUNDS {
             missing.iter().for_each(|need| say::note(format_args!("missing: {need}")));
             perform(plan(&missing, round)?)?;
-            missing = self::missing()?;
+            missing = self::missing(more)?;
             if missing.is_empty() {
                 say::done("set up");
                 return Ok(());
@@ -78,6 +83,9 @@ fn name(missing: &[Need]) -> Result<()> {
     }
     Ok(())
 }
+
+/// A program's name, its Debian package, and what it is for.
+pub type Program = (&'static str, &'static str, &'static str);
 
 /// Something that isn't there.
 #[derive(Debug)]
@@ -117,8 +125,8 @@ const PROGRAMS: [(&str, &str, &str); 6] = [
 
 const COMPONENTS: [(&str, &str); 2] = [("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")];
 
-fn missing() -> Result<Vec<Need>> {
-    let programs = PROGRAMS.into_iter().filter(|(program, ..)| shell::which(program).is_none());
+fn missing(more: &[Program]) -> Result<Vec<Need>> {
+    let programs = PROGRAMS.iter().chain(more).copied().filter(|(program, ..)| shell::which(program).is_none());
     let mut missing: Vec<Need> =
         programs.map(|(program, package, purpose)| Need::Program { program, package, purpose }).collect();
 
