@@ -4,7 +4,7 @@
 //! fast (a function of its own)    parse -> flow entry -> valid: count it, translate it, act
 //!                                                     -> else: remembered denial -> drop
 //!                                                                    -> else: the desk
-//! slow (one function a stage)     identify -> judge -> claim a translation -> settle (netpol_common::decide)
+//! slow (one function a stage)     identify -> resolve -> judge -> claim a translation -> settle (netpol_common::decide)
 //! ```
 //!
 //! What is not a whole packet with ports takes the way through [`unusual`](crate::unusual) first. Each stage is a
@@ -137,6 +137,9 @@ fn error<F: Maps>(skb: Skb, side: Side) -> Fate {
 #[inline(always)]
 fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
     let mut code = F::identify();
+    if code == Action::Resolve as u32 {
+        code = F::resolve();
+    }
     if code == Action::Judge as u32 {
         code = F::judge();
     }

@@ -80,6 +80,7 @@ pub trait Maps: Family {
     fn send(skb: Skb, place: Place) -> Fate;
     fn confirm(skb: Skb, place: Place) -> Fate;
     fn identify() -> u32;
+    fn resolve() -> u32;
     fn judge() -> u32;
     fn settle() -> u32;
     fn identify_uplink() -> u32;
@@ -200,6 +201,11 @@ impl Maps for V4 {
     #[inline(always)]
     fn identify() -> u32 {
         verified::identify4()
+    }
+
+    #[inline(always)]
+    fn resolve() -> u32 {
+        verified::resolve4()
     }
 
     #[inline(always)]
@@ -340,6 +346,11 @@ impl Maps for V6 {
     #[inline(always)]
     fn identify() -> u32 {
         verified::identify6()
+    }
+
+    #[inline(always)]
+    fn resolve() -> u32 {
+        verified::resolve6()
     }
 
     #[inline(always)]

@@ -95,6 +95,7 @@ macro_rules! stages {
 
 stages! {
     identify4, identify6: decide::identify;
+    resolve4, resolve6: decide::resolve;
     judge4, judge6: decide::judge;
     settle4, settle6: decide::settle;
     identify_uplink4, identify_uplink6: decide::identify_uplink;

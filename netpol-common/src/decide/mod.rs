@@ -45,7 +45,7 @@ use self::{
     judge::Rules,
     opening::{Orientation, may_open, opens, orientation, recall},
     remember::{Judged, delivery, remember},
-    translate::{Translated, answers_are_translated, claim, clashes, resolve},
+    translate::{Translated, answers_are_translated, claim, clashes},
 };
 
 /// A packet, as the slow path needs it.
@@ -93,6 +93,8 @@ pub enum Action {
     /// An ICMP error that may pass, and quotes a packet that was translated: [`Desk::quoted`] is what it must quote,
     /// [`Desk::wire`] has its own addresses.
     Translated,
+    /// On with [`resolve`].
+    Resolve,
 }
 
 impl Action {
@@ -111,6 +113,7 @@ impl Action {
             8 => Self::Claim,
             9 => Self::Settle,
             10 => Self::Translated,
+            11 => Self::Resolve,
             _ => return None,
         })
     }
@@ -224,6 +227,9 @@ impl<A: Address> Desk<A> {
 /// The reason to drop it.
 pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
     let mut action = identify(kernel, desk)?;
+    if action == Action::Resolve {
+        action = resolve(kernel, desk)?;
+    }
     if action == Action::Judge {
         action = judge(kernel, desk)?;
     }
@@ -234,7 +240,8 @@ pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
     if action == Action::Settle { settle(kernel, desk) } else { Ok(action) }
 }
 
-/// The first stage: who the two ends are, behind a service too. [`Action::Judge`], unless no policy is asked.
+/// The first stage: who has sent the packet, and whether it may. [`Action::Judge`], or [`Action::Resolve`] before that,
+/// unless no policy is asked.
 ///
 /// # Errors
 ///
@@ -249,8 +256,28 @@ pub fn identify<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Res
     desk.hook = *hook;
     desk.other = desk.packet.key.reversed(desk.packet.key.place);
     ends(kernel, desk, hook)?;
-    desk.translated = translated(kernel, desk, Zone::of(hook.network))? as u32;
+    desk.wire = Rewrite::of(&desk.packet.key);
+    desk.service = 0;
+    desk.is_elsewhere = false;
+    desk.translated = Translated::No as u32;
+    if desk.packet.settings.has(Settings::TRANSLATE) {
+        return Ok(Action::Resolve);
+    }
     receiver(kernel, desk, hook);
+    desk.other.place = other_place(desk);
+    Ok(Action::Judge)
+}
+
+/// Where addresses are translated: what the packet becomes, and who gets it, behind a service too. [`Action::Judge`].
+///
+/// # Errors
+///
+/// [`Drop::NoBackend`].
+#[inline(always)]
+pub fn resolve<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
+    let hook = desk.hook;
+    desk.translated = translated(kernel, desk, Zone::of(hook.network))? as u32;
+    receiver(kernel, desk, &hook);
     desk.other = desk.packet.key.rewritten(&desk.wire).reversed(other_place(desk));
     Ok(Action::Judge)
 }
@@ -311,13 +338,7 @@ pub fn settle<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
 /// What a workload's own hook translates: what it sends; of what reaches it, answers of a service.
 #[inline(always)]
 fn translated<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zone) -> Result<Translated, Drop> {
-    desk.wire = Rewrite::of(&desk.packet.key);
-    desk.service = 0;
-    desk.is_elsewhere = false;
-    if !desk.packet.settings.has(Settings::TRANSLATE) {
-        return Ok(Translated::No);
-    }
-    let translated = resolve(kernel, desk, zone)?;
+    let translated = translate::resolve(kernel, desk, zone)?;
     let is_here = match desk.packet.key.place.side() {
         Side::From => true,
         // where both ends change, a backend here has its own hook do it

@@ -2,7 +2,7 @@
 //!
 //! Addresses and namespaces are those of the `Endpoint` documents in `policies/`; a test compares the two.
 
-use super::topology::{CUSTOMER, ELSEWHERE, HOST_ADDRESS, INTERNET, UPDATES};
+use super::topology::{CUSTOMER, ELSEWHERE, HOST, HOST_ADDRESS, INTERNET, UPDATES};
 
 #[derive(Debug)]
 pub struct Example {
@@ -91,6 +91,15 @@ const fn masqueraded(from: &'static str, why: &'static str) -> Request {
     Request { dialled: Some(UPDATES), taken_for: Some(HOST_ADDRESS), ..answers(from, INTERNET, 80, why) }
 }
 
+/// From the host itself, which the example's bridge knows by this address.
+const fn from_host(to: &'static str, port: u16, why: &'static str) -> Request {
+    Request { taken_for: Some(BRIDGE_ADDRESS), ..answers(HOST, to, port, why) }
+}
+
+/// The shop's bridge.
+const BRIDGE_ADDRESS: &str = "10.0.0.1";
+pub const LOCALHOST: &str = "127.0.0.1";
+
 impl Request {
     /// The same by another address.
     const fn at(self, dialled: &'static str) -> Request {
@@ -132,6 +141,7 @@ pub const SHOP: Example = Example {
     }],
     translated: &[
         answers(CUSTOMER, "nginx-lb", 8080, "published; nginx sees its client's own address").at(HOST_ADDRESS),
+        from_host("nginx-lb", 8080, "on the host itself, translated at the socket").at(LOCALHOST),
         masqueraded("nginx-lb", "everybody fetches updates"),
         masqueraded("api-gateway", "and is the host to whoever is outside"),
         masqueraded("product-service", ""),
@@ -274,7 +284,8 @@ mod tests {
                 assert!(from_here && request.dialled.is_none() && to.ports.contains(&request.port), "{request:?}");
             }
             for request in example.translated {
-                let known = |place: &str| example.service(place).is_some() || [CUSTOMER, INTERNET].contains(&place);
+                let known =
+                    |place: &str| example.service(place).is_some() || [CUSTOMER, INTERNET, HOST].contains(&place);
                 assert!(known(request.from) && known(request.to) && request.dialled.is_some(), "{request:?}");
             }
         }

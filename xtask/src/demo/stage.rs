@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    examples::{Example, Expected, Request, Scene},
+    examples::{Example, Expected, LOCALHOST, Request, Scene},
     interrupt,
     topology::{CUSTOMER, CUSTOMER_ADDRESS, HOST, HOST_ADDRESS, INTERNET, STATE, UPDATES, inside, pins},
 };
@@ -198,9 +198,14 @@ impl Stage {
             None => request.to,
             Some(HOST_ADDRESS) => "host",
             Some(UPDATES) => "internet",
+            Some(LOCALHOST) => "localhost",
             Some(other) => other,
         };
-        let from = if request.from == CUSTOMER { "customer" } else { request.from };
+        let from = match request.from {
+            CUSTOMER => "customer",
+            HOST => "host",
+            service => service,
+        };
         let way = format!("{from} → {to}:{}", request.port);
         let why = if reasons == Reasons::Shown { request.why } else { "" };
         let width = if request.dialled.is_some() { "answers 255.255.255.255".len() } else { "answers".len() };
