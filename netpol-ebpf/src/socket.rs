@@ -166,7 +166,7 @@ fn tell<W: Written>(context: *mut bpf_sock_addr) -> i32 {
     let Some(protocol) = protocol(context) else { return PASS };
     let key = SocketKey { cookie: cookie(context), backend: W::read(context), port: port(context), protocol, zero: 0 };
     // SAFETY: elements of a preallocated map stay mapped. One is written while its socket is elsewhere, in `reach`.
-    if let Some(wanted) = unsafe { <W::Family as Maps>::SOCKETS.get(&key) } {
+    if let Some(wanted) = unsafe { <W::Family as Maps>::SOCKETS.get(key) } {
         let (address, port) = (wanted.address, wanted.port);
         W::write(context, address);
         set_port(context, port);

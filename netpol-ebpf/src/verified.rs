@@ -15,9 +15,6 @@ use netpol_common::{
     wire::{Addr4, Addr6},
 };
 
-#[cfg(feature = "log")]
-use netpol_common::{flow::FlowKey, wire::Address};
-
 use crate::{
     flows,
     frame::Skb,
@@ -49,31 +46,7 @@ fn stage<F: Maps>(skb: Skb, stage: impl FnOnce(&Tables<F>, &mut Desk<F::Address>
     let Some(desk) = F::desk() else { return encode(Err(Drop::NoPolicy)) };
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     let desk = unsafe { &mut *desk };
-    let decision = stage(&Tables::<F>::of(skb, desk.packet.generation), desk);
-    #[cfg(feature = "log")]
-    log(&desk.packet.key, decision);
-    encode(decision)
-}
-
-/// A line about a packet that took the slow path, by the stage that was its last.
-#[cfg(feature = "log")]
-#[inline(always)]
-fn log<A: Address>(key: &FlowKey<A>, decision: Result<Action, Drop>) {
-    if matches!(decision, Ok(Action::Judge | Action::Claim | Action::Settle)) {
-        return;
-    }
-    let [source, destination]: [core::net::IpAddr; 2] = [key.source.into(), key.destination.into()];
-    aya_log_ebpf::info!(
-        (),
-        "place {} {:i}:{} > {:i}:{} protocol {}: {:x}",
-        key.place.0,
-        source,
-        key.ports.source().to_host(),
-        destination,
-        key.ports.destination().to_host(),
-        key.protocol().0,
-        encode(decision)
-    );
+    encode(stage(&Tables::<F>::of(skb, desk.packet.generation), desk))
 }
 
 /// Declares a function for each family: `decide`'s stages, each with a stack frame of its own.

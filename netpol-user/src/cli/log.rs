@@ -5,9 +5,10 @@ use tokio::runtime;
 use super::{Instance, Outcome};
 use crate::datapath::Datapath;
 
-/// Print what the classifiers log, until interrupted: with NETPOL_LOG=info, a line for each slow path.
+/// Print what the classifiers log, until interrupted (with NETPOL_LOG=info).
 ///
-/// Only builds with the feature `log` have this, and only what they have loaded logs.
+/// Nothing is logged unless you write a line where you look: `aya_log_ebpf::info!` in netpol-ebpf, on a path whose stack
+/// has room for it. Only builds with the feature `log` have this command, and only what they have loaded logs.
 #[derive(Args)]
 pub struct Log {}
 

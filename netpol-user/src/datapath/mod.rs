@@ -128,7 +128,9 @@ pub enum Error {
     #[error("{interface} is gone since it was found; run the load again")]
     Gone { interface: String },
     #[cfg(feature = "log")]
-    #[error("the classifiers that are loaded do not log; load them by a build with the feature `log`")]
+    #[error(
+        "the classifiers that are loaded do not log; write a line (`aya_log_ebpf::info!`), and load a build with the feature `log`"
+    )]
     Log(#[source] aya_log::Error),
     #[cfg(feature = "log")]
     #[error("cannot read what the classifiers log")]
