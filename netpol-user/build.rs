@@ -57,7 +57,12 @@ fn share_target_folder() -> Result<()> {
     let own = out.join("aya-build");
     fs::create_dir_all(&shared)?;
     fs::create_dir_all(&own)?;
-    match symlink(&shared, own.join("target")) {
+    let link = own.join("target");
+    // of a target folder that was copied, the link leads to the other one
+    if fs::read_link(&link).is_ok_and(|leads_to| leads_to != shared) {
+        fs::remove_file(&link)?;
+    }
+    match symlink(&shared, link) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error.into()),
         _ => Ok(()),
     }

@@ -1,9 +1,9 @@
 //! What the policies of both ends say about a connection.
 
-use super::{Desk, End, Orientation, Packet};
+use super::{Desk, End, Orientation};
 use crate::{
     drops::Drop,
-    flow::{FlowFlags, FlowValue, PackedRule, PortPair, Rewrite, Word},
+    flow::{FlowFlags, FlowValue, PackedRule, PortPair, Word},
     kernel::{Kernel, Settings},
     policy::{PolicyTables, Probe},
     tables::{AddressFlags, RuleId, Ruling, Subject},
@@ -30,7 +30,8 @@ impl Rules {
 
 impl Denial {
     #[inline(always)]
-    pub(super) fn entry<A: Address>(self, packet: &Packet<A>, orientation: Orientation) -> FlowValue<A> {
+    pub(super) fn entry<A: Address>(self, desk: &Desk<A>, orientation: Orientation) -> FlowValue<A> {
+        let packet = &desk.packet;
         let egress = matches!(self.reason, Drop::PolicyEgress);
         let flags = if egress { FlowFlags::EGRESS_DENIED } else { FlowFlags::NONE };
         let flags = if orientation == Orientation::Forward { flags } else { flags.with(FlowFlags::REPLY) };
@@ -49,8 +50,8 @@ impl Denial {
             ingress_rule: if egress { none } else { rule },
             tcp_flags: packet.tcp_flags,
             reserved: 0,
-            rewrite: Rewrite::NONE,
-            service: 0,
+            rewrite: desk.wire,
+            service: desk.service,
         }
     }
 }

@@ -298,7 +298,7 @@ pub fn judge<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
         Err(denial) => {
             // what the tables should have known and did not is no verdict to repeat
             if !matches!(denial.reason, Drop::NoPolicy) {
-                desk.value = denial.entry(&desk.packet, orientation);
+                desk.value = denial.entry(desk, orientation);
                 if desk.known.has(Known::DENIAL) {
                     kernel.count_on(&desk.packet.key, &mut desk.value);
                 }
