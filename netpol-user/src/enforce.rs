@@ -98,6 +98,11 @@ pub enum Error {
          or give this one folders of its own (--bpffs, --state)"
     )]
     OtherNamespace,
+    #[error(
+        "{interface} is an endpoint's interface in what is enforced, and would be an uplink now; name the uplinks \
+         (--uplink), or load without that endpoint and without services and pools first"
+    )]
+    Role { interface: String },
     #[error("{} endpoint(s) are not running (--strict): {}", .0.len(), pending(.0))]
     Pending(Vec<state::Pending>),
 }
@@ -160,12 +165,17 @@ impl Instance {
         let known = Known { seen, accept: options.accept_addresses };
         let found = timed(&mut timings.discover, || source::discover(&loaded.world, known))?;
         let mut warnings: Vec<_> = found.refused.iter().map(|refused| refused.diagnostic(&loaded.world)).collect();
-        let uplinks = timed(&mut timings.discover, || source::uplinks(&found, &options.uplinks))?;
+        let held = held(&loaded.world, &found, present.as_ref());
+        let mut uplinks = timed(&mut timings.discover, || source::uplinks(&found, &options.uplinks))?;
+        // an endpoint that hides must not get rid of its classifiers because a route leads to it
+        uplinks.retain(|uplink| held.values().all(|held| held.ifindex != uplink.ifindex.0));
+        if let Some(endpoint) = present.as_ref().and_then(|present| of_an_endpoint(present, &uplinks)) {
+            return Err(Error::Role { interface: endpoint.interface.clone() });
+        }
         let workloads: Vec<_> = found.workloads.iter().map(|found| found.workload.clone()).collect();
         let mut snapshot =
             timed(&mut timings.compile, || compile::compile(&loaded.world, &workloads, &found.host_addresses))?;
         snapshot.uplinks = uplinks.iter().map(|uplink| (uplink.ifindex, uplink.into())).collect();
-        let held = held(&loaded.world, &found, present.as_ref());
         snapshot.hooks.extend(held.values().map(|held| (IfIndex(held.ifindex), HookValue::NOBODY)));
         let names = names(loaded, &found, (&snapshot, options.settings, way), &held);
         let known = |uplink: &source::Uplink| state::Uplink { name: uplink.name.clone(), ifindex: uplink.ifindex.0 };
@@ -344,6 +354,15 @@ fn held(world: &World, found: &Discovery, present: Option<&Names>) -> HashMap<us
         is_there.then_some((pending.endpoint, held))
     };
     found.pending.iter().filter_map(place).collect()
+}
+
+/// The endpoint of the last load whose interface would be an uplink now. Its classifiers would be replaced by others
+/// before the new policy is published.
+fn of_an_endpoint<'a>(present: &'a Names, uplinks: &[source::Uplink]) -> Option<&'a state::Endpoint> {
+    let is_uplink = |endpoint: &&state::Endpoint| {
+        uplinks.iter().any(|uplink| uplink.ifindex.0 == endpoint.ifindex && uplink.name == endpoint.interface)
+    };
+    present.endpoints.iter().find(is_uplink)
 }
 
 fn timed<T>(spent: &mut Duration, work: impl FnOnce() -> T) -> T {

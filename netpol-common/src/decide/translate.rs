@@ -11,7 +11,7 @@
 //! Through the stack only the client's own hook translates, both ways: so the host's conntrack sees the client and the
 //! backend, in both directions.
 
-use super::Desk;
+use super::{Desk, opening::opens};
 use crate::{
     drops::{Drop, Side},
     flow::{PortPair, Rewrite},
@@ -130,6 +130,10 @@ fn published<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
         return Ok(Translated::No);
     };
     let (service, affinity) = (value.service, value.affinity);
+    // in the middle of a connection that has no pair: whoever is chosen now knows nothing of it
+    if protocol == Protocol::TCP && !opens(desk.packet.tcp_flags) {
+        return Err(Drop::NoBackend);
+    }
     let client_port = if affinity == 0 { key.ports.source() } else { PortBe::ZERO };
     let hash = service::hash(&key.source, client_port, address.fold() ^ u32::from(port.0));
     let Some(entry) = service::pick(hash, value) else { return Err(Drop::NoBackend) };

@@ -11,7 +11,7 @@ use crate::{
     kernel::Kernel,
     nat::Zone,
     tables::{AddressFlags, IfIndex, Network, RuleId},
-    wire::{Address, MacWords},
+    wire::{Address, MacWords, Protocol},
 };
 
 /// Decides about the packet on the desk, which passes an uplink: all stages in turn. [`Action::Untouched`]: it is none
@@ -117,7 +117,9 @@ fn masquerade<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
         return Ok(Translated::No);
     }
     let address = kernel.uplink(key.place.ifindex());
-    if address.is_unspecified() {
+    // of other protocols (tunnels, SCTP) nothing tells the answers from what is for the host itself
+    let has_a_claim = matches!(key.protocol(), Protocol::TCP | Protocol::UDP) || key.protocol.asks();
+    if address.is_unspecified() || !has_a_claim {
         return Err(Drop::Translation);
     }
     desk.wire.source = address;

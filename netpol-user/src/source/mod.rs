@@ -116,6 +116,10 @@ pub enum Error {
     NoUplink { name: String },
     #[error("--uplink {name}: endpoints are behind it; name the interface that leads outside")]
     InnerUplink { name: String },
+    #[error(
+        "--uplink {name}: its packets have no Ethernet header (a tunnel?); only Ethernet interfaces can be uplinks"
+    )]
+    BareUplink { name: String },
     /// About the documents: what they say can mean several things here.
     #[error("{}", summary(.0))]
     Endpoints(Vec<Diagnostic>),

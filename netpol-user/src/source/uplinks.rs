@@ -25,7 +25,6 @@ pub struct Uplink {
     /// What the host itself would send from; `None`: no usable address of that family.
     pub address4: Option<Ipv4Addr>,
     pub address6: Option<Ipv6Addr>,
-    /// Zero for interfaces without one (tunnels).
     pub mac: Mac,
     /// In bytes, without the link's own header.
     pub mtu: u32,
@@ -44,8 +43,8 @@ impl From<&Uplink> for service::Uplink {
 }
 
 /// The uplinks of the calling thread's namespace, in the order of their numbers: those called `named`, or, when
-/// none is, those with a default route in the main table. An interface of an endpoint, or a bridge of endpoints,
-/// never is one.
+/// none is, those with a default route in the main table. An interface of an endpoint, or a bridge of endpoints, or one
+/// without Ethernet frames (a tunnel) never is one.
 pub fn uplinks(found: &Discovery, named: &[String]) -> Result<Vec<Uplink>, Error> {
     let failed = |what| move |error| Error::Kernel { what, error };
     let mut socket = Socket::open(Family::Route).map_err(failed("the links"))?;
@@ -60,7 +59,8 @@ pub fn uplinks(found: &Discovery, named: &[String]) -> Result<Vec<Uplink>, Error
         .collect();
     let chosen = if named.is_empty() {
         let outside: HashSet<u32> = routes.iter().map(|route| route.link).collect();
-        links.into_iter().filter(|link| outside.contains(&link.index) && !inner.contains(&link.index)).collect()
+        let is_uplink = |link: &Link| outside.contains(&link.index) && !inner.contains(&link.index) && has_frames(link);
+        links.into_iter().filter(is_uplink).collect()
     } else {
         by_name(links, &inner, named)?
     };
@@ -90,10 +90,18 @@ fn by_name(links: Vec<Link>, inner: &HashSet<u32>, named: &[String]) -> Result<V
     if let Some(missing) = named.iter().find(|name| !known.contains(name.as_str())) {
         return Err(Error::NoUplink { name: missing.clone() });
     }
-    match chosen.iter().find(|link| inner.contains(&link.index)) {
-        Some(link) => Err(Error::InnerUplink { name: link.name.clone() }),
+    if let Some(link) = chosen.iter().find(|link| inner.contains(&link.index)) {
+        return Err(Error::InnerUplink { name: link.name.clone() });
+    }
+    match chosen.iter().find(|link| !has_frames(link)) {
+        Some(link) => Err(Error::BareUplink { name: link.name.clone() }),
         None => Ok(chosen),
     }
+}
+
+/// Whether packets have an Ethernet header there, which is what the classifiers read: tunnels have no MAC address.
+fn has_frames(link: &Link) -> bool {
+    link.mac != [0; 6]
 }
 
 /// By interface: the source addresses that its default routes name, those of the best route first.

@@ -19,7 +19,10 @@ use aya::{
 use netpol_common::{drops::Side, tables::IfIndex};
 
 use super::{Hook, Met, program_id};
-use crate::datapath::{Datapath, Error, Pins, calls, programs::Classifier};
+use crate::datapath::{
+    Datapath, Error, Pins, calls,
+    programs::{Classifier, Role},
+};
 
 const fn direction(side: Side) -> TcAttachType {
     match side {
@@ -37,6 +40,12 @@ pub(super) fn attach(datapath: &mut Datapath, hook: &Hook, which: Classifier) ->
     let Classifier { side, .. } = which;
     let path = link(&datapath.pins, hook.ifindex, which);
     let what = format!("{} on {}", which.name(), hook.interface);
+    if hook.role == Role::Workload {
+        // an interface that was an uplink before
+        for other in Role::Uplink.classifiers() {
+            take_off(&link(&datapath.pins, hook.ifindex, other))?;
+        }
+    }
     let program = datapath.program_mut(which);
     let ours = program_id(program, &what)?;
     if has(hook, side, ours)? && path.exists() {
