@@ -3,7 +3,7 @@ use netpol_common::{
     kernel::Settings,
     service::ServiceKey,
     tables::{AddressFlags, AddressKey, IfIndex, Network},
-    wire::PortBe,
+    wire::{PortBe, Protocol},
 };
 
 use super::play::*;
@@ -36,6 +36,17 @@ fn what_leaves_a_pool_has_the_uplinks_address_and_its_own_port() {
             assert_eq!((back.tuple, back.at), (sent.reversed(), A.interface));
         }
         assert_eq!(lab.pairs(), 2);
+    }
+}
+
+#[test]
+fn what_has_no_port_to_claim_answers_by_does_not_leave_a_pool() {
+    // GRE, ESP, SCTP: their answers could be the host's own
+    for protocol in [47, 50, 132].map(Protocol) {
+        let mut lab = Lab::translating(&[]);
+        let sent = Tuple::new(protocol, end(A, 0), (WORLD.address, 0));
+        assert_eq!(lab.play(sent, 0).unwrap_err(), Drop::Translation);
+        assert_eq!(lab.pairs(), 0);
     }
 }
 
