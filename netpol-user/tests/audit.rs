@@ -2,12 +2,12 @@
 
 mod support;
 
-use std::{fs, path::PathBuf, process::Command};
+use std::fs;
 
 use serde_json::{Value, json};
 use support::{
     Attempt::{Tcp, Udp},
-    Family, Ran, Scene,
+    Family, Folder, Scene,
     Seen::{Answered, Silent},
     check,
     policy::{calico, documents, egress, from, ingress},
@@ -39,32 +39,9 @@ metadata: {name: web, namespace: shop}
 spec: {selector: app == 'web', types: [Ingress], ingress: [{action: Deny, protocol: TCP, destination: {ports: [80]}}]}
 "#;
 
-/// A folder of its own for one test; gone when the test is.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("audit-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        fs::write(path.join("shop.yaml"), SHOP).unwrap();
-        Self(path)
-    }
-
-    fn netpol(&self, arguments: &[&str]) -> Ran {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_netpol"));
-        command.args(arguments).current_dir(&self.0).output().unwrap().into()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 #[test]
 fn trace_tells_what_an_audited_policy_would_do() {
-    let folder = Folder::new();
+    let folder = Folder::with(&[("shop.yaml", SHOP)]);
     let trace = |to: &str, port: &str, more: &[&str]| {
         let (from, to) = if to == "db" { ("web", "db") } else { ("db", "web") };
         folder.netpol(&[&["trace", "--from", from, "--to", to, "--port", port, "shop.yaml"], more].concat())
@@ -90,7 +67,7 @@ fn trace_tells_what_an_audited_policy_would_do() {
 
 #[test]
 fn matrix_and_check_say_audited_not_enforced() {
-    let folder = Folder::new();
+    let folder = Folder::with(&[("shop.yaml", SHOP)]);
     let matrix = folder.netpol(&["matrix", "shop.yaml", "--port", "5432/tcp"]).ok();
     let expected = "5432/tcp  web  db\nweb            !\ndb         !\n\n\
          ✓ allowed   · denied   ! allowed, audited policies would deny it   (a row speaks, a column is spoken to)\n\n\
@@ -111,7 +88,7 @@ fn matrix_and_check_say_audited_not_enforced() {
 
 #[test]
 fn diff_compares_with_what_audited_policies_would_do() {
-    let folder = Folder::new();
+    let folder = Folder::with(&[("shop.yaml", SHOP)]);
     let ran = folder.netpol(&["diff", "--audit", "--from", "shop.yaml", "--port", "5432/tcp", "-o", "json"]);
     assert_eq!(ran.code, 1);
     let told = ran.json();
@@ -121,7 +98,7 @@ fn diff_compares_with_what_audited_policies_would_do() {
         (&"shop/db".into(), &"allowed".into(), &"denied".into())
     );
     assert_eq!((&pair["rule_before"], &pair["rule_after"]["name"]), (&Value::Null, &"db".into()));
-    fs::write(folder.0.join("plain.yaml"), SHOP.split("---\napiVersion: networking").next().unwrap()).unwrap();
+    fs::write(folder.path().join("plain.yaml"), SHOP.split("---\napiVersion: networking").next().unwrap()).unwrap();
     assert_eq!(folder.netpol(&["diff", "--audit", "--from", "plain.yaml"]).code, 0, "nothing is audited");
 }
 

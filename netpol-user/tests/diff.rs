@@ -3,12 +3,10 @@
 
 mod support;
 
-use std::{fs, path::PathBuf, process::Command};
-
 use serde_json::{Value, json};
 use support::{
     Attempt::{Ping, Tcp},
-    Family, Ran, Scene,
+    Family, Folder, Ran, Scene,
     Seen::{Answered, Silent},
     check, exchange,
     policy::{documents, from, ingress},
@@ -35,36 +33,18 @@ spec:
     ports: [{port: 5432}]
 "#;
 
-/// A folder of its own for one test; gone when the test is.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn with(files: &[(&str, &str)]) -> Self {
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("diff-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        files.iter().for_each(|(name, text)| fs::write(path.join(name), text).unwrap());
-        Self(path)
-    }
-
-    fn diff(&self, arguments: &[&str]) -> Ran {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_netpol"));
-        command.arg("diff").args(arguments).current_dir(&self.0).output().unwrap().into()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// `netpol diff` in a folder.
+fn diff(folder: &Folder, arguments: &[&str]) -> Ran {
+    folder.netpol(&[&["diff"], arguments].concat())
 }
 
 #[test]
 fn files_are_compared_with_files_without_a_kernel() {
     let narrower = SHOP.replace("{app: web}}}]\n    ports", "{app: nobody}}}]\n    ports");
     let folder = Folder::with(&[("a.yaml", SHOP), ("b.yaml", &narrower)]);
-    let same = folder.diff(&["--from", "a.yaml", "a.yaml"]);
+    let same = diff(&folder, &["--from", "a.yaml", "a.yaml"]);
     assert_eq!((same.code, same.stdout.as_str()), (0, "Nothing would change (judged: 80/tcp 5432/tcp).\n"));
-    let ran = folder.diff(&["--from", "a.yaml", "b.yaml", "-o", "json"]);
+    let ran = diff(&folder, &["--from", "a.yaml", "b.yaml", "-o", "json"]);
     assert_eq!(ran.code, 1);
     let expected = json!({
         "before": "files",
@@ -85,9 +65,9 @@ fn files_are_compared_with_files_without_a_kernel() {
         "flows_opened": [],
     });
     assert_eq!(ran.json(), expected);
-    let yaml = folder.diff(&["--from", "a.yaml", "b.yaml", "-o", "yaml"]);
+    let yaml = diff(&folder, &["--from", "a.yaml", "b.yaml", "-o", "yaml"]);
     assert_eq!(serde_saphyr::from_str::<Value>(&yaml.stdout).unwrap(), expected);
-    let table = folder.diff(&["--from", "a.yaml", "b.yaml"]);
+    let table = diff(&folder, &["--from", "a.yaml", "b.yaml"]);
     assert_eq!(table.code, 1);
     for part in ["shop/web", "allowed -> denied", "NetworkPolicy shop/db ingress: default deny (b.yaml:12)"] {
         assert!(table.stdout.contains(part), "{part} in {}", table.stdout);
@@ -102,15 +82,15 @@ fn port_can_be_chosen_and_endpoints_come_and_go() {
         ("b.yaml", &renamed),
         ("open.yaml", &SHOP.replace("app: web}}}]", "app: web}}}, {ipBlock: {cidr: 192.0.2.0/24}}]")),
     ]);
-    let ran = folder.diff(&["--from", "a.yaml", "b.yaml", "--port", "22/tcp", "-o", "json"]);
+    let ran = diff(&folder, &["--from", "a.yaml", "b.yaml", "--port", "22/tcp", "-o", "json"]);
     assert_eq!((ran.code, &ran.json()["endpoints"]), (1, &json!({"added": ["shop/front"], "removed": ["shop/web"]})));
     assert_eq!((&ran.json()["pairs"], &ran.json()["ports"]), (&json!([]), &json!(["22/tcp"])));
     // outside addresses are compared without being named
-    let ran = folder.diff(&["--from", "a.yaml", "open.yaml", "-o", "json"]).json();
+    let ran = diff(&folder, &["--from", "a.yaml", "open.yaml", "-o", "json"]).json();
     let pairs = ran["pairs"].as_array().unwrap();
     assert_eq!(pairs.len(), 1, "{ran:#}");
     assert_eq!((&pairs[0]["from"], &pairs[0]["after"]), (&"192.0.2.0/24".into(), &"allowed".into()));
-    let named = folder.diff(&["--from", "a.yaml", "open.yaml", "--outside", "192.0.2.7", "-o", "json"]).json();
+    let named = diff(&folder, &["--from", "a.yaml", "open.yaml", "--outside", "192.0.2.7", "-o", "json"]).json();
     assert_eq!(named["pairs"][0]["from"], "192.0.2.7");
 }
 
@@ -118,9 +98,9 @@ fn port_can_be_chosen_and_endpoints_come_and_go() {
 fn wrong_usage_ends_with_2_and_wrong_documents_with_1() {
     let folder = Folder::with(&[("a.yaml", SHOP), ("bad.yaml", "kind: Nothing\n")]);
     for arguments in [&[][..], &["a.yaml", "--audit"], &["a.yaml", "--port", "x"]] {
-        assert_eq!(folder.diff(arguments).code, 2, "{arguments:?}");
+        assert_eq!(diff(&folder, arguments).code, 2, "{arguments:?}");
     }
-    let ran = folder.diff(&["--from", "a.yaml", "bad.yaml"]);
+    let ran = diff(&folder, &["--from", "a.yaml", "bad.yaml"]);
     assert!(ran.code == 1 && ran.stdout.is_empty() && ran.stderr.contains("bad.yaml"), "{ran:?}");
 }
 

@@ -1,12 +1,9 @@
 //! `netpol matrix` and `netpol trace` as scripts and people meet them: arguments, output, exit code.
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::{Command, Output},
-};
+mod support;
 
 use serde_json::{Value, json};
+use support::Folder;
 
 const SHOP: &str = r#"
 apiVersion: netpol.dev/v1
@@ -29,38 +26,15 @@ spec:
     ports: [{port: 5432}]
 "#;
 
-/// A folder of its own for one test; gone when the test is.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn with(test: &str, text: &str) -> Self {
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("questions-{test}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        fs::write(path.join("shop.yaml"), text).unwrap();
-        Self(path)
-    }
-
-    fn netpol(&self, arguments: &[&str]) -> Output {
-        let netpol = env!("CARGO_BIN_EXE_netpol");
-        Command::new(netpol).args(arguments).current_dir(&self.0).output().unwrap()
-    }
-
-    /// What it prints as JSON; it must succeed.
-    fn json(&self, arguments: &[&str]) -> Value {
-        let output = self.netpol(&[arguments, &["-o", "json"]].concat());
-        assert_eq!(output.status.code(), Some(0), "{output:?}");
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
+fn with(text: &str) -> Folder {
+    Folder::with(&[("shop.yaml", text)])
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+/// What it prints as JSON; it must succeed.
+fn json(folder: &Folder, arguments: &[&str]) -> Value {
+    let ran = folder.netpol(&[arguments, &["-o", "json"]].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    ran.json()
 }
 
 /// `from -> to port/protocol` of every row that is allowed, and how many rows there are.
@@ -75,8 +49,8 @@ fn allowed(matrix: &Value) -> (Vec<String>, usize) {
 
 #[test]
 fn matrix_judges_every_pair_for_every_declared_port() {
-    let folder = Folder::with("declared", SHOP);
-    let (allowed, rows) = allowed(&folder.json(&["matrix", "shop.yaml"]));
+    let folder = with(SHOP);
+    let (allowed, rows) = allowed(&json(&folder, &["matrix", "shop.yaml"]));
     assert_eq!(rows, 2 * 3);
     assert_eq!(
         allowed,
@@ -91,9 +65,9 @@ fn matrix_judges_every_pair_for_every_declared_port() {
 
 #[test]
 fn matrix_judges_outside_addresses_in_both_directions() {
-    let folder = Folder::with("outside", SHOP);
+    let folder = with(SHOP);
     let matrix =
-        folder.json(&["matrix", ".", "--port", "5432/tcp", "--outside", "192.0.2.1", "--outside", "2001:db8::1"]);
+        json(&folder, &["matrix", ".", "--port", "5432/tcp", "--outside", "192.0.2.1", "--outside", "2001:db8::1"]);
     let rows = matrix["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 2 + 2 * 2 * 2, "outside addresses are not judged among themselves");
     let row = |from: &str, to: &str| rows.iter().find(|row| row["from"] == from && row["to"] == to).unwrap();
@@ -105,25 +79,25 @@ fn matrix_judges_outside_addresses_in_both_directions() {
 
 #[test]
 fn matrix_rows_of_icmp_have_no_port() {
-    let folder = Folder::with("icmp", SHOP);
-    let matrix = folder.json(&["matrix", "shop.yaml", "--port", "icmp/3/1"]);
+    let folder = with(SHOP);
+    let matrix = json(&folder, &["matrix", "shop.yaml", "--port", "icmp/3/1"]);
     let row = &matrix["rows"][0];
     assert_eq!((&row["icmp_type"], &row["icmp_code"], row.get("port")), (&json!(3), &json!(1), None));
 }
 
 #[test]
 fn matrix_for_people_has_a_legend_and_no_escape_codes_in_a_pipe() {
-    let folder = Folder::with("people", SHOP);
+    let folder = with(SHOP);
     let output = folder.netpol(&["matrix", "shop.yaml", "--port", "5432/tcp"]);
     let expected = "5432/tcp  web  db\nweb            ✓\ndb         ✓\n\n✓ allowed   · denied   (a row speaks, a column is spoken to)\n";
-    assert_eq!(text(&output.stdout), expected);
+    assert_eq!(output.stdout, expected);
 }
 
 #[test]
 fn trace_json_is_one_row() {
-    let folder = Folder::with("row", SHOP);
-    let matrix = folder.json(&["matrix", "shop.yaml", "--port", "5432/tcp"]);
-    let trace = folder.json(&["trace", "--from", "shop/web", "--to", "db", "--port", "5432/tcp", "shop.yaml"]);
+    let folder = with(SHOP);
+    let matrix = json(&folder, &["matrix", "shop.yaml", "--port", "5432/tcp"]);
+    let trace = json(&folder, &["trace", "--from", "shop/web", "--to", "db", "--port", "5432/tcp", "shop.yaml"]);
     assert_eq!(trace, matrix["rows"][0]);
     assert_eq!(
         trace["ingress"]["rule"],
@@ -133,10 +107,10 @@ fn trace_json_is_one_row() {
 
 #[test]
 fn trace_tells_the_walk_and_the_verdict() {
-    let folder = Folder::with("walk", SHOP);
+    let folder = with(SHOP);
     let output = folder.netpol(&["trace", "--from", "web", "--to", "10.0.0.60", "--port", "80/tcp", "shop.yaml"]);
-    assert_eq!(output.status.code(), Some(0), "a denial is an answer");
-    let told = text(&output.stdout);
+    assert_eq!(output.code, 0, "a denial is an answer");
+    let told = output.stdout;
     for line in [
         "tcp/80 from shop/web to shop/db",
         "  from  shop/web  10.0.0.10  app=web",
@@ -153,7 +127,7 @@ fn trace_tells_the_walk_and_the_verdict() {
 
 #[test]
 fn questions_that_cannot_be_answered_end_with_1() {
-    let folder = Folder::with("cannot", SHOP);
+    let folder = with(SHOP);
     let cases: [(&[&str], &str); 7] = [
         (&["trace", "--from", "wbe", "--to", "db", "--port", "80", "shop.yaml"], "did you mean shop/web?"),
         (&["trace", "--from", "web", "--to", "web", "--port", "80", "shop.yaml"], "the same endpoint"),
@@ -165,28 +139,28 @@ fn questions_that_cannot_be_answered_end_with_1() {
     ];
     for (arguments, expected) in cases {
         let output = folder.netpol(arguments);
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
-        assert!(text(&output.stderr).contains(expected), "{arguments:?}: {}", text(&output.stderr));
-        assert_eq!(text(&output.stdout), "", "{arguments:?}");
+        assert_eq!(output.code, 1, "{arguments:?}");
+        assert!(output.stderr.contains(expected), "{arguments:?}: {}", output.stderr);
+        assert_eq!(output.stdout, "", "{arguments:?}");
     }
 }
 
 #[test]
 fn invalid_documents_are_shown_with_their_place() {
-    let folder = Folder::with("invalid", &SHOP.replace("podSelector: {matchLabels: {app: db}}", "podSelektor: {}"));
+    let folder = with(&SHOP.replace("podSelector: {matchLabels: {app: db}}", "podSelektor: {}"));
     for command in
         [&["matrix", "shop.yaml"][..], &["trace", "--from", "web", "--to", "db", "--port", "80", "shop.yaml"]]
     {
         let output = folder.netpol(command);
-        assert_eq!(output.status.code(), Some(1));
-        let error = text(&output.stderr);
+        assert_eq!(output.code, 1);
+        let error = output.stderr;
         assert!(error.contains("shop.yaml:16:3") && error.contains("podSelector"), "{error}");
     }
 }
 
 #[test]
 fn wrong_usage_ends_with_2() {
-    let folder = Folder::with("usage", SHOP);
+    let folder = with(SHOP);
     for arguments in [
         &["matrix"][..],
         &["matrix", "shop.yaml", "--port", "80/http"],
@@ -194,7 +168,7 @@ fn wrong_usage_ends_with_2() {
         &["matrix", "shop.yaml", "--outside", "nowhere"],
         &["trace", "--from", "web", "--port", "80", "shop.yaml"],
     ] {
-        assert_eq!(folder.netpol(arguments).status.code(), Some(2), "{arguments:?}");
+        assert_eq!(folder.netpol(arguments).code, 2, "{arguments:?}");
     }
 }
 
@@ -203,8 +177,8 @@ fn endpoints_without_ports_need_a_port_to_judge() {
     let text_without = SHOP
         .replace(", ports: [{name: http, port: 80}]", "")
         .replace(", ports: [{port: 5432}, {port: 53, protocol: UDP}]", "");
-    let folder = Folder::with("portless", &text_without);
+    let folder = with(&text_without);
     let output = folder.netpol(&["matrix", "shop.yaml"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("--port 80/tcp"));
+    assert_eq!(output.code, 1);
+    assert!(output.stderr.contains("--port 80/tcp"));
 }

@@ -21,6 +21,7 @@
 //! | `scene` | endpoints, host and outside, bridged or routed |
 //! | `shop` | one of them, busy |
 //! | `example` | the examples of `policies/`, up and loaded |
+//! | `folder` | documents for commands that need neither host nor root |
 //! | `browser` | a real Chromium, driven |
 //! | `packet` | frames byte by byte |
 //! | `terminal` | the command in a terminal: its screen, keys and clicks |
@@ -31,6 +32,7 @@
 mod browser;
 mod client;
 mod example;
+mod folder;
 mod net;
 mod netpol;
 pub mod packet;
@@ -46,6 +48,7 @@ pub mod wire;
 pub use browser::Browser;
 pub use client::client_of;
 pub use example::{Example, files, policies};
+pub use folder::Folder;
 pub use net::Net;
 pub use netpol::Ran;
 pub use policy::{Counts, FAMILIES, Family};
