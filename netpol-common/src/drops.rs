@@ -124,6 +124,12 @@ pub const fn verdict_code(verdict: Verdict) -> u32 {
     }
 }
 
+/// Whether a [`verdict_code`] is a drop's.
+#[inline(always)]
+pub const fn is_drop(code: u32) -> bool {
+    code >= PASSES
+}
+
 /// The counter of a [`verdict_code`]: an index below [`COUNTERS`].
 #[inline(always)]
 pub const fn counter(side: Side, code: u32) -> u32 {

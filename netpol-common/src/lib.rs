@@ -12,6 +12,7 @@
 //! | [`policy`] | a verdict from the policy tables |
 //! | [`nat`] | translated connections: pairs of tuples, ports, ages |
 //! | [`service`] | published addresses and the backends behind them |
+//! | [`refuse`] | what a client is told where nobody is behind a published address |
 //! | [`socket`] | services for the host's own sockets |
 //! | [`tables`] | keys and values of the policy tables that the loader fills |
 //! | [`kernel`] | what the logic asks of the world |
@@ -34,6 +35,7 @@ pub mod kernel;
 pub mod nat;
 pub mod parse;
 pub mod policy;
+pub mod refuse;
 pub mod service;
 pub mod socket;
 pub mod tables;

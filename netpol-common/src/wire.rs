@@ -191,6 +191,9 @@ pub trait Address: Copy + Eq + fmt::Debug + core::hash::Hash + Into<IpAddr> + 's
     /// All of its bits, mixed into one word.
     fn fold(&self) -> u32;
 
+    /// Its 16-bit words added up, for checksums (RFC 1071).
+    fn sum(&self) -> u32;
+
     /// No address yet: `0.0.0.0` or `::`.
     fn is_unspecified(&self) -> bool;
 
@@ -213,6 +216,11 @@ impl Address for Addr4 {
     #[inline(always)]
     fn fold(&self) -> u32 {
         self.0
+    }
+
+    #[inline(always)]
+    fn sum(&self) -> u32 {
+        (self.0 & 0xffff) + (self.0 >> 16)
     }
 
     #[inline(always)]
@@ -240,6 +248,12 @@ impl Address for Addr6 {
     fn fold(&self) -> u32 {
         let [a, b, c, d] = self.0;
         a ^ b.rotate_left(5) ^ c.rotate_left(11) ^ d.rotate_left(17)
+    }
+
+    #[inline(always)]
+    fn sum(&self) -> u32 {
+        let [a, b, c, d] = self.0;
+        Addr4(a).sum() + Addr4(b).sum() + Addr4(c).sum() + Addr4(d).sum()
     }
 
     #[inline(always)]

@@ -2,10 +2,10 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::generated::{bpf_redirect_peer, bpf_skb_store_bytes},
+    helpers::generated::{bpf_redirect, bpf_redirect_peer, bpf_skb_store_bytes},
 };
 use netpol_common::{
-    drops::{Drop, Pass, Side, Verdict, counter, verdict_code},
+    drops::{Drop, Pass, Side, Verdict, counter, is_drop, verdict_code},
     tables::IfIndex,
     wire::MacWords,
 };
@@ -76,6 +76,16 @@ impl Fate {
         if failed != 0 { Self::dropped(Drop::Delivery) } else { Self::redirected(skb, interface, Pass::Routed) }
     }
 
+    /// Dropped, and an answer is in its place: into the namespace behind the interface, or out of it.
+    #[inline(always)]
+    pub fn answered(skb: Skb, interface: IfIndex, is_workload: bool, reason: Drop) -> Self {
+        skb.clear_mark();
+        // SAFETY: no pointers.
+        let action =
+            unsafe { if is_workload { bpf_redirect_peer(interface.0, 0) } else { bpf_redirect(interface.0, 0) } };
+        Self::new(action as i32, Err(reason))
+    }
+
     #[inline(always)]
     fn redirected(skb: Skb, interface: IfIndex, pass: Pass) -> Self {
         skb.clear_mark();
@@ -95,11 +105,11 @@ pub fn finish(skb: Skb, side: Side, fate: Fate) -> i32 {
 /// Ends a packet's way at an uplink. Only drops are counted: what passes is counted at the workload's interface.
 #[inline(always)]
 pub fn finish_uplink(skb: Skb, side: Side, fate: Fate) -> i32 {
-    let action = fate.0 as u32 as i32;
-    if action == DROP {
-        count(skb, counter(side, (fate.0 >> 32) as u32));
+    let verdict = (fate.0 >> 32) as u32;
+    if is_drop(verdict) {
+        count(skb, counter(side, verdict));
     }
-    action
+    fate.0 as u32 as i32
 }
 
 #[inline(always)]

@@ -25,6 +25,7 @@ use netpol_common::{
 use crate::{
     act::{self, Fate},
     frame::Skb,
+    refuse::refuse,
     tables::{Maps, hook, live},
     unusual::{decode, encode},
     verified,
@@ -152,7 +153,10 @@ fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
     if code == Action::Remembered as u32 {
         return F::send(skb, place);
     }
-    if code == Action::Confirmed as u32 { F::confirm(skb, place) } else { undisputed(code) }
+    if code == Action::Confirmed as u32 {
+        return F::confirm(skb, place);
+    }
+    if code == encode(Err(Drop::NoBackend)) { refuse::<F>(skb, place) } else { undisputed(code) }
 }
 
 /// Gets a pair of translations for the packet on the desk: [`Action::Settle`], or why not.

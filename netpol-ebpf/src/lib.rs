@@ -12,6 +12,7 @@
 //! | [`tables`] | netpol-common's questions, answered by maps |
 //! | [`maps`] | the maps |
 //! | [`rewrite`] | other addresses and ports, and checksums that fit |
+//! | [`refuse`] | what a client is told where nobody is behind a published address |
 //! | [`aging`] | the timer that ends silent translations |
 //! | [`act`] | verdicts become return codes, redirections and counters, in one place |
 #![no_std]
@@ -23,6 +24,7 @@ pub mod classify;
 pub mod flows;
 pub mod frame;
 pub mod maps;
+pub mod refuse;
 pub mod rewrite;
 pub mod socket;
 pub mod tables;

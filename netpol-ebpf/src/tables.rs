@@ -17,8 +17,9 @@ use netpol_common::{
     flow::{FlowKey, FlowValue, Generation, Place, Rewrite, Ticks},
     kernel::{self, FragmentKey, FragmentPorts, Kernel, Live, Remembered, Settings},
     nat::{Claim, NatKey, NatState, Translation},
-    parse::{Family, V4, V6},
+    parse::{V4, V6},
     policy::{PolicyTables, Probe},
+    refuse::Answers,
     service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue, Uplink},
     socket::{SocketKey, Sockets},
     tables::{
@@ -50,7 +51,7 @@ type SocketMap<A> = LruHashMap<SocketKey<A>, ServiceKey<A>, 32_768>;
 type AffinityMap<A> = LruHashMap<AffinityKey<A>, Affinity<A>, 16_384>;
 
 /// Names the maps of a family. The maps are statics: this is all that differs.
-pub trait Maps: Family {
+pub trait Maps: Answers {
     type Flows: FlowMap<Self::Address>;
     type Denials: FlowMap<Self::Address>;
     const FLOWS: &'static Self::Flows;
@@ -79,6 +80,8 @@ pub trait Maps: Family {
     fn again(skb: Skb, place: Place) -> Fate;
     fn send(skb: Skb, place: Place) -> Fate;
     fn confirm(skb: Skb, place: Place) -> Fate;
+    fn reset(skb: Skb, place: Place) -> Fate;
+    fn unreachable(skb: Skb, place: Place) -> Fate;
     fn identify() -> u32;
     fn resolve() -> u32;
     fn judge() -> u32;
@@ -196,6 +199,16 @@ impl Maps for V4 {
     #[inline(always)]
     fn confirm(skb: Skb, place: Place) -> Fate {
         Fate::unpack(verified::confirm4(skb.0, place.0))
+    }
+
+    #[inline(always)]
+    fn reset(skb: Skb, place: Place) -> Fate {
+        Fate::unpack(verified::reset4(skb.0, place.0))
+    }
+
+    #[inline(always)]
+    fn unreachable(skb: Skb, place: Place) -> Fate {
+        Fate::unpack(verified::unreachable4(skb.0, place.0))
     }
 
     #[inline(always)]
@@ -341,6 +354,16 @@ impl Maps for V6 {
     #[inline(always)]
     fn confirm(skb: Skb, place: Place) -> Fate {
         Fate::unpack(verified::confirm6(skb.0, place.0))
+    }
+
+    #[inline(always)]
+    fn reset(skb: Skb, place: Place) -> Fate {
+        Fate::unpack(verified::reset6(skb.0, place.0))
+    }
+
+    #[inline(always)]
+    fn unreachable(skb: Skb, place: Place) -> Fate {
+        Fate::unpack(verified::unreachable6(skb.0, place.0))
     }
 
     #[inline(always)]

@@ -15,6 +15,7 @@ use crate::{
     act::{self, Fate},
     classify::claimed,
     frame::Skb,
+    refuse::refuse,
     tables::{Maps, live},
     unusual::decode,
 };
@@ -71,6 +72,7 @@ fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
         Ok(Action::Remembered) => F::send(skb, place),
         Ok(Action::Confirmed) => F::confirm(skb, place),
         Ok(_) => Fate::passed(Pass::Stack),
+        Err(Drop::NoBackend) => refuse::<F>(skb, place),
         Err(drop) => Fate::dropped(drop),
     }
 }

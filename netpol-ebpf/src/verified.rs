@@ -18,7 +18,7 @@ use netpol_common::{
 use crate::{
     flows,
     frame::Skb,
-    rewrite,
+    refuse, rewrite,
     tables::{Maps, Tables},
     unusual::{self, encode},
 };
@@ -98,28 +98,30 @@ pub extern "C" fn rewrite_error6(skb: *mut __sk_buff) -> u32 {
     rewrite_error::<V6>(skb)
 }
 
-/// Declares a function for each family: what [`flows`] does with a packet. They return a packed [`Fate`].
+/// Declares a function for each family: what is done with a packet. They return a packed [`Fate`].
 macro_rules! ways {
-    ($($four:ident, $six:ident: $way:ident;)*) => {$(
+    ($($four:ident, $six:ident: $module:ident::$way:ident;)*) => {$(
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub extern "C" fn $four(skb: *mut __sk_buff, place: u32) -> u64 {
-            flows::$way::<V4>(Skb(skb), Place(place)).pack()
+            $module::$way::<V4>(Skb(skb), Place(place)).pack()
         }
 
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub extern "C" fn $six(skb: *mut __sk_buff, place: u32) -> u64 {
-            flows::$way::<V6>(Skb(skb), Place(place)).pack()
+            $module::$way::<V6>(Skb(skb), Place(place)).pack()
         }
     )*};
 }
 
 ways! {
-    fast4, fast6: fast;
-    again4, again6: again;
-    send4, send6: send;
-    confirm4, confirm6: confirm;
+    fast4, fast6: flows::fast;
+    again4, again6: flows::again;
+    send4, send6: flows::send;
+    confirm4, confirm6: flows::confirm;
+    reset4, reset6: refuse::reset;
+    unreachable4, unreachable6: refuse::unreachable;
 }
 
 /// [`translate::attempt`] on this CPU's desk. It searches the sockets of the packet's namespace.
