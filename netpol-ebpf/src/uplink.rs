@@ -1,4 +1,5 @@
-//! The way of a frame at an uplink: translated, or left alone. The host's own traffic is neither judged nor counted.
+//! The way of a frame at an uplink: translated, or left alone. The host's own traffic is neither judged nor counted; of
+//! that, only errors about translated packets are changed.
 
 use aya_ebpf::bindings::__sk_buff;
 use netpol_common::{
@@ -7,7 +8,7 @@ use netpol_common::{
     flow::Place,
     headers::{ETHERTYPE, Ethertype, View as _},
     kernel::Settings,
-    parse::{V4, V6, ethertype},
+    parse::{NETWORK, V4, V6, ethertype},
     tables::IfIndex,
 };
 
@@ -24,13 +25,15 @@ use crate::{
 #[inline(always)]
 pub fn uplink(skb: *mut __sk_buff, side: Side) -> i32 {
     let skb = Skb(skb);
-    let is_hosts = matches!(side, Side::To) && skb.ingress() == IfIndex::NONE;
-    if is_hosts || skb.is_tagged() || !live().settings.has(Settings::TRANSLATE) {
+    if skb.is_tagged() || !live().settings.has(Settings::TRANSLATE) {
         return act::NEXT;
     }
     let Ok(Ethertype { ethertype }) = skb.linear().read(ETHERTYPE) else { return act::NEXT };
     let place = Place::new(skb.interface(), side);
+    let is_hosts = matches!(side, Side::To) && skb.ingress() == IfIndex::NONE;
     let fate = match u16::from_be(ethertype) {
+        ethertype::IPV4 if is_hosts => hosts_own::<V4>(skb, place),
+        ethertype::IPV6 if is_hosts => hosts_own::<V6>(skb, place),
         ethertype::IPV4 => ip::<V4>(skb, place),
         ethertype::IPV6 => ip::<V6>(skb, place),
         _ => return act::NEXT,
@@ -44,11 +47,8 @@ fn ip<F: Maps>(skb: Skb, place: Place) -> Fate {
     if fate == Fate::UNUSUAL {
         // fragments, headers in between: translated like others, if they can be read
         let code = F::unusual(skb.0, place.0);
-        if code == Action::Related as u32 && F::related_uplink() == Action::Translated as u32 {
-            return match F::rewrite_error(skb.0) {
-                0 => Fate::passed(Pass::Stack),
-                _ => Fate::dropped(Drop::Translation),
-            };
+        if code == Action::Related as u32 {
+            return error::<F>(skb);
         }
         if code != Action::Remembered as u32 {
             return Fate::passed(Pass::Stack);
@@ -56,6 +56,29 @@ fn ip<F: Maps>(skb: Skb, place: Place) -> Fate {
         fate = F::again(skb, place);
     }
     if fate.is_open() { slow::<F>(skb, place) } else { fate }
+}
+
+/// An ICMP error: about a translated packet, it is translated, too.
+#[inline(always)]
+fn error<F: Maps>(skb: Skb) -> Fate {
+    if F::related_uplink() != Action::Translated as u32 || F::rewrite_error(skb.0) == 0 {
+        return Fate::passed(Pass::Stack);
+    }
+    Fate::dropped(Drop::Translation)
+}
+
+/// The host's own traffic is left alone, but for what it says about a packet that it has routed (too large, no route,
+/// hop limit): it quotes what it saw, and the sender knows only what was sent.
+#[inline(always)]
+fn hosts_own<F: Maps>(skb: Skb, place: Place) -> Fate {
+    match F::network(&skb.linear(), NETWORK) {
+        Ok(ip) if ip.protocol == F::ICMP => {}
+        _ => return Fate::passed(Pass::Stack),
+    }
+    if F::unusual(skb.0, place.0) != Action::Related as u32 {
+        return Fate::passed(Pass::Stack);
+    }
+    error::<F>(skb)
 }
 
 /// No entry speaks for the packet on the desk.

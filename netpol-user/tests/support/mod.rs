@@ -16,6 +16,10 @@
 //! | `net` | links, addresses and routes inside one namespace |
 //! | `traffic` | real connections between them, and raw frames |
 //! | `client` | whom a server takes its client for |
+//! | `bulk` | much data, compared |
+//! | `checksums` | those of what an interface receives |
+//! | `offload` | what interfaces leave to hardware |
+//! | `translated` | services and pools, and a machine behind a router outside |
 //! | `netpol` | the real command, inside a host |
 //! | `policy` | documents, and what the command counts and remembers |
 //! | `scene` | endpoints, host and outside, bridged or routed |
@@ -30,11 +34,14 @@
 #![allow(dead_code, unused_imports, reason = "each test uses the part that it needs")]
 
 mod browser;
+pub mod bulk;
+mod checksums;
 mod client;
 mod example;
 mod folder;
 mod net;
 mod netpol;
+mod offload;
 pub mod packet;
 pub mod policy;
 mod scene;
@@ -42,15 +49,18 @@ pub mod shop;
 pub mod terminal;
 mod topology;
 mod traffic;
+pub mod translated;
 mod web;
 pub mod wire;
 
 pub use browser::Browser;
+pub use checksums::{Tally, Tap};
 pub use client::client_of;
 pub use example::{Example, files, policies};
 pub use folder::Folder;
 pub use net::Net;
 pub use netpol::Ran;
+pub use offload::Offloads;
 pub use policy::{Counts, FAMILIES, Family};
 pub use scene::{HOST, LAYOUTS, Layout, Scene, pair};
 pub use shop::Shop;

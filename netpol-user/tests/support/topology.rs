@@ -175,7 +175,7 @@ impl Endpoint {
 }
 
 /// A new namespace, loopback up, where addresses can be used at once.
-fn namespace() -> Namespace {
+pub(super) fn namespace() -> Namespace {
     let namespace = Namespace::anonymous().expect("making a network namespace needs root");
     for place in ["all", "default"] {
         sysctl(&namespace, &format!("net/ipv6/conf/{place}/accept_dad"), "0");
@@ -184,7 +184,7 @@ fn namespace() -> Namespace {
     namespace
 }
 
-fn sysctl(namespace: &Namespace, name: &str, value: &str) {
+pub(super) fn sysctl(namespace: &Namespace, name: &str, value: &str) {
     let file = Path::new("/proc/sys").join(name);
     // the file shows the namespace of the thread that opens it
     let written = namespace.enter(|| fs::write(&file, value)).expect("entering a network namespace needs root");

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// Of the namespace in which everything generated is.
-const NAMESPACE: &str = "bench";
+pub(super) const NAMESPACE: &str = "bench";
 /// A port that no generated policy allows.
 pub const DENIED_PORT: u16 = PORT - 1;
 

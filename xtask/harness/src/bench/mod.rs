@@ -7,6 +7,7 @@
 //! | [`traffic`] | what is sent, and what it costs |
 //! | [`paths`] | rounds of all variants in turn |
 //! | [`packets`], [`testrun`] | one packet in the classifier alone |
+//! | [`nat`] | the same for what is translated, and backends that come and go |
 //! | [`scale`] | a thousand endpoints with a thousand policies |
 //! | [`publications`] | new policies while packets flow |
 //! | [`netpol`], [`documents`] | the program that is measured, and what it loads |
@@ -15,6 +16,7 @@
 
 mod documents;
 mod machine;
+mod nat;
 mod netpol;
 mod only;
 mod packets;
@@ -53,7 +55,7 @@ pub struct Bench {
     /// A minute instead of a quarter of an hour: few short rounds, only good for a first look.
     #[arg(long)]
     quick: bool,
-    /// Only these: sections (paths, packets, scale, publications), kinds of traffic, paths.
+    /// Only these: sections (paths, packets, nat, scale, publications), kinds of traffic, paths.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// How many rounds of everything; ratios are medians over them.
@@ -91,8 +93,15 @@ struct Setting<'a> {
 type Run = fn(&Setting) -> Result<Section>;
 
 /// In the order in which they run and are reported.
-const SECTIONS: &[(&str, Run)] =
-    &[("paths", paths::run), ("packets", packets::run), ("scale", scale::run), ("publications", publications::run)];
+const SECTIONS: &[(&str, Run)] = &[
+    ("paths", paths::run),
+    ("packets", packets::run),
+    ("nat-paths", nat::paths::run),
+    ("nat-packets", nat::packets::run),
+    ("nat-backends", nat::backends::run),
+    ("scale", scale::run),
+    ("publications", publications::run),
+];
 
 const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs");
 

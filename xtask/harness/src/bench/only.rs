@@ -1,4 +1,4 @@
-//! `--only`: names of sections, kinds of traffic and paths, in one list.
+//! `--only`: names of sections, kinds of traffic and paths, in one list. `nat` is all sections `nat-...`.
 
 use std::collections::BTreeSet;
 
@@ -17,8 +17,11 @@ impl Only {
     pub fn parse(names: &[String]) -> Result<Self> {
         let mut only = Self { sections: BTreeSet::new(), modes: BTreeSet::new(), variants: BTreeSet::new() };
         for name in names {
-            let kind = if SECTIONS.iter().any(|(section, _)| section == name) {
-                &mut only.sections
+            let sections = SECTIONS.iter().map(|(section, _)| *section).filter(|section| is_or_begins(section, name));
+            let before = only.sections.len();
+            only.sections.extend(sections.map(str::to_owned));
+            let kind = if only.sections.len() > before {
+                continue;
             } else if MODES.iter().any(|mode| mode.name == name) {
                 &mut only.modes
             } else if VARIANTS.iter().any(|variant| variant.name == name) {
@@ -52,6 +55,11 @@ impl Only {
     }
 }
 
+/// Whether `name` is the section, or the group that it is in.
+fn is_or_begins(section: &str, name: &str) -> bool {
+    section.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
 fn known() -> Vec<&'static str> {
     let sections = SECTIONS.iter().map(|(name, _)| *name);
     sections.chain(MODES.iter().map(|mode| mode.name)).chain(VARIANTS.iter().map(|variant| variant.name)).collect()
@@ -77,6 +85,15 @@ mod tests {
         let udp = only(&["udp"])?;
         assert!(udp.section("paths") && udp.mode("udp") && udp.variant("nftables-10"));
         assert!(!udp.is_everything() && !udp.section("packets") && !udp.mode("crr"));
+        Ok(())
+    }
+
+    #[test]
+    fn a_group_is_all_of_its_sections() -> Result<()> {
+        let nat = only(&["nat", "crr"])?;
+        assert!(["nat-paths", "nat-packets", "nat-backends"].iter().all(|section| nat.section(section)));
+        assert!(!nat.section("paths") && nat.mode("crr") && !nat.mode("udp"));
+        assert!(!only(&["nat-packets"])?.section("nat-paths") && only(&["na"]).is_err());
         Ok(())
     }
 

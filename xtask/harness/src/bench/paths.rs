@@ -11,7 +11,7 @@ use super::{
     progress::Progress,
     report::{Bound, Goal, Section, Table, Unit, thousands},
     stats::{Shuffle, Spread},
-    traffic::{Lane, MODES, Mode, Sample},
+    traffic::{Course, Lane, MODES, Mode, Sample},
     variants::{BASE, Built, CONTROL, VARIANTS, Variant},
 };
 
@@ -75,7 +75,8 @@ fn measure(setting: &Setting, built: &[Built], modes: &[&'static Mode]) -> Resul
             shuffle.shuffle(&mut order);
             for Built { variant, topology } in &order {
                 let &Setting { cpus, time, timing, .. } = setting;
-                let lane = Lane { topology, cpus, time, pause: variant.pause(), timing };
+                let course = Course::between(topology);
+                let lane = Lane { course, topology, cpus, time, pause: variant.pause(), timing };
                 let sample = (mode.run)(&lane).with_context(|| format!("{} over {}", mode.name, variant.name))?;
                 round.insert((mode.name, variant.name), sample);
                 progress.step(&format!("round {number} of {}: {}, {}", setting.rounds, mode.name, variant.what));

@@ -52,6 +52,7 @@ pub enum Unit {
     Milliseconds,
     Mebibytes,
     Packets,
+    Connections,
 }
 
 impl Goal {
@@ -86,7 +87,7 @@ impl Unit {
             Self::Milliseconds if value < 100.0 => format!("{value:.1} ms"),
             Self::Milliseconds => format!("{} ms", thousands(value)),
             Self::Mebibytes => format!("{value:.0} MiB"),
-            Self::Packets => thousands(value),
+            Self::Packets | Self::Connections => thousands(value),
         }
     }
 

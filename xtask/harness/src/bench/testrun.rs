@@ -138,6 +138,18 @@ impl Program {
 
     /// Runs it `repeat` times on the same packet. The interfaces are those of the calling thread's namespace.
     pub fn run(&self, packet: &[u8], arrival: &Arrival, repeat: u32) -> Result<Outcome> {
+        self.test(packet, &mut [], arrival, repeat)
+    }
+
+    /// The packet as it is after `repeat` runs.
+    pub fn rewritten(&self, packet: &[u8], arrival: &Arrival, repeat: u32) -> Result<Vec<u8>> {
+        let mut out = vec![0; packet.len()];
+        self.test(packet, &mut out, arrival, repeat)?;
+        Ok(out)
+    }
+
+    /// Without room in `out` nothing is written there.
+    fn test(&self, packet: &[u8], out: &mut [u8], arrival: &Arrival, repeat: u32) -> Result<Outcome> {
         let context =
             Context { ingress_ifindex: arrival.ingress_ifindex, ifindex: arrival.ifindex, ..Context::default() };
         loop {
@@ -145,6 +157,8 @@ impl Program {
                 program: self.0.as_raw_fd() as u32,
                 packet_size: packet.len() as u32,
                 packet: packet.as_ptr() as u64,
+                packet_out_size: out.len() as u32,
+                packet_out: if out.is_empty() { 0 } else { out.as_mut_ptr() as u64 },
                 repeat,
                 context_size: size_of::<Context>() as u32,
                 context: &raw const context as u64,

@@ -16,9 +16,9 @@ use crate::{
     sandbox::{Netns, ip},
 };
 
-const BRIDGE: &str = "br0";
+pub(super) const BRIDGE: &str = "br0";
 /// The far end of 10.77.0.0/16: containers count from the near one.
-const BRIDGE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 255, 254);
+pub(super) const BRIDGE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 255, 254);
 
 /// Which families the containers speak. IPv6 makes the kernel send packets of its own, which timed paths do without.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,10 +64,14 @@ impl Workload {
         [2, 0, 0, 0x77, high, low]
     }
 
-    fn mac_text(&self) -> String {
-        let [a, b, c, d, e, f] = self.mac();
-        format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    pub(super) fn mac_text(&self) -> String {
+        mac_text(self.mac())
     }
+}
+
+/// As `ip` has it.
+pub(super) fn mac_text([a, b, c, d, e, f]: [u8; 6]) -> String {
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
 impl Ends {

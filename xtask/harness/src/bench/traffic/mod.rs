@@ -1,4 +1,4 @@
-//! Traffic between the two containers of a topology, and what it costs: CPU time per operation.
+//! Traffic between two ends, and what it costs: CPU time per operation.
 //!
 //! Client and server run on one CPU and the packets' way through the kernel is paid by whoever sent them (a veth
 //! raises the softirq on the sender's CPU). So the CPU time of both threads holds all of the path, and unlike a rate
@@ -14,6 +14,7 @@ pub use socket::set_receive_buffer;
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -26,6 +27,7 @@ use nix::{
 };
 
 use super::topology::Topology;
+use crate::sandbox::Netns;
 
 /// The server's port; floods that need more of them count upwards.
 pub const PORT: u16 = 7001;
@@ -59,8 +61,29 @@ pub const MODES: &[Mode] = &[
     Mode { name: "two-cpus", what: "UDP packet, two CPUs sending", run: udp::two_cpus, cpus: 2 },
 ];
 
+/// Who asks whom, and where.
+#[derive(Clone, Copy)]
+pub struct Course<'a> {
+    pub client: &'a Netns,
+    pub server: &'a Netns,
+    /// Where the client asks: it may be another address and port than the server's [`PORT`].
+    pub to: SocketAddr,
+    /// Of the server, where packets arrive.
+    pub interface: &'static str,
+}
+
+impl<'a> Course<'a> {
+    /// From the first container to the second.
+    pub fn between(topology: &'a Topology) -> Self {
+        let (a, b) = topology.pair();
+        Self { client: &a.netns, server: &b.netns, to: (b.v4(), PORT).into(), interface: "eth0" }
+    }
+}
+
 /// Where and how long traffic runs.
 pub struct Lane<'a> {
+    pub course: Course<'a>,
+    /// For floods, which go from its first container to its second whatever the course.
     pub topology: &'a Topology,
     /// At least one; whoever needs one takes the last, which does less of the machine's other work than the first.
     pub cpus: &'a [Cpu],
@@ -215,19 +238,20 @@ impl<'a> Stopwatch<'a> {
 
 /// Adds which share of the packets came through.
 fn counted(lane: &Lane, run: impl FnOnce() -> Result<Sample>) -> Result<Sample> {
-    let before = received(lane.topology)?;
+    let before = received(&lane.course)?;
     let sample = run()?;
-    let arrived = received(lane.topology)? - before;
+    let arrived = received(&lane.course)? - before;
     let sent = sample.operations + sample.warm_up;
     Ok(Sample { delivered: Some(arrived as f64 / sent.max(1) as f64), ..sample })
 }
 
 /// Packets that the server's interface has received.
-fn received(topology: &Topology) -> Result<u64> {
-    let (_, server) = topology.pair();
-    server.netns.run(|| {
+fn received(course: &Course) -> Result<u64> {
+    let name = course.interface;
+    course.server.run(|| {
         let text = fs::read_to_string(Path::new("/proc/thread-self/net/dev"))?;
-        let line = text.lines().find_map(|line| line.trim().strip_prefix("eth0:")).context("no eth0")?;
+        let row = |line: &str| Some(line.trim().strip_prefix(name)?.strip_prefix(':')?.to_owned());
+        let line = text.lines().find_map(row).with_context(|| format!("no {name}"))?;
         line.split_whitespace().nth(1).context("no packet count")?.parse().context("packet count")
     })
 }

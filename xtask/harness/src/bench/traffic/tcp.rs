@@ -83,10 +83,10 @@ fn with_server(
     serve: Serve,
     client: impl FnOnce(&Server, &AtomicU64) -> Result<Sample> + Send,
 ) -> Result<Sample> {
-    let (a, b) = lane.topology.pair();
-    let listener = b.netns.run(|| Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?))?;
+    let course = &lane.course;
+    let listener = course.server.run(|| Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?))?;
     socket::set_patience(&listener)?;
-    let address = (b.v4(), PORT).into();
+    let address = course.to;
     let (received, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let (tell, told) = mpsc::channel();
     thread::scope(|scope| {
@@ -99,7 +99,7 @@ fn with_server(
         });
         let client = scope.spawn(move || {
             let measured = (|| {
-                a.netns.enter()?;
+                course.client.enter()?;
                 lane.cpu().take()?;
                 let clock = told.recv().context("the server did not start")?;
                 client(&Server { address, clock }, received)

@@ -23,13 +23,13 @@ struct Flow {
 impl Flow {
     /// Opens sockets whose client end is connected and has sent nothing.
     fn open(lane: &Lane, port: u16) -> Result<Self> {
-        let (a, b) = lane.topology.pair();
-        let server = b.netns.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?))?;
-        let client = a.netns.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?))?;
+        let course = &lane.course;
+        let server = course.server.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?))?;
+        let client = course.client.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?))?;
         for socket in [&client, &server] {
             socket.set_read_timeout(Some(PATIENCE * 10))?;
         }
-        client.connect((b.v4(), port))?;
+        client.connect((course.to.ip(), course.to.port() + (port - PORT)))?;
         socket::set_send_buffer(&client, 4 << 20)?;
         Ok(Self { client, server })
     }
