@@ -29,12 +29,14 @@ impl<'a> Docker<'a> {
     fn start(host: &'a Host) -> Self {
         let folder = host.folder().join("docker");
         fs::create_dir_all(&folder).expect("a folder");
+        Command::new("dockerd").arg("--version").output().expect("dockerd (Debian's package docker.io)");
         sweep(process::id());
         let at = |name: &str| folder.join(name).display().to_string();
         // It ends with its standard input, which is a pipe from here; this machine's settings of Docker are not its own.
         let script = format!(
-            "mkdir -p /etc/docker && mount -t tmpfs tmpfs /etc/docker && mount -t tmpfs tmpfs /run && dockerd --host unix://{} --data-root {} --exec-root {} --pidfile {} \
-             --storage-driver vfs --bip 172.30.0.1/24 --userland-proxy=false --cgroup-parent /npt-docker-{} >{} 2>&1 & cat",
+            "mkdir -p /etc/docker && mount -t tmpfs tmpfs /etc/docker && mount -t tmpfs tmpfs /run && \
+             dockerd --host unix://{} --data-root {} --exec-root {} --pidfile {} --storage-driver vfs \
+             --bip 172.30.0.1/24 --userland-proxy=false --cgroup-parent /npt-docker-{} >{} 2>&1 & cat",
             at("socket"),
             at("data"),
             at("run"),
