@@ -114,13 +114,14 @@ impl std::fmt::Display for Need {
 }
 
 /// Programs that building does without, but showing and testing do not.
-const PROGRAMS: [(&str, &str, &str); 6] = [
+const PROGRAMS: [(&str, &str, &str); 7] = [
     ("ip", "iproute2", "namespaces and interfaces of demo and tests"),
     ("nsenter", "util-linux", "commands inside a namespace"),
     ("curl", "curl", "requests of the demo"),
     ("iptables", "iptables", "what netpol is compared with"),
     ("nft", "nftables", "what netpol is compared with"),
     ("chromium", "chromium", "tests of the page of `netpol map`"),
+    ("dockerd", "docker.io", "tests of netpol beside Docker; Debian starts its service"),
 ];
 
 const COMPONENTS: [(&str, &str); 2] = [("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")];

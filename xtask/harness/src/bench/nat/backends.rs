@@ -178,9 +178,11 @@ fn connect() -> Result<(Vec<TcpStream>, Vec<UdpSocket>)> {
         Ok(stream)
     };
     let datagrams = |_| {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        let mut socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.connect(VIRTUAL)?;
+        // what has not been sent anything has no backend yet, and may get one that nobody has
+        socket.ask(0).context("asking the service")?;
         Ok(socket)
     };
     let streams = (0..CONNECTIONS).map(stream).collect::<Result<_>>().context("connecting to the service")?;
@@ -213,6 +215,9 @@ fn ask(mut connections: Vec<impl Asked>, asking: &AtomicBool, count: &Count) {
     let mut byte = 0;
     while asking.load(Relaxed) {
         connections.retain_mut(|connection| {
+            if !asking.load(Relaxed) {
+                return true;
+            }
             let answered = match connection.ask(byte) {
                 Ok(answer) => answer == byte,
                 Err(error) if error.kind() == ErrorKind::Interrupted => true,
