@@ -51,7 +51,7 @@ pub use published::Published;
 pub use records::{Counter, Record, Translated};
 pub use sockets::control_group;
 pub use testrun::{Action, Arrival};
-pub use twin::{Tried, Twin};
+pub use twin::{Client, Tried, Twin};
 pub use usage::Usage;
 
 /// What goes wrong between userspace and the kernel.

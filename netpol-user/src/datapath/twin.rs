@@ -4,12 +4,12 @@
 //! That it is the same code as the one on the interfaces, the kernel says: the tag of a program is a hash of its
 //! instructions, without the numbers of its maps (`bpf_prog_calc_tag` in kernel/bpf/core.c).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{ArrayOfMaps, FromMapData, HashMap, InnerMap, Map, MapData, MapError, MapType, PerCpuArray},
-    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use netpol_common::{
     drops::{Count, Drop, Pass, Side, Verdict, counter, verdict_code},
@@ -18,7 +18,7 @@ use netpol_common::{
     nat::{NatKey, Translation},
     service::{Affinity, AffinityKey},
     tables::{AddressKey, AddressValue, HookValue, IfIndex, Network},
-    wire::{Addr4, Addr6, Address},
+    wire::{Addr4, Addr6, Address, PortBe, Protocol},
 };
 
 use super::{
@@ -40,6 +40,16 @@ const ROOM: u32 = 512;
 pub struct Twin {
     object: Ebpf,
     pins: Pins,
+    /// Whom to know, as the classifiers that are loaded do: see [`Twin::stays`].
+    client: Option<Client>,
+}
+
+/// A client of what is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    pub address: IpAddr,
+    pub published: SocketAddr,
+    pub protocol: Protocol,
 }
 
 /// What became of a frame.
@@ -66,9 +76,13 @@ impl Twin {
         let mut paths = Vec::new();
         for (name, kind, ..) in MAPS {
             if is_shared(name) {
-                // a path where nothing is would be pinned
+                let path = pins.maps().join(name);
+                // it would be made and pinned there
+                if !path.exists() {
+                    return Err(Error::OtherVersion { path, what: "it is missing".into() });
+                }
                 pins.check(name)?;
-                paths.push((*name, pins.maps().join(name)));
+                paths.push((*name, path));
             } else if matches!(kind, MapType::LruHash | MapType::Hash) {
                 loader.map_max_entries(name, ROOM);
             }
@@ -81,7 +95,7 @@ impl Twin {
             let program: &mut SchedClassifier = part(&mut object, which.name())?;
             program.load().map_err(refused(which.name()))?;
         }
-        Ok(Self { object, pins: pins.clone() })
+        Ok(Self { object, pins: pins.clone(), client: None })
     }
 
     /// The classifiers whose instructions are not those of the ones that are pinned.
@@ -102,9 +116,10 @@ impl Twin {
     /// must be of the calling thread's network namespace.
     ///
     /// # Errors
-    /// `ENODEV`: there is no such interface (any more).
+    /// [`Error::Gone`]: there is no such interface (any more).
     pub fn run(&mut self, (role, side): (Role, Side), frame: &[u8], arrival: Arrival) -> Result<Tried, Error> {
         self.forget()?;
+        self.know()?;
         let which = Classifier { role, side };
         let before = self.counts(side)?;
         let context = Context::new(arrival);
@@ -112,11 +127,23 @@ impl Twin {
         options.data_in = Some(frame);
         options.ctx_in = Some(context.bytes());
         let result = self.program(which)?.test_run(options);
-        let action: Action = result.map_err(|error| testrun::refused(which, error))?.return_value.into();
+        let action: Action = match result {
+            Ok(result) => result.return_value.into(),
+            Err(error) if is_gone(&error) => {
+                return Err(Error::Gone { interface: format!("#{}", arrival.interface.0) });
+            }
+            Err(error) => return Err(testrun::refused(which, error)),
+        };
         let after = self.counts(side)?;
         let counted = verdicts().zip(before.into_iter().zip(after)).find(|(_, (before, after))| before != after);
         let record = self.record(arrival.interface, side)?;
         Ok(Tried { action, verdict: counted.map(|(verdict, _)| verdict), record })
+    }
+
+    /// From now on the client stays with the backend that it stays with in fact (session affinity): that is in the memory
+    /// of the classifiers that are loaded.
+    pub const fn stays(&mut self, client: Option<Client>) {
+        self.client = client;
     }
 
     /// What the loader knows about an interface.
@@ -216,11 +243,45 @@ impl Twin {
         self.clear::<AffinityKey<Addr6>, Affinity<Addr6>>("AFFINITY6")
     }
 
+    fn know(&mut self) -> Result<(), Error> {
+        let Some(Client { address, published, protocol }) = self.client else { return Ok(()) };
+        let port = PortBe::from_host(published.port());
+        match (address, published.ip()) {
+            (IpAddr::V4(client), IpAddr::V4(address)) => {
+                let (client, address) = (client.into(), address.into());
+                self.copy("AFFINITY4", &AffinityKey::<Addr4> { client, address, port, protocol, zero: 0 })
+            }
+            (IpAddr::V6(client), IpAddr::V6(address)) => {
+                let (client, address) = (client.into(), address.into());
+                self.copy("AFFINITY6", &AffinityKey::<Addr6> { client, address, port, protocol, zero: 0 })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes an entry over from the classifiers that are loaded, if it is there. Look-ups by system call leave its age.
+    fn copy<A: Address>(&mut self, name: &'static str, key: &AffinityKey<A>) -> Result<(), Error>
+    where
+        AffinityKey<A>: Pod,
+        Affinity<A>: Pod,
+    {
+        let theirs: HashMap<MapData, AffinityKey<A>, Affinity<A>> =
+            self.pins.map(name)?.try_into().map_err(Error::map(name))?;
+        let Some(value) = found(theirs.get(key, 0)).map_err(Error::map(name))? else { return Ok(()) };
+        let Some(own) = self.object.map_mut(name) else { unreachable!("the object is built with this map in it") };
+        let own: Result<HashMap<&mut MapData, AffinityKey<A>, Affinity<A>>, _> = own.try_into();
+        own.and_then(|mut own| own.insert(key, value, 0)).map_err(Error::map(name))
+    }
+
     fn clear<K: Pod, V: Pod>(&mut self, name: &'static str) -> Result<(), Error> {
         let Some(map) = self.object.map_mut(name) else { unreachable!("the object is built with this map in it") };
         let map: HashMap<&mut MapData, K, V> = map.try_into().map_err(Error::map(name))?;
         testrun::clear(map).map_err(Error::map(name))
     }
+}
+
+fn is_gone(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::ENODEV))
 }
 
 fn is_shared(name: &str) -> bool {
