@@ -22,6 +22,7 @@
 //! | [`metrics`] | the same, for Prometheus |
 //! | `web` | a local port: bounded, and for this machine only |
 //! | [`diff`] | what would change between two sets of documents, and for what is open now |
+//! | [`trace`] | one connection, explained: by the rules, and by the kernel |
 //! | [`suggest`] | policies from the flows that were seen |
 //! | [`verify`] | real connections between endpoints against the matrix |
 //! | [`cli`] | the commands |
@@ -44,5 +45,6 @@ pub mod privileges;
 pub mod source;
 pub mod state;
 pub mod suggest;
+pub mod trace;
 pub mod verify;
 mod web;

@@ -45,6 +45,7 @@ pub type Need = (Capability, &'static str);
 pub const ENTER_NAMESPACES: Need = (Capability::SysAdmin, "to enter network namespaces");
 pub const READ_NETFILTER: Need = (Capability::NetAdmin, "to read netfilter rules");
 pub const ATTACH: Need = (Capability::NetAdmin, "to attach programs");
+pub const LOAD_CLASSIFIERS: Need = (Capability::NetAdmin, "to load classifiers");
 pub const LOAD_PROGRAMS: Need = (Capability::Bpf, "to load programs");
 pub const OPEN_PINS: Need = (Capability::Bpf, "to open what is pinned");
 pub const VERIFY_POINTERS: Need = (Capability::Perfmon, "to load programs that read packets");

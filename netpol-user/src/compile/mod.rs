@@ -62,6 +62,16 @@ pub fn compile(world: &World, workloads: &[Workload], host: &[IpAddr]) -> Result
     Ok(Snapshot { networks4, networks6, identities: names, rules: book.names, ..snapshot })
 }
 
+/// What `world` publishes when these endpoints run: names alone, no tables.
+///
+/// # Errors
+/// As [`compile`], about services.
+pub fn published(world: &World, workloads: &[Workload]) -> Result<Vec<ServiceName>, CompileError> {
+    let mut snapshot = Snapshot::default();
+    services::fill(&mut snapshot, &Found { world, workloads, host: &[] })?;
+    Ok(snapshot.services)
+}
+
 /// Why a world can't be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {

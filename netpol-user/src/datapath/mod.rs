@@ -18,6 +18,7 @@
 //! | `records` | flows, denials and counters, read |
 //! | `usage` | how full the maps are |
 //! | `testrun` | frames of ours, without an interface |
+//! | `twin` | a second copy of the classifiers, to ask without being noticed |
 
 mod batch;
 mod calls;
@@ -33,6 +34,7 @@ mod records;
 mod slots;
 mod sockets;
 mod testrun;
+mod twin;
 mod usage;
 
 use std::{io, path::PathBuf};
@@ -49,6 +51,7 @@ pub use published::Published;
 pub use records::{Counter, Record, Translated};
 pub use sockets::control_group;
 pub use testrun::{Action, Arrival};
+pub use twin::{Client, Tried, Twin};
 pub use usage::Usage;
 
 /// What goes wrong between userspace and the kernel.

@@ -180,7 +180,7 @@ fn load(pins: &Pins) -> Result<(), Error> {
 }
 
 /// A program of the object.
-fn part<'a, P>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, Error>
+pub(super) fn part<'a, P>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, Error>
 where
     &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
 {
@@ -190,7 +190,7 @@ where
     program.try_into().map_err(refused(name))
 }
 
-fn refused(name: &'static str) -> impl Fn(ProgramError) -> Error {
+pub(super) fn refused(name: &'static str) -> impl Fn(ProgramError) -> Error {
     move |error| Error::Program { what: name.to_owned(), error: Box::new(error) }
 }
 

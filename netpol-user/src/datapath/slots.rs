@@ -62,6 +62,11 @@ const SLOTS: [(&str, Kind, usize, usize); 18] = [
 /// The only array with millions of entries.
 pub(super) const MAPPED: &str = "MAGLEV";
 
+/// The names of all of them.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    SLOTS.iter().map(|(name, ..)| *name)
+}
+
 /// Makes and pins those that are not there.
 pub(super) fn create(pins: &Pins) -> Result<(), Error> {
     for (name, kind, key, value) in SLOTS {

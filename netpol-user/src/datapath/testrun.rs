@@ -1,9 +1,11 @@
 //! A frame of ours through a classifier, without an interface: `BPF_PROG_TEST_RUN`.
 
+use std::borrow::BorrowMut;
+
 use aya::{
     Pod,
     maps::{Array, HashMap, MapData, MapError},
-    programs::{TestRun as _, TestRunOptions},
+    programs::{ProgramError, TestRun as _, TestRunOptions},
 };
 use netpol_common::{
     drops::Side,
@@ -56,10 +58,39 @@ impl From<u32> for Action {
 /// refuses anything but zero in the fields before them.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Context {
+pub(super) struct Context {
     before: [u32; 9],
     ingress_ifindex: u32,
     ifindex: u32,
+}
+
+impl Context {
+    pub(super) const fn new(arrival: Arrival) -> Self {
+        Self { before: [0; 9], ingress_ifindex: arrival.ingress.0, ifindex: arrival.interface.0 }
+    }
+
+    pub(super) const fn bytes(&self) -> &[u8] {
+        // SAFETY: the struct is made of integers without padding.
+        unsafe { std::slice::from_raw_parts((&raw const *self).cast::<u8>(), size_of::<Self>()) }
+    }
+}
+
+pub(super) fn refused(which: Classifier, error: ProgramError) -> Error {
+    Error::Program { what: format!("a frame for {}", which.name()), error: Box::new(error) }
+}
+
+/// Removes every entry.
+pub(super) fn clear<T: BorrowMut<MapData>, K: Pod, V: Pod>(mut map: HashMap<T, K, V>) -> Result<(), MapError> {
+    // collected first: the kernel starts anew after a key that is gone
+    let keys: Vec<_> = map.keys().collect();
+    for key in keys {
+        match key.and_then(|key| map.remove(&key)) {
+            // evicted between two calls
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 impl Datapath {
@@ -69,17 +100,14 @@ impl Datapath {
     /// # Errors
     /// The kernel refuses frames of less than 14 bytes and interfaces that do not exist.
     pub fn test_run(&self, side: Side, frame: &[u8], arrival: Arrival) -> Result<Action, Error> {
-        let context = Context { before: [0; 9], ingress_ifindex: arrival.ingress.0, ifindex: arrival.interface.0 };
-        // SAFETY: the struct is made of integers without padding.
-        let context = unsafe { std::slice::from_raw_parts((&raw const context).cast::<u8>(), size_of::<Context>()) };
+        let context = Context::new(arrival);
         let which = Classifier { role: Role::Workload, side };
         let program = self.program(which);
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
-        options.ctx_in = Some(context);
+        options.ctx_in = Some(context.bytes());
         let result = program.test_run(options);
-        let refused = |error| Error::Program { what: format!("a frame for {}", which.name()), error: Box::new(error) };
-        Ok(result.map_err(refused)?.return_value.into())
+        Ok(result.map_err(|error| refused(which, error))?.return_value.into())
     }
 
     /// Removes all flows, denials and fragments, and what interfaces have used of their limits: as if no
@@ -96,17 +124,8 @@ impl Datapath {
     }
 
     fn clear<K: Pod, V: Pod>(&self, name: &'static str) -> Result<(), Error> {
-        let mut map: HashMap<MapData, K, V> = self.pins.map(name)?.try_into().map_err(Error::map(name))?;
-        // collected first: the kernel starts anew after a key that is gone
-        let keys: Vec<_> = map.keys().collect();
-        for key in keys {
-            match key.and_then(|key| map.remove(&key)) {
-                // evicted between two calls
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(Error::map(name)(error)),
-            }
-        }
-        Ok(())
+        let map: HashMap<MapData, K, V> = self.pins.map(name)?.try_into().map_err(Error::map(name))?;
+        clear(map).map_err(Error::map(name))
     }
 
     /// How many instructions the verifier looked at, for each classifier; `None` where the kernel does not say.

@@ -146,7 +146,8 @@ pub fn rows(world: &World, from: Place, to: Place, traffic: Traffic) -> Vec<Row>
     rows
 }
 
-fn row(question: &Question<'_>, traffic: Traffic) -> Row {
+/// The row of one question, which `traffic` has made.
+pub fn row(question: &Question<'_>, traffic: Traffic) -> Row {
     let Question { from, to, opening, .. } = *question;
     let judgement = question.judge();
     let side = |direction, decision: &Option<Decision>| Some(side(question, direction, decision.as_ref()?));

@@ -13,6 +13,7 @@
 //! | `delivery` | whether the kernel would take a packet straight from one endpoint to another |
 //! | `netfilter` | which rules would see that packet |
 //! | `uplinks` | the interfaces to the outside |
+//! | `route` | where the host would send something |
 //! | `links` | what the kernel tells of interfaces, addresses and routes |
 
 mod claims;
@@ -21,6 +22,7 @@ mod host;
 mod inside;
 mod links;
 mod netfilter;
+mod route;
 mod uplinks;
 
 use std::{collections::HashMap, io, net::IpAddr};
@@ -30,6 +32,7 @@ use netpol_common::tables::{IfIndex, Network};
 pub use claims::{Address, Known, Reason, Refused, Seen};
 pub use delivery::Delivery;
 pub use links::PortState;
+pub use route::route;
 pub use uplinks::{Uplink, uplinks};
 
 use crate::{
