@@ -16,6 +16,7 @@
 //! | `batch`, `mapped` | many entries with one system call, very many without any |
 //! | `published` | what was published, read back |
 //! | `records` | flows, denials and counters, read |
+//! | `translations` | translated connections, read |
 //! | `usage` | how full the maps are |
 //! | `testrun` | frames of ours, without an interface |
 
@@ -33,6 +34,7 @@ mod records;
 mod slots;
 mod sockets;
 mod testrun;
+mod translations;
 mod usage;
 
 use std::{io, path::PathBuf};
@@ -49,6 +51,7 @@ pub use published::Published;
 pub use records::{Counter, Record, Translated};
 pub use sockets::control_group;
 pub use testrun::{Action, Arrival};
+pub use translations::Pair;
 pub use usage::Usage;
 
 /// What goes wrong between userspace and the kernel.

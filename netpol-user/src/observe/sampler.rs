@@ -7,11 +7,13 @@
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
+    mem,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use super::{
+    census::{Census, ServiceUse},
     connection::{Connection, Key, is_backwards, reversed},
     reader::{Between, Reader},
 };
@@ -25,6 +27,9 @@ const HISTORY: usize = 240;
 pub struct Sampler {
     connections: HashMap<Key, Known>,
     counters: Vec<Counter>,
+    /// This reading's, and what the one before has found.
+    census: Census,
+    services: Vec<ServiceUse>,
     history: VecDeque<Pace>,
     /// The last reading, by its generation's names.
     last: Option<(Instant, u32)>,
@@ -40,6 +45,8 @@ pub struct Sample {
     pub interval: Option<Duration>,
     pub connections: Vec<Connection>,
     pub counters: Vec<Rate>,
+    /// By the place of the service in [`Names::services`](crate::state::Names::services).
+    pub services: Vec<ServiceUse>,
     /// The latest last, [`HISTORY`] at most.
     pub history: Vec<Pace>,
 }
@@ -77,8 +84,11 @@ impl Sampler {
     /// Reads the kernel's maps.
     pub fn read(&mut self, datapath: &Datapath, reader: &Arc<Reader>) -> Result<Sample, datapath::Error> {
         let at = Instant::now();
-        self.begin();
+        self.begin(reader);
         datapath.each_record(|record| self.add(reader, &record, at))?;
+        if !self.census.is_empty() {
+            datapath.each_pair(|pair| self.census.pair(&pair))?;
+        }
         Ok(self.finish(reader, &datapath.counters()?, at))
     }
 
@@ -86,16 +96,18 @@ impl Sampler {
     #[cfg(test)]
     pub fn of(&mut self, reader: &Arc<Reader>, records: &[Record]) -> Sample {
         let at = Instant::now();
-        self.begin();
+        self.begin(reader);
         records.iter().for_each(|record| self.add(reader, record, at));
         self.finish(reader, &[], at)
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, reader: &Reader) {
         self.round += 1;
+        self.census = Census::of(reader.names());
     }
 
     fn add(&mut self, reader: &Reader, record: &Record, at: Instant) {
+        self.census.record(record);
         if reader.is_uplink(record) {
             return;
         }
@@ -149,13 +161,36 @@ impl Sampler {
             seen
         });
         let counters = self.rates(counters, interval);
+        let services = self.paces(interval.filter(|_| !renamed));
         if interval.is_some() {
             self.history.truncate(HISTORY - 1);
             self.history.push_front(pace(&counters));
         }
         self.last = Some((at, generation));
         let history = self.history.iter().rev().copied().collect();
-        Sample { reader: Arc::clone(reader), now: SystemTime::now(), interval, connections, counters, history }
+        Sample {
+            reader: Arc::clone(reader),
+            now: SystemTime::now(),
+            interval,
+            connections,
+            counters,
+            services,
+            history,
+        }
+    }
+
+    /// Of services. `interval` is `None` where those of the reading before may be others.
+    fn paces(&mut self, interval: Option<Duration>) -> Vec<ServiceUse> {
+        let mut services = mem::take(&mut self.census).finish();
+        let total = |s: &ServiceUse| (s.packets + s.reply_packets, s.bytes + s.reply_bytes);
+        for (service, before) in services.iter_mut().zip(&self.services) {
+            let ((packets, bytes), before) = (total(service), total(before));
+            // less than before, where entries were evicted: what has come meanwhile is not known
+            service.packets_per_second = per_second(packets.saturating_sub(before.0), interval);
+            service.bytes_per_second = per_second(bytes.saturating_sub(before.1), interval);
+        }
+        self.services.clone_from(&services);
+        services
     }
 
     fn rates(&mut self, counters: &[Counter], interval: Option<Duration>) -> Vec<Rate> {

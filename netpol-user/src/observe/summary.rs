@@ -9,7 +9,7 @@ use super::connection::Connection;
 use crate::{datapath::Drop, state::Names};
 
 /// What passed, or was stopped.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Sum {
     /// Rows of the kernel's memory: what was evicted is not among them.
     pub connections: usize,

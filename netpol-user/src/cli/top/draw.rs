@@ -3,7 +3,7 @@
 //! ```text
 //! netpol top  enforced: generation 3, 6 policies, ...                             PAUSED
 //! packets/s  1234 ▁▂▃▅▇   denied/s  3 ▁▁▂▁
-//! [1 Flows]  2 Endpoints  3 Rules  4 Drops                       120 flows, PKT/S ▼
+//! [1 Flows]  2 Endpoints  3 Rules  4 Drops  5 Services           120 flows, PKT/S ▼
 //! VERDICT    FROM ...
 //! ...
 //! what the selected row says, in two lines
@@ -210,11 +210,11 @@ fn prompt(app: &App, frame: &mut Frame<'_>, area: Rect, theme: Theme) {
 
 fn help(width: usize) -> Vec<Line<'static>> {
     const KEYS: [(&str, &str); 9] = [
-        ("1-4 Tab", "another tab (or click it)"),
+        ("1-5 Tab", "another tab (or click it)"),
         ("Up Down PgUp PgDn", "another row (or click it, or the wheel)"),
         ("< > r", "sort by another column, turn the order around (or click a title)"),
         ("Enter", "all that is known of the row"),
-        ("/", "show only what a filter matches, in all tabs but Drops"),
+        ("/", "show only what a filter matches, in all tabs but Drops and Services"),
         ("g", "one row for each pair of ends, port and rule"),
         ("Space", "pause, and go on"),
         ("q Ctrl-C", "quit"),

@@ -4,7 +4,7 @@ use std::{cmp::Ordering, mem};
 
 use super::App;
 use crate::{
-    cli::top::tables::{DropTable, EndpointTable, FlowTable, RuleTable, Tab, Table},
+    cli::top::tables::{DropTable, EndpointTable, FlowTable, RuleTable, ServiceTable, Tab, Table},
     datapath::Drop,
     observe::{
         Connection,
@@ -70,6 +70,7 @@ impl App {
             Tab::Endpoints => look(&EndpointTable { names, sums: &self.derived.endpoints }),
             Tab::Rules => look(&RuleTable { names, sums: &self.derived.rules }),
             Tab::Drops => look(&DropTable { rates: &self.derived.drops }),
+            Tab::Services => look(&ServiceTable { names, uses: &sample.services }),
         })
     }
 
@@ -93,6 +94,7 @@ impl App {
                     let drops = sample.counters.iter();
                     self.derived.drops = drops.filter_map(|rate| Some((rate.counter.verdict.err()?, *rate))).collect();
                 }
+                Tab::Services => {}
             }
         }
         if self.tab != Tab::Flows || self.grouped {

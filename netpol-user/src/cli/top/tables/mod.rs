@@ -5,6 +5,7 @@ mod drops;
 mod endpoints;
 mod flows;
 mod rules;
+mod services;
 
 use std::{
     cmp::Ordering,
@@ -15,17 +16,19 @@ pub use drops::DropTable;
 pub use endpoints::EndpointTable;
 pub use flows::FlowTable;
 pub use rules::RuleTable;
+pub use services::ServiceTable;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Tab {
     Flows,
     Endpoints,
     Rules,
     Drops,
+    Services,
 }
 
 impl Tab {
-    pub const ALL: [Self; 4] = [Self::Flows, Self::Endpoints, Self::Rules, Self::Drops];
+    pub const ALL: [Self; 5] = [Self::Flows, Self::Endpoints, Self::Rules, Self::Drops, Self::Services];
 
     pub const fn title(self) -> &'static str {
         match self {
@@ -33,6 +36,7 @@ impl Tab {
             Self::Endpoints => "Endpoints",
             Self::Rules => "Rules",
             Self::Drops => "Drops",
+            Self::Services => "Services",
         }
     }
 }
