@@ -13,6 +13,7 @@
 //! | `log` | what the classifiers log, in builds with that feature |
 //! | `slots` | the tables that a publication fills |
 //! | `publish` | a snapshot becomes the policy, with one write |
+//! | `asked` | what the host's own sockets asked for, read |
 //! | `batch`, `mapped` | many entries with one system call, very many without any |
 //! | `published` | what was published, read back |
 //! | `records` | flows, denials and counters, read |
@@ -20,6 +21,7 @@
 //! | `usage` | how full the maps are |
 //! | `testrun` | frames of ours, without an interface |
 
+mod asked;
 mod batch;
 mod calls;
 mod links;
@@ -39,6 +41,7 @@ mod usage;
 
 use std::{io, path::PathBuf};
 
+pub use asked::Asked;
 pub use links::{Hook, Position, Way, unload};
 pub use netpol_common::{
     drops::{Drop, Pass, Side},
