@@ -2,7 +2,7 @@
 
 use netpol_common::{
     decide::{self, Known, Packet},
-    drops::{Drop, Pass, Side},
+    drops::{Drop, Pass, Side, audit_code, counter},
     flow::{FlowFlags, FlowKey, FlowValue, Place, Rewrite, Ticks},
     parse,
     tables::IfIndex,
@@ -14,6 +14,7 @@ use crate::{
     frame::{Frame, Skb, now},
     rewrite,
     tables::{FlowMap as _, Maps},
+    verified,
 };
 
 /// What the way of a packet needs to know beside its key.
@@ -61,6 +62,9 @@ pub fn send<F: Maps>(skb: Skb, place: Place) -> Fate {
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     let (packet, value) = unsafe { (&(*desk).packet, &(*desk).value) };
     let (flags, interface, mac) = (value.word.flags(), value.ifindex, value.destination_mac);
+    if flags.has(FlowFlags::AUDITED) {
+        would_drop(skb, place.side(), flags);
+    }
     if flags.has(FlowFlags::TRANSLATED) && rewritten::<F>(skb, &packet.key, packet.transport, &value.rewrite).is_err() {
         return Fate::dropped(Drop::Translation);
     }
@@ -164,9 +168,9 @@ fn entry_says<F: Maps>(
     // SAFETY: as in `established`.
     let value = unsafe { &*entry };
     let flags = value.word.flags();
-    if flags.has(FlowFlags::TRANSLATED) {
-        // off the way of what is not translated
-        return translated::<F>(frame, key, entry, (seen, now));
+    if flags.has(FlowFlags::SPECIAL) {
+        // off the way of what is neither translated nor audited
+        return special::<F>(frame, key, entry, (seen, now));
     }
     let (interface, mac) = (value.ifindex, value.destination_mac);
     // the element may have become another flow's while this read it
@@ -177,8 +181,9 @@ fn entry_says<F: Maps>(
     Some(deliver(frame, flags, (interface, mac)))
 }
 
+/// What else is to be done with a packet before it is sent on.
 #[inline(always)]
-fn translated<F: Maps>(
+fn special<F: Maps>(
     frame: &Frame,
     key: &FlowKey<F::Address>,
     entry: *mut FlowValue<F::Address>,
@@ -191,7 +196,10 @@ fn translated<F: Maps>(
         return None;
     }
     touch(frame, entry, seen.tcp_flags, now);
-    if rewritten::<F>(frame.skb, key, seen.transport, &to).is_err() {
+    if flags.has(FlowFlags::AUDITED) {
+        would_drop(frame.skb, frame.place.side(), flags);
+    }
+    if flags.has(FlowFlags::TRANSLATED) && rewritten::<F>(frame.skb, key, seen.transport, &to).is_err() {
         return Some(Fate::dropped(Drop::Translation));
     }
     Some(deliver(frame, flags, (interface, mac)))
@@ -214,6 +222,13 @@ fn deliver(frame: &Frame, flags: FlowFlags, (interface, mac): (IfIndex, MacWords
         frame.skb.vouch_for(interface);
     }
     Fate::passed(Pass::Stack)
+}
+
+/// Counts what audited policies would have stopped.
+#[inline(always)]
+fn would_drop(skb: Skb, side: Side, flags: FlowFlags) {
+    let reason = if flags.has(FlowFlags::EGRESS_DENIED) { Drop::PolicyEgress } else { Drop::PolicyIngress };
+    verified::would_drop(skb.0, counter(side, audit_code(reason)));
 }
 
 #[inline(always)]

@@ -82,6 +82,7 @@ pub trait Maps: Family {
     fn identify() -> u32;
     fn resolve() -> u32;
     fn judge() -> u32;
+    fn audit() -> u32;
     fn settle() -> u32;
     fn identify_uplink() -> u32;
     fn settle_uplink() -> u32;
@@ -211,6 +212,11 @@ impl Maps for V4 {
     #[inline(always)]
     fn judge() -> u32 {
         verified::judge4()
+    }
+
+    #[inline(always)]
+    fn audit() -> u32 {
+        verified::audit4()
     }
 
     #[inline(always)]
@@ -356,6 +362,11 @@ impl Maps for V6 {
     #[inline(always)]
     fn judge() -> u32 {
         verified::judge6()
+    }
+
+    #[inline(always)]
+    fn audit() -> u32 {
+        verified::audit6()
     }
 
     #[inline(always)]

@@ -64,6 +64,8 @@ pub struct Memory {
     pub now: Ticks,
     /// No flow finds room.
     pub full: Cell<bool>,
+    /// What audited policies would have stopped, packet by packet: where, and why.
+    pub would_drop: RefCell<Vec<(Side, Drop)>>,
     /// The next number by chance.
     pub chance: Cell<u32>,
 }
@@ -124,6 +126,7 @@ impl Default for Memory {
             // close to where the clock wraps
             now: Ticks(u32::MAX - 1000),
             full: Cell::new(false),
+            would_drop: RefCell::default(),
             chance: Cell::new(1),
         }
     }
