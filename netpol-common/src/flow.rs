@@ -394,8 +394,16 @@ impl FlowFlags {
     /// Audited policies would deny the connection, if they were enforced. The rule that would is where the one is of
     /// that direction.
     pub const AUDITED: Self = Self(1 << 7);
+    /// With [`FlowFlags::AUDITED`]: the sender's own hook has counted these packets.
+    pub const COUNTED: Self = Self(1 << 8);
     /// Of what is on the hot path, what takes a way of its own.
     pub const SPECIAL: Self = Self::TRANSLATED.with(Self::AUDITED);
+
+    /// Its packets count as what audited policies would have stopped.
+    #[inline(always)]
+    pub const fn counts_as_audited(self) -> bool {
+        self.0 & (Self::AUDITED.0 | Self::COUNTED.0) == Self::AUDITED.0
+    }
 
     /// The connection is translated, here or elsewhere.
     #[inline(always)]

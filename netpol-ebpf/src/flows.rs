@@ -62,7 +62,7 @@ pub fn send<F: Maps>(skb: Skb, place: Place) -> Fate {
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     let (packet, value) = unsafe { (&(*desk).packet, &(*desk).value) };
     let (flags, interface, mac) = (value.word.flags(), value.ifindex, value.destination_mac);
-    if flags.has(FlowFlags::AUDITED) {
+    if flags.counts_as_audited() {
         would_drop(skb, place.side(), flags);
     }
     if flags.has(FlowFlags::TRANSLATED) && rewritten::<F>(skb, &packet.key, packet.transport, &value.rewrite).is_err() {
@@ -151,10 +151,17 @@ fn established<F: Maps>(
         Side::To => value.ifindex != frame.skb.ingress(),
     };
     let now = now();
-    if came_from_elsewhere || decide::is_due(value, now, seen.tcp_flags) {
+    // asked once: what is neither translated nor audited has a way of its own
+    if value.word.flags().has(FlowFlags::SPECIAL) {
+        if came_from_elsewhere || decide::is_due(value, now, seen.tcp_flags) {
+            return Fate::DUE;
+        }
+        return special::<F>(frame, key, entry, (seen, now)).unwrap_or(Fate::UNDECIDED);
+    }
+    if came_from_elsewhere || decide::is_plain_due(value, now, seen.tcp_flags) {
         return Fate::DUE;
     }
-    entry_says::<F>(frame, key, entry, (seen, now)).unwrap_or(Fate::UNDECIDED)
+    plain::<F>(frame, key, entry, (seen, now)).unwrap_or(Fate::UNDECIDED)
 }
 
 /// Counts a packet in its flow and sends it on. `None`: the element has become another flow's.
@@ -166,13 +173,24 @@ fn entry_says<F: Maps>(
     (seen, now): (Seen, Ticks),
 ) -> Option<Fate> {
     // SAFETY: as in `established`.
-    let value = unsafe { &*entry };
-    let flags = value.word.flags();
+    let flags = unsafe { (*entry).word.flags() };
     if flags.has(FlowFlags::SPECIAL) {
-        // off the way of what is neither translated nor audited
-        return special::<F>(frame, key, entry, (seen, now));
+        special::<F>(frame, key, entry, (seen, now))
+    } else {
+        plain::<F>(frame, key, entry, (seen, now))
     }
-    let (interface, mac) = (value.ifindex, value.destination_mac);
+}
+
+#[inline(always)]
+fn plain<F: Maps>(
+    frame: &Frame,
+    key: &FlowKey<F::Address>,
+    entry: *mut FlowValue<F::Address>,
+    (seen, now): (Seen, Ticks),
+) -> Option<Fate> {
+    // SAFETY: as in `established`.
+    let value = unsafe { &*entry };
+    let (flags, interface, mac) = (value.word.flags(), value.ifindex, value.destination_mac);
     // the element may have become another flow's while this read it
     if !speaks_for(frame, key, entry) {
         return None;
@@ -196,7 +214,7 @@ fn special<F: Maps>(
         return None;
     }
     touch(frame, entry, seen.tcp_flags, now);
-    if flags.has(FlowFlags::AUDITED) {
+    if flags.counts_as_audited() {
         would_drop(frame.skb, frame.place.side(), flags);
     }
     if flags.has(FlowFlags::TRANSLATED) && rewritten::<F>(frame.skb, key, seen.transport, &to).is_err() {

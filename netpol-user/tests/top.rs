@@ -399,3 +399,23 @@ fn once_prints_every_tab() {
     assert_eq!((&drops[0]["reason"], &drops[0]["direction"]), (&"policy-ingress".into(), &"egress".into()));
     assert!(once(&scene.host, &["--tab", "services"]).is_empty());
 }
+
+#[test]
+fn what_audited_policies_would_drop_is_marked() {
+    let scene = Scene::bridged();
+    let Scene { host, a, b, .. } = &scene;
+    let audited =
+        ingress("b", &[]).replacen("metadata: {", "metadata: {annotations: {netpol.dev/audit: \"true\"}, ", 1);
+    host.load(&scene.all(), &[audited]);
+    let _server = b.serve_tcp(80);
+    check(&[(a, Tcp(b.at(Family::V4, 80)), Answered)]);
+    let mut terminal = host.terminal(SMALL, &[], &[&COMMAND[..], &["--filter", "verdict:would-drop"]].concat());
+    terminal.line(&["! audited", "default/a", "default/b:80", "default/b-ingress"]);
+    terminal.shows(&["it passes, and would be denied"]);
+    terminal.keys("3");
+    terminal.line(&["! audited", "ingress: default deny"]);
+    terminal.keys("4");
+    terminal.line(&["! policy-ingress", "egress"]);
+    terminal.keys("q");
+    assert!(terminal.ends_and_restores().success());
+}

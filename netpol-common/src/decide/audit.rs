@@ -6,7 +6,13 @@ use super::{
     judge::{self, View},
     opening::Orientation,
 };
-use crate::{drops::Drop, flow::FlowFlags, kernel::Kernel, wire::Address};
+use crate::{
+    drops::{Drop, Side},
+    flow::{FlowFlags, Place},
+    kernel::{Kernel, Settings},
+    nat::{NatKey, Zone},
+    wire::Address,
+};
 
 /// A stage of its own, after [`judge`](super::judge) has allowed the packet on the desk. [`Action::Settle`], or
 /// [`Action::Claim`] before that.
@@ -31,6 +37,29 @@ pub fn audit<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
         } else {
             desk.rules.ingress = denial.rule;
         }
+        if is_counted(kernel, desk) {
+            desk.flags = desk.flags.with(FlowFlags::COUNTED);
+        }
     }
     Ok(desk.after_judge())
+}
+
+/// Whether the sender's own hook has marked the packet just before: what passes two hooks counts once.
+#[inline(always)]
+fn is_counted<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
+    if !matches!(desk.packet.key.place.side(), Side::To) || !desk.source.is_local() {
+        return false;
+    }
+    let place = Place::new(desk.source.ifindex, Side::From);
+    desk.sent = kernel.recall(&desk.packet.key.at(place));
+    if !desk.sent.exists() && desk.packet.settings.has(Settings::TRANSLATE) {
+        // it was to a service when it passed there
+        desk.original = NatKey::of(&desk.other, Zone::of(desk.hook.network));
+        desk.half = kernel.translation(&desk.original);
+        if !desk.half.is_reply() {
+            return false;
+        }
+        desk.sent = kernel.recall(&desk.other.rewritten(&desk.half.rewrite).reversed(place));
+    }
+    desk.sent.word.generation() == desk.packet.generation && desk.sent.word.flags().has(FlowFlags::AUDITED)
 }

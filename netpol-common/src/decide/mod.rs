@@ -377,15 +377,21 @@ fn translated<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zo
 /// Whether the slow path must look at a packet that an entry speaks for.
 #[inline(always)]
 pub fn is_due<A: Address>(entry: &FlowValue<A>, now: Ticks, tcp_flags: u8) -> bool {
+    // a translation must learn that its connection was answered (nothing passed yet), begins anew, and ends
+    let told = tcp_flags & (tcp::SYN | !entry.tcp_flags & (tcp::FIN | tcp::RST)) != 0;
+    let tells = entry.word.flags().has(FlowFlags::TRANSLATED) && (entry.packets == 0 || told);
+    tells || is_plain_due(entry, now, tcp_flags)
+}
+
+/// The same of what is not translated.
+#[inline(always)]
+pub fn is_plain_due<A: Address>(entry: &FlowValue<A>, now: Ticks, tcp_flags: u8) -> bool {
     // a plain SYN from the replying side opens a new connection, and tells who opened where that was unclear
     let flags = entry.word.flags();
     let reopens = opens(tcp_flags) && (flags.has(FlowFlags::REPLY) || flags.has(FlowFlags::UNCLEAR));
     // the ports of a connection that has ended are used again
     let renews = tcp_flags & tcp::SYN != 0 && entry.tcp_flags & (tcp::FIN | tcp::RST) != 0;
-    // a translation must learn that its connection was answered (nothing passed yet), begins anew, and ends
-    let told = tcp_flags & (tcp::SYN | !entry.tcp_flags & (tcp::FIN | tcp::RST)) != 0;
-    let tells = flags.has(FlowFlags::TRANSLATED) && (entry.packets == 0 || told);
-    reopens || renews || tells || now.since(entry.judged) > REFRESH
+    reopens || renews || now.since(entry.judged) > REFRESH
 }
 
 /// Whether a denial that was remembered in this generation still speaks for a packet of its key.

@@ -82,7 +82,7 @@ const TELLING: FlowFlags =
     FlowFlags::REPLY.with(FlowFlags::UNCLEAR).with(FlowFlags::TRANSLATED).with(FlowFlags::UNVOUCHED).with(AUDIT);
 
 /// What audited policies would say: of both directions the same.
-const AUDIT: FlowFlags = FlowFlags::AUDITED.with(FlowFlags::EGRESS_DENIED);
+const AUDIT: FlowFlags = FlowFlags::AUDITED.with(FlowFlags::EGRESS_DENIED).with(FlowFlags::COUNTED);
 
 impl Judged {
     /// `flags`: how packets are delivered, in either direction.

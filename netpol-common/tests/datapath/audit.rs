@@ -7,6 +7,7 @@ use netpol_common::{
 
 use crate::{
     lab::*,
+    nat::play::{Tuple, UDP, V, end, framed},
     support::frame::{ACK, SYN},
 };
 
@@ -142,5 +143,39 @@ fn where_the_opener_is_unclear_both_directions_are_asked() {
         let mut lab = Lab::new().allow(A, B, there).allow(B, A, back).audit(who, Ingress);
         assert_eq!(lab.send(A, B, load), DIRECT);
         assert_eq!(!lab.would_drop().is_empty(), audited);
+    }
+}
+
+#[test]
+fn what_passes_two_hooks_counts_once() {
+    let mut lab = Lab::new().allow(A, B, DNS).audit(B, Ingress);
+    // through the stack, and nobody vouches for it
+    lab.0.live.settings = Settings::STACK;
+    for _ in 0..2 {
+        assert_eq!(lab.send(A, B, Udp(5000, 53)), STACK);
+        assert_eq!(lab.reach(A, B, Udp(5000, 53)), STACK);
+        assert_eq!(lab.would_drop(), [(Side::From, Drop::PolicyIngress)]);
+    }
+    let arrived = lab.flow(Side::To, B, (A, B), Udp(5000, 53)).unwrap();
+    assert!(arrived.word.flags().has(FlowFlags::AUDITED), "it is told all the same");
+    // what the sender's hook has not seen is counted where it arrives
+    assert_eq!(lab.reach(WORLD, B, Udp(5000, 53)), Err(Drop::PolicyIngress));
+    lab.may(WORLD, B, DNS);
+    lab.0.live.generation = Generation(lab.0.live.generation.0 + 1);
+    assert_eq!(lab.reach(WORLD, B, Udp(5000, 53)), STACK);
+    assert_eq!(lab.would_drop(), [(Side::To, Drop::PolicyIngress)]);
+}
+
+#[test]
+fn what_was_to_a_service_where_it_was_sent_counts_once_too() {
+    let mut lab = Lab::translating(&[Settings::STACK]).with_service(V, &[end(B, 53)]).audit(B, Ingress);
+    let asks = |to| Tuple::new(UDP, end(A, 40_000), to);
+    for _ in 0..2 {
+        let sent = framed(asks(V), (A.mac, HOST.mac), 0, false);
+        assert_eq!(lab.at(Side::From, A, A.interface, &sent).verdict, STACK);
+        // routed over the bridge: nobody vouches for it
+        let arrives = framed(asks(end(B, 53)), (HOST.mac, B.mac), 0, false);
+        assert_eq!(lab.at(Side::To, B, BRIDGE, &arrives).verdict, STACK);
+        assert_eq!(lab.would_drop(), [(Side::From, Drop::PolicyIngress)]);
     }
 }

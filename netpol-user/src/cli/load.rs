@@ -207,7 +207,11 @@ impl Load {
             counted(*identities, "identity", "identities"),
         )];
         if self.audit {
-            lines.push("nothing is stopped: `netpol diff --audit` says what would be".to_owned());
+            lines.push(
+                "nothing is stopped: `netpol diff --audit` says what would be, `netpol flows --verdict would-drop` what \
+                 would have been"
+                    .to_owned(),
+            );
         }
         if !attached.is_empty() {
             lines.push(format!("attached to {}", attached.join(" ")));

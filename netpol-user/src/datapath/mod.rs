@@ -51,7 +51,7 @@ pub use netpol_common::{
 pub use pins::Pins;
 pub use programs::{Datapath, Role};
 pub use published::Published;
-pub use records::{Counter, Record, Translated};
+pub use records::{Audited, Counter, Record, Translated};
 pub use sockets::control_group;
 pub use testrun::{Action, Arrival};
 pub use translations::Pair;

@@ -20,7 +20,7 @@
 
 pub mod census;
 mod clock;
-mod condition;
+pub mod condition;
 mod connection;
 mod conversation;
 mod ends;

@@ -27,6 +27,7 @@ const HISTORY: usize = 240;
 pub struct Sampler {
     connections: HashMap<Key, Known>,
     counters: Vec<Counter>,
+    would_drop: Vec<Counter>,
     /// This reading's, and what the one before has found.
     census: Census,
     services: Vec<ServiceUse>,
@@ -45,6 +46,8 @@ pub struct Sample {
     pub interval: Option<Duration>,
     pub connections: Vec<Connection>,
     pub counters: Vec<Rate>,
+    /// What audited policies would have stopped: among `counters` as what became of it.
+    pub would_drop: Vec<Rate>,
     /// By the place of the service in [`Names::services`](crate::state::Names::services).
     pub services: Vec<ServiceUse>,
     /// The latest last, [`HISTORY`] at most.
@@ -89,7 +92,7 @@ impl Sampler {
         if !self.census.is_empty() {
             datapath.each_pair(|pair| self.census.pair(&pair))?;
         }
-        Ok(self.finish(reader, &datapath.counters()?, at))
+        Ok(self.finish(reader, [&datapath.counters()?, &datapath.would_drop()?], at))
     }
 
     /// A reading of these.
@@ -98,7 +101,7 @@ impl Sampler {
         let at = Instant::now();
         self.begin(reader);
         records.iter().for_each(|record| self.add(reader, record, at));
-        self.finish(reader, &[], at)
+        self.finish(reader, [&[], &[]], at)
     }
 
     fn begin(&mut self, reader: &Reader) {
@@ -144,7 +147,8 @@ impl Sampler {
         known.count(&turned, backwards, ends);
     }
 
-    fn finish(&mut self, reader: &Arc<Reader>, counters: &[Counter], at: Instant) -> Sample {
+    /// With the counters, and those of what would be dropped.
+    fn finish(&mut self, reader: &Arc<Reader>, [counters, would_drop]: [&[Counter]; 2], at: Instant) -> Sample {
         let generation = reader.names().generation;
         let interval = self.last.map(|(last, _)| at.duration_since(last));
         // other names may give an old connection another key
@@ -160,7 +164,8 @@ impl Sampler {
             }
             seen
         });
-        let counters = self.rates(counters, interval);
+        let counters = rates(&mut self.counters, counters, interval);
+        let would_drop = rates(&mut self.would_drop, would_drop, interval);
         let services = self.paces(interval.filter(|_| !renamed));
         if interval.is_some() {
             self.history.truncate(HISTORY - 1);
@@ -174,6 +179,7 @@ impl Sampler {
             interval,
             connections,
             counters,
+            would_drop,
             services,
             history,
         }
@@ -191,22 +197,6 @@ impl Sampler {
         }
         self.services.clone_from(&services);
         services
-    }
-
-    fn rates(&mut self, counters: &[Counter], interval: Option<Duration>) -> Vec<Rate> {
-        let rate = |counter: &Counter| {
-            let before = self.counters.iter().find(|b| (b.side, b.verdict) == (counter.side, counter.verdict));
-            let before = before.map_or((0, 0), |before| (before.packets, before.bytes));
-            let (packets, bytes) = growth((counter.packets, counter.bytes), before);
-            Rate {
-                counter: *counter,
-                packets_per_second: per_second(packets, interval),
-                bytes_per_second: per_second(bytes, interval),
-            }
-        };
-        let rates = counters.iter().map(rate).collect();
-        self.counters = counters.to_vec();
-        rates
     }
 }
 
@@ -243,6 +233,23 @@ impl Known {
         self.connection.packets_per_second = per_second(packets, interval);
         self.connection.bytes_per_second = per_second(bytes, interval);
     }
+}
+
+/// Of counters, which become those of the reading before.
+fn rates(known: &mut Vec<Counter>, counters: &[Counter], interval: Option<Duration>) -> Vec<Rate> {
+    let rate = |counter: &Counter| {
+        let before = known.iter().find(|b| (b.side, b.verdict) == (counter.side, counter.verdict));
+        let before = before.map_or((0, 0), |before| (before.packets, before.bytes));
+        let (packets, bytes) = growth((counter.packets, counter.bytes), before);
+        Rate {
+            counter: *counter,
+            packets_per_second: per_second(packets, interval),
+            bytes_per_second: per_second(bytes, interval),
+        }
+    };
+    let rates = counters.iter().map(rate).collect();
+    *known = counters.to_vec();
+    rates
 }
 
 const fn growth(now: Totals, before: Totals) -> Totals {

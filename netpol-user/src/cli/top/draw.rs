@@ -74,6 +74,8 @@ impl Theme {
         let coloured = self.0 == Colour::Ansi;
         match tone {
             Tone::Plain => Style::new(),
+            Tone::Doubtful if coloured => Style::new().fg(Color::Yellow),
+            Tone::Doubtful => Style::new().add_modifier(Modifier::BOLD),
             Tone::Good if coloured => Style::new().fg(Color::Green),
             Tone::Bad if coloured => Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
             Tone::Bad => Style::new().add_modifier(Modifier::BOLD),
@@ -209,7 +211,7 @@ fn prompt(app: &App, frame: &mut Frame<'_>, area: Rect, theme: Theme) {
 }
 
 fn help(width: usize) -> Vec<Line<'static>> {
-    const KEYS: [(&str, &str); 9] = [
+    const KEYS: [(&str, &str); 10] = [
         ("1-5 Tab", "another tab (or click it)"),
         ("Up Down PgUp PgDn", "another row (or click it, or the wheel)"),
         ("< > r", "sort by another column, turn the order around (or click a title)"),
@@ -218,6 +220,7 @@ fn help(width: usize) -> Vec<Line<'static>> {
         ("g", "one row for each pair of ends, port and rule"),
         ("Space", "pause, and go on"),
         ("q Ctrl-C", "quit"),
+        ("!", "before a verdict: it passes, and audited policies would drop it"),
         ("~", "before a verdict: it is of an earlier policy, the next packet is judged anew"),
     ];
     let mut lines = Vec::new();

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::{Serialize, Serializer};
 
 use super::{
-    tables::{DropTable, EndpointTable, RuleTable, ServiceTable, Tab, Table},
+    tables::{DropTable, Dropped, EndpointTable, RuleTable, ServiceTable, Tab, Table, drops},
     units,
 };
 use crate::{
@@ -45,10 +45,10 @@ pub fn print(sample: &Sample, tab: Tab, filter: &Filter, format: Format) -> Resu
             output::print(format, &rows, |_| text(&RuleTable { names, sums: &sums }))
         }
         Tab::Drops => {
-            let rates: Vec<_> =
-                sample.counters.iter().filter_map(|rate| Some((rate.counter.verdict.err()?, *rate))).collect();
-            let rows = rates.iter().map(|(reason, rate)| DropRow {
+            let rates = drops(sample);
+            let rows = rates.iter().map(|Dropped { reason, rate, is_audited }| DropRow {
                 reason: reason.name(),
+                verdict: if *is_audited { "would-drop" } else { "dropped" },
                 direction: match rate.counter.side {
                     Side::From => "egress",
                     Side::To => "ingress",
@@ -87,6 +87,7 @@ struct RuleRow<'a> {
 #[derive(Serialize)]
 struct DropRow {
     reason: &'static str,
+    verdict: &'static str,
     direction: &'static str,
     packets: u64,
     bytes: u64,
@@ -112,7 +113,9 @@ impl Listing<'_> {
         let cells = self.connections.iter().map(|connection| {
             let flow = connection.flow(self.sample);
             [
-                flow.drop_reason.unwrap_or(flow.verdict).to_owned(),
+                flow.drop_reason
+                    .unwrap_or(if flow.would_drop.is_some() { "would-drop" } else { flow.verdict })
+                    .to_owned(),
                 flow.source.describe(),
                 flow.destination.describe(),
                 flow.protocol.to_string(),
@@ -121,7 +124,7 @@ impl Listing<'_> {
                 units::rate(connection.bytes_per_second),
                 (flow.packets + connection.reply_packets).to_string(),
                 (flow.bytes + connection.reply_bytes).to_string(),
-                flow.explanation.to_string(),
+                flow.audit_explanation.unwrap_or(flow.explanation).to_string(),
             ]
         });
         output::table(header, cells)

@@ -33,7 +33,7 @@ impl Bench {
         self.at += Duration::from_secs(seconds);
         self.sampler.begin(reader);
         records.iter().for_each(|record| self.sampler.add(reader, record, self.at));
-        self.sampler.finish(reader, counters, self.at)
+        self.sampler.finish(reader, [counters, &[]], self.at)
     }
 }
 

@@ -12,7 +12,8 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher as _},
 };
 
-pub use drops::DropTable;
+use crate::observe::Flow;
+pub use drops::{DropTable, Dropped, drops};
 pub use endpoints::EndpointTable;
 pub use flows::FlowTable;
 pub use rules::RuleTable;
@@ -67,6 +68,8 @@ pub enum Kind {
 pub enum Tone {
     Plain,
     Good,
+    /// It passes, and would not.
+    Doubtful,
     Bad,
     Dim,
 }
@@ -102,12 +105,14 @@ const fn column(title: &'static str, least: usize, rank: u8, kind: Kind) -> Colu
 }
 
 /// The words of a verdict, told apart by more than colour.
-const fn mark(denied: bool, current: bool) -> &'static str {
-    match (current, denied) {
-        (true, false) => "✓ allowed",
-        (true, true) => "✗ denied",
+const fn mark(flow: &Flow<'_>) -> &'static str {
+    match (flow.current, flow.drop_reason.is_some(), flow.would_drop.is_some()) {
+        (true, false, false) => "✓ allowed",
+        // allowed, and audited policies would deny it
+        (true, false, true) => "! audited",
+        (true, true, _) => "✗ denied",
         // of a policy that is no longer enforced
-        (false, false) => "~ allowed",
-        (false, true) => "~ denied",
+        (false, false, _) => "~ allowed",
+        (false, true, _) => "~ denied",
     }
 }
