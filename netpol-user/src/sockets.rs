@@ -1,4 +1,4 @@
-//! Sockets of this network namespace, found and closed, as `ss -K` does it (sock_diag(7)).
+//! Sockets of this network namespace, found and closed, as `ss` and `ss -K` do it (sock_diag(7)).
 
 use std::{
     io,
@@ -28,6 +28,27 @@ const ID: usize = 48;
 /// `enum`, net/tcp_states.h: all those that have another end, and are not merely waited for.
 const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 
+/// What can be a service's.
+const KINDS: [(i32, Protocol); 4] = [
+    (libc::AF_INET, Protocol::TCP),
+    (libc::AF_INET, Protocol::UDP),
+    (libc::AF_INET6, Protocol::TCP),
+    (libc::AF_INET6, Protocol::UDP),
+];
+
+/// Gives all of them to `each`.
+///
+/// # Errors
+/// What the kernel says: `ENOENT` where it cannot list sockets (`CONFIG_INET_DIAG`, `CONFIG_INET_UDP_DIAG`).
+pub fn each(mut each: impl FnMut(&Connected)) -> io::Result<()> {
+    let mut netlink = Socket::open(Family::SockDiag)?;
+    for (family, protocol) in KINDS {
+        let (sockets, _) = netlink.dump_once(BY_FAMILY, &request(family, protocol, &[0; ID]))?;
+        sockets.iter().filter_map(|message| read(message, protocol)).for_each(|(_, socket)| each(&socket));
+    }
+    Ok(())
+}
+
 /// Closes those that are wanted: whoever has one open gets `ECONNABORTED`, the other end of TCP a RST. Returns how many.
 ///
 /// # Errors
@@ -36,21 +57,19 @@ const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 1
 pub fn close(mut wanted: impl FnMut(&Connected) -> bool) -> io::Result<usize> {
     let mut netlink = Socket::open(Family::SockDiag)?;
     let mut closed = 0;
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        for protocol in [Protocol::TCP, Protocol::UDP] {
-            // it may change while it is read: nobody new has a cookie that is wanted
-            let (sockets, _) = netlink.dump_once(BY_FAMILY, &request(family, protocol, &[0; ID]))?;
-            for message in sockets {
-                let Some((id, socket)) = read(&message, protocol) else { continue };
-                if !wanted(&socket) {
-                    continue;
-                }
-                // the cookie is part of what it is found by: nobody else's is closed
-                match netlink.change(DESTROY, 0, &request(family, protocol, id)) {
-                    Ok(()) => closed += 1,
-                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-                    Err(error) => return Err(error),
-                }
+    for (family, protocol) in KINDS {
+        // it may change while it is read: nobody new has a cookie that is wanted
+        let (sockets, _) = netlink.dump_once(BY_FAMILY, &request(family, protocol, &[0; ID]))?;
+        for message in sockets {
+            let Some((id, socket)) = read(&message, protocol) else { continue };
+            if !wanted(&socket) {
+                continue;
+            }
+            // the cookie is part of what it is found by: nobody else's is closed
+            match netlink.change(DESTROY, 0, &request(family, protocol, id)) {
+                Ok(()) => closed += 1,
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(error),
             }
         }
     }

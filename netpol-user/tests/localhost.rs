@@ -352,3 +352,31 @@ fn a_former_backend_is_told_that_the_hosts_connection_has_ended() {
     scene.load_services(&[], &[service("b")]);
     assert_eq!(accepted.read(&mut [0; 4]).expect_err("an end").kind(), ErrorKind::ConnectionReset);
 }
+
+#[test]
+fn sockets_of_the_host_that_are_connected_with_a_service_are_counted_while_they_are() {
+    let scene = Scene::bridged();
+    let Scene { host, a, b, .. } = &scene;
+    let _servers = (b.serve_tcp(8080), b.serve_udp(8080));
+    scene.load_services(&[], &[service("b")]);
+    let counted = || {
+        let rows = host.netpol(&["services", "-o", "json"]).json();
+        let of = |name: &str| {
+            let row = rows.as_array().and_then(|rows| rows.iter().find(|row| row["port_name"] == name)).expect("a row");
+            row["host_connections"].as_u64().expect("a number")
+        };
+        (of("t"), of("u"))
+    };
+    assert_eq!(counted(), (0, 0));
+    // who asks for the backend itself, and others than the host, are none
+    let _others = (host.itself().connect(&b.at(Family::V4, 8080)), a.connect("10.96.0.10:80"));
+    let pairs: Vec<_> = every_place().iter().map(|place| Pair::open(&host.itself(), place)).collect();
+    assert_eq!(counted(), (9, 9));
+    assert!(host.netpol(&["services"]).ok().contains("1 open, 9 of the host"));
+    drop(pairs);
+    let begin = Instant::now();
+    // TCP that was closed may wait for the other end
+    while counted() != (0, 0) {
+        assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", counted());
+    }
+}

@@ -1,17 +1,20 @@
+use std::collections::HashMap;
+
 use anyhow::Result;
 use clap::Args;
 
 use super::{Instance, Outcome, OutputArgs, output};
 use crate::{
-    datapath::Datapath,
+    datapath::{self, Datapath},
     observe::{ServiceRow, census::Census},
+    sockets::{self, Connected},
 };
 
 /// List services: where each is published, who answers, and what is remembered of its connections.
 ///
 /// Connections are those that are translated: open, unanswered (only the client has spoken) and closing. Packets and
-/// bytes are those of the flows that the kernel remembers. What the host's own sockets exchange with a backend is in
-/// neither: they are led there before there is a packet.
+/// bytes are those of the flows that the kernel remembers. The host's own sockets are led to a backend before there is a
+/// packet: they are counted by themselves, and what they exchange is not.
 #[derive(Args)]
 pub struct Services {
     #[command(flatten)]
@@ -27,6 +30,7 @@ impl Services {
         if !census.is_empty() {
             datapath.each_pair(|pair| census.pair(&pair))?;
             datapath.each_record(|record| census.record(&record))?;
+            host(&datapath, &mut census)?;
         }
         let uses = census.finish();
         let rows: Vec<_> =
@@ -34,6 +38,21 @@ impl Services {
         output::print(self.output.output, &rows, |rows| table(rows))?;
         Ok(Outcome::Done)
     }
+}
+
+/// The host's own sockets that were led to a backend, and are connected with it now.
+fn host(datapath: &Datapath, census: &mut Census) -> Result<(), datapath::Error> {
+    let mut led = HashMap::new();
+    datapath.each_asked(|asked| {
+        let datapath::Asked { cookie, protocol, backend, backend_port, .. } = asked;
+        led.insert(Connected { cookie, protocol, peer: backend, peer_port: backend_port }, asked);
+    })?;
+    let mut connected = Vec::new();
+    if led.is_empty() || sockets::each(|socket| connected.extend(led.get(socket))).is_ok() {
+        census.looks_at_host();
+        connected.iter().for_each(|asked| census.socket(asked));
+    }
+    Ok(())
 }
 
 fn table(rows: &[ServiceRow<'_>]) -> String {

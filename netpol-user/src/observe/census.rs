@@ -3,7 +3,7 @@
 //!
 //! Numbers of services change from generation to generation, places where they are published do not, so connections
 //! of before a load are found by these. The host's own sockets are translated before there is a packet: they are in
-//! neither table.
+//! neither table, and counted by themselves.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -11,7 +11,7 @@ use netpol_common::{parse::tcp, wire::Protocol};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    datapath::{Pair, Record, Translated},
+    datapath::{Asked, Pair, Record, Translated},
     state::{Names, Service},
 };
 
@@ -51,6 +51,8 @@ pub struct ServiceUse {
     pub connections: Connections,
     /// Of those: with a backend that it has no longer.
     pub former: usize,
+    /// Connected sockets of the host itself; `None`: nobody has looked.
+    pub host: Option<usize>,
     /// What clients have sent, as far as their flow entries are remembered.
     pub packets: u64,
     pub bytes: u64,
@@ -148,6 +150,19 @@ impl Census {
         match self.backends.get(&(index, pair.receiver, pair.receiver_port)) {
             Some(&position) => service.backends[position].connections.add(pair),
             None => service.former += 1,
+        }
+    }
+
+    /// The host's sockets are looked at, all of them.
+    pub fn looks_at_host(&mut self) {
+        self.services.iter_mut().for_each(|service| service.host = Some(0));
+    }
+
+    /// A socket of the host that is connected now.
+    pub fn socket(&mut self, asked: &Asked) {
+        let place = (asked.published, asked.published_port, asked.protocol.0);
+        if let Some(&index) = self.places.get(&place) {
+            *self.services[index].host.get_or_insert_default() += 1;
         }
     }
 

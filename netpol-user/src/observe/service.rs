@@ -19,6 +19,8 @@ pub struct ServiceRow<'a> {
     pub backends: Vec<BackendRow<'a>>,
     pub connections: Connections,
     pub former_backends: usize,
+    /// Connected sockets of the host itself, which are in none of the other numbers; `null` where that is not known.
+    pub host_connections: Option<usize>,
     pub packets: u64,
     pub bytes: u64,
     pub reply_packets: u64,
@@ -59,6 +61,7 @@ impl<'a> ServiceRow<'a> {
             backends: backends.iter().enumerate().map(of).collect(),
             connections: seen.connections,
             former_backends: seen.former,
+            host_connections: seen.host,
             packets: seen.packets,
             bytes: seen.bytes,
             reply_packets: seen.reply_packets,
@@ -107,9 +110,14 @@ impl<'a> ServiceRow<'a> {
         (all.len() - not_well.len(), all.len())
     }
 
-    /// `2 open, 1 unanswered`
+    /// `2 open, 1 unanswered, 1 of the host`
     pub fn connected(&self) -> String {
-        words(&self.connections, 0)
+        let words = words(&self.connections, 0);
+        match self.host_connections {
+            None | Some(0) => words,
+            Some(host) if self.connections.all() == 0 => format!("{host} of the host"),
+            Some(host) => format!("{words}, {host} of the host"),
+        }
     }
 }
 
