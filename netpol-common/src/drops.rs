@@ -130,6 +130,13 @@ pub const fn is_drop(code: u32) -> bool {
     code >= PASSES
 }
 
+/// The code of what passes, and audited policies would have stopped for `reason`: besides the verdict's own.
+/// ([`Drop::PolicyEgress`] and [`Drop::PolicyIngress`] are the first two.)
+#[inline(always)]
+pub const fn audit_code(reason: Drop) -> u32 {
+    PASSES + 30 + (reason as u32 & 1)
+}
+
 /// The counter of a [`verdict_code`]: an index below [`COUNTERS`].
 #[inline(always)]
 pub const fn counter(side: Side, code: u32) -> u32 {
@@ -164,8 +171,9 @@ mod tests {
         for side in [Side::From, Side::To] {
             let passes = Pass::ALL.iter().map(|pass| Ok(*pass));
             let drops = Drop::ALL.iter().map(|drop| Err(*drop));
-            for verdict in passes.chain(drops) {
-                let index = counter(side, verdict_code(verdict)) as usize;
+            let audited = [Drop::PolicyEgress, Drop::PolicyIngress].map(audit_code);
+            for code in passes.chain(drops).map(verdict_code).chain(audited) {
+                let index = counter(side, code) as usize;
                 assert!(!seen[index]);
                 seen[index] = true;
             }

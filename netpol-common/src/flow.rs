@@ -384,12 +384,26 @@ impl FlowFlags {
     pub const ROUTED: Self = Self(1 << 2);
     /// Who opened the connection was not to be seen: its packets pass while both may have.
     pub const UNCLEAR: Self = Self(1 << 4);
-    /// A remembered denial: the source's egress said no (else the destination's ingress).
+    /// A remembered denial: the source's egress said no (else the destination's ingress). With
+    /// [`FlowFlags::AUDITED`]: it would.
     pub const EGRESS_DENIED: Self = Self(1 << 3);
     /// Packets are rewritten.
     pub const TRANSLATED: Self = Self(1 << 5);
     /// The receiver's own hook must see these packets: it translates them.
     pub const UNVOUCHED: Self = Self(1 << 6);
+    /// Audited policies would deny the connection, if they were enforced. The rule that would is where the one is of
+    /// that direction.
+    pub const AUDITED: Self = Self(1 << 7);
+    /// With [`FlowFlags::AUDITED`]: the sender's own hook has counted these packets.
+    pub const COUNTED: Self = Self(1 << 8);
+    /// Of what is on the hot path, what takes a way of its own.
+    pub const SPECIAL: Self = Self::TRANSLATED.with(Self::AUDITED);
+
+    /// Its packets count as what audited policies would have stopped.
+    #[inline(always)]
+    pub const fn counts_as_audited(self) -> bool {
+        self.0 & (Self::AUDITED.0 | Self::COUNTED.0) == Self::AUDITED.0
+    }
 
     /// The connection is translated, here or elsewhere.
     #[inline(always)]

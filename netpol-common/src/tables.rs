@@ -89,7 +89,8 @@ impl Ruling {
     }
 }
 
-/// A direction of an identity: `identity << 1 | direction`, egress 0, ingress 1.
+/// A direction of an identity: `identity << 1 | direction`, egress 0, ingress 1; and the highest bit: see
+/// [`Subject::audited`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Subject(pub u32);
@@ -103,6 +104,12 @@ impl Subject {
     #[inline(always)]
     pub const fn ingress(of: Identity) -> Self {
         Self(of.0 << 1 | 1)
+    }
+
+    /// The same, if the audited policies were enforced, too. No identity is so large that it has this bit.
+    #[inline(always)]
+    pub const fn audited(self) -> Self {
+        Self(self.0 | 1 << 31)
     }
 }
 
@@ -249,6 +256,10 @@ impl AddressFlags {
     /// In a pool with `natOutgoing`: what it sends through an uplink to outside of all pools gets the uplink's
     /// address.
     pub const MASQUERADE: Self = Self(1 << 5);
+    /// Some audited policy is about the endpoint's ingress: the slow path asks what it would say.
+    pub const AUDIT_INGRESS: Self = Self(1 << 6);
+    /// Some audited policy is about the endpoint's egress.
+    pub const AUDIT_EGRESS: Self = Self(1 << 7);
 }
 
 bits!(AddressFlags);

@@ -113,7 +113,7 @@ pub fn finish_uplink(skb: Skb, side: Side, fate: Fate) -> i32 {
 }
 
 #[inline(always)]
-fn count(skb: Skb, index: u32) {
+pub fn count(skb: Skb, index: u32) {
     let Some(count) = maps::COUNTS.get_ptr_mut(index) else { return };
     // SAFETY: this CPU's element; classifiers are not preempted by one another on a CPU.
     unsafe {

@@ -4,7 +4,7 @@
 //! fast (a function of its own)    parse -> flow entry -> valid: count it, translate it, act
 //!                                                     -> else: remembered denial -> drop
 //!                                                                    -> else: the desk
-//! slow (one function a stage)     identify -> resolve -> judge -> claim a translation -> settle (netpol_common::decide)
+//! slow (one function a stage)     identify -> resolve -> judge -> audit -> claim a translation -> settle (netpol_common::decide)
 //! ```
 //!
 //! What is not a whole packet with ports takes the way through [`unusual`](crate::unusual) first. Each stage is a
@@ -143,6 +143,9 @@ fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
     }
     if code == Action::Judge as u32 {
         code = F::judge();
+    }
+    if code == Action::Audit as u32 {
+        code = F::audit();
     }
     if code == Action::Claim as u32 {
         code = claimed::<F>(skb);

@@ -2,7 +2,7 @@
 
 use netpol_common::{
     decide::{self, Known, Packet},
-    drops::{Drop, Pass, Side},
+    drops::{Drop, Pass, Side, audit_code, counter},
     flow::{FlowFlags, FlowKey, FlowValue, Place, Rewrite, Ticks},
     parse,
     tables::IfIndex,
@@ -14,6 +14,7 @@ use crate::{
     frame::{Frame, Skb, now},
     rewrite,
     tables::{FlowMap as _, Maps},
+    verified,
 };
 
 /// What the way of a packet needs to know beside its key.
@@ -61,6 +62,9 @@ pub fn send<F: Maps>(skb: Skb, place: Place) -> Fate {
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     let (packet, value) = unsafe { (&(*desk).packet, &(*desk).value) };
     let (flags, interface, mac) = (value.word.flags(), value.ifindex, value.destination_mac);
+    if flags.counts_as_audited() {
+        would_drop(skb, place.side(), flags);
+    }
     if flags.has(FlowFlags::TRANSLATED) && rewritten::<F>(skb, &packet.key, packet.transport, &value.rewrite).is_err() {
         return Fate::dropped(Drop::Translation);
     }
@@ -147,10 +151,17 @@ fn established<F: Maps>(
         Side::To => value.ifindex != frame.skb.ingress(),
     };
     let now = now();
-    if came_from_elsewhere || decide::is_due(value, now, seen.tcp_flags) {
+    // asked once: what is neither translated nor audited has a way of its own
+    if value.word.flags().has(FlowFlags::SPECIAL) {
+        if came_from_elsewhere || decide::is_due(value, now, seen.tcp_flags) {
+            return Fate::DUE;
+        }
+        return special::<F>(frame, key, entry, (seen, now)).unwrap_or(Fate::UNDECIDED);
+    }
+    if came_from_elsewhere || decide::is_plain_due(value, now, seen.tcp_flags) {
         return Fate::DUE;
     }
-    entry_says::<F>(frame, key, entry, (seen, now)).unwrap_or(Fate::UNDECIDED)
+    plain::<F>(frame, key, entry, (seen, now)).unwrap_or(Fate::UNDECIDED)
 }
 
 /// Counts a packet in its flow and sends it on. `None`: the element has become another flow's.
@@ -162,13 +173,24 @@ fn entry_says<F: Maps>(
     (seen, now): (Seen, Ticks),
 ) -> Option<Fate> {
     // SAFETY: as in `established`.
-    let value = unsafe { &*entry };
-    let flags = value.word.flags();
-    if flags.has(FlowFlags::TRANSLATED) {
-        // off the way of what is not translated
-        return translated::<F>(frame, key, entry, (seen, now));
+    let flags = unsafe { (*entry).word.flags() };
+    if flags.has(FlowFlags::SPECIAL) {
+        special::<F>(frame, key, entry, (seen, now))
+    } else {
+        plain::<F>(frame, key, entry, (seen, now))
     }
-    let (interface, mac) = (value.ifindex, value.destination_mac);
+}
+
+#[inline(always)]
+fn plain<F: Maps>(
+    frame: &Frame,
+    key: &FlowKey<F::Address>,
+    entry: *mut FlowValue<F::Address>,
+    (seen, now): (Seen, Ticks),
+) -> Option<Fate> {
+    // SAFETY: as in `established`.
+    let value = unsafe { &*entry };
+    let (flags, interface, mac) = (value.word.flags(), value.ifindex, value.destination_mac);
     // the element may have become another flow's while this read it
     if !speaks_for(frame, key, entry) {
         return None;
@@ -177,8 +199,9 @@ fn entry_says<F: Maps>(
     Some(deliver(frame, flags, (interface, mac)))
 }
 
+/// What else is to be done with a packet before it is sent on.
 #[inline(always)]
-fn translated<F: Maps>(
+fn special<F: Maps>(
     frame: &Frame,
     key: &FlowKey<F::Address>,
     entry: *mut FlowValue<F::Address>,
@@ -191,7 +214,10 @@ fn translated<F: Maps>(
         return None;
     }
     touch(frame, entry, seen.tcp_flags, now);
-    if rewritten::<F>(frame.skb, key, seen.transport, &to).is_err() {
+    if flags.counts_as_audited() {
+        would_drop(frame.skb, frame.place.side(), flags);
+    }
+    if flags.has(FlowFlags::TRANSLATED) && rewritten::<F>(frame.skb, key, seen.transport, &to).is_err() {
         return Some(Fate::dropped(Drop::Translation));
     }
     Some(deliver(frame, flags, (interface, mac)))
@@ -214,6 +240,13 @@ fn deliver(frame: &Frame, flags: FlowFlags, (interface, mac): (IfIndex, MacWords
         frame.skb.vouch_for(interface);
     }
     Fate::passed(Pass::Stack)
+}
+
+/// Counts what audited policies would have stopped.
+#[inline(always)]
+fn would_drop(skb: Skb, side: Side, flags: FlowFlags) {
+    let reason = if flags.has(FlowFlags::EGRESS_DENIED) { Drop::PolicyEgress } else { Drop::PolicyIngress };
+    verified::would_drop(skb.0, counter(side, audit_code(reason)));
 }
 
 #[inline(always)]

@@ -85,6 +85,7 @@ pub trait Maps: Answers {
     fn identify() -> u32;
     fn resolve() -> u32;
     fn judge() -> u32;
+    fn audit() -> u32;
     fn settle() -> u32;
     fn identify_uplink() -> u32;
     fn settle_uplink() -> u32;
@@ -224,6 +225,11 @@ impl Maps for V4 {
     #[inline(always)]
     fn judge() -> u32 {
         verified::judge4()
+    }
+
+    #[inline(always)]
+    fn audit() -> u32 {
+        verified::audit4()
     }
 
     #[inline(always)]
@@ -379,6 +385,11 @@ impl Maps for V6 {
     #[inline(always)]
     fn judge() -> u32 {
         verified::judge6()
+    }
+
+    #[inline(always)]
+    fn audit() -> u32 {
+        verified::audit6()
     }
 
     #[inline(always)]

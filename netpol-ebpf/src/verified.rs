@@ -16,7 +16,7 @@ use netpol_common::{
 };
 
 use crate::{
-    flows,
+    act, flows,
     frame::Skb,
     refuse, rewrite,
     tables::{Maps, Tables},
@@ -70,6 +70,7 @@ stages! {
     identify4, identify6: decide::identify;
     resolve4, resolve6: decide::resolve;
     judge4, judge6: decide::judge;
+    audit4, audit6: decide::audit;
     settle4, settle6: decide::settle;
     identify_uplink4, identify_uplink6: decide::identify_uplink;
     settle_uplink4, settle_uplink6: decide::settle_uplink;
@@ -122,6 +123,15 @@ ways! {
     confirm4, confirm6: flows::confirm;
     reset4, reset6: refuse::reset;
     unreachable4, unreachable6: refuse::unreachable;
+}
+
+/// Counts a packet that passes, and that audited policies would have stopped: see
+/// [`audit_code`](netpol_common::drops::audit_code).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn would_drop(skb: *mut __sk_buff, index: u32) -> u32 {
+    act::count(Skb(skb), index);
+    0
 }
 
 /// [`translate::attempt`] on this CPU's desk. It searches the sockets of the packet's namespace.

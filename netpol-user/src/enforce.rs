@@ -7,6 +7,8 @@
 //! Until the publication nothing that was enforced has changed: new interfaces wait, old ones go on.
 //! If anything fails before, what was attached is taken off again.
 
+mod sockets;
+
 use std::{
     cell::Cell,
     collections::{HashMap, HashSet, hash_map::DefaultHasher},
@@ -67,6 +69,8 @@ pub struct Report {
     pub warnings: Vec<Diagnostic>,
     /// The interfaces to the outside.
     pub uplinks: Vec<String>,
+    /// Sockets of the host that were connected with a backend which is none any more.
+    pub closed_sockets: usize,
     pub timings: Timings,
 }
 
@@ -241,7 +245,7 @@ impl Instance {
             return Err(error.into());
         }
         let same = present.is_some_and(|p| p.fingerprint == names.fingerprint && p.version == names.version);
-        let report = Report {
+        let mut report = Report {
             generation: names.generation,
             endpoints: names.endpoints.len(),
             identities: snapshot.identities.len(),
@@ -252,10 +256,13 @@ impl Instance {
             pending: names.pending.clone(),
             warnings,
             uplinks: names.uplinks.iter().map(|uplink| uplink.name.clone()).collect(),
+            closed_sockets: 0,
             attached,
             timings,
         };
         if same && report.attached.is_empty() && gone.is_empty() && otherwise.is_empty() {
+            // a load that was killed may have left some open
+            close_sockets(&mut report, &datapath, &snapshot, loaded)?;
             return Ok(Report { generation: datapath.live()?.generation.0, changed: false, ..report });
         }
         self.state.write(&names)?;
@@ -280,6 +287,7 @@ impl Instance {
         if group.is_none() {
             datapath.detach_sockets()?;
         }
+        close_sockets(&mut report, &datapath, &snapshot, loaded)?;
         self.state.keep_only(generation.0);
         Ok(Report { timings, ..report })
     }
@@ -325,9 +333,24 @@ impl Instance {
             pending: names.pending,
             warnings: Vec::new(),
             uplinks: names.uplinks.into_iter().map(|uplink| uplink.name).collect(),
+            closed_sockets: 0,
             timings: Timings::default(),
         })
     }
+}
+
+/// That they stay open is no reason to fail: the new policy is enforced.
+fn close_sockets(
+    report: &mut Report,
+    datapath: &Datapath,
+    snapshot: &Snapshot,
+    loaded: &Loaded,
+) -> Result<(), datapath::Error> {
+    match sockets::close_former(datapath, snapshot)? {
+        Ok(closed) => report.closed_sockets = closed,
+        Err(error) => report.warnings.push(sockets::unclosed(loaded, &error)),
+    }
+    Ok(())
 }
 
 /// Without control groups there is no place for programs that the host's sockets meet.

@@ -17,6 +17,7 @@
 //! | [`enforce`] | from documents to an enforced policy: the order of things |
 //! | [`state`] | the names of what is enforced |
 //! | [`datapath`] | the only module that speaks aya: load, attach, pin, publish |
+//! | `sockets` | sockets of this namespace, found and closed |
 //! | [`observe`] | flows and counters as the kernel has them, with names |
 //! | [`map`] | who talks to whom, as a picture |
 //! | [`metrics`] | the same, for Prometheus |
@@ -42,6 +43,7 @@ mod netlink;
 pub mod netns;
 pub mod observe;
 pub mod privileges;
+mod sockets;
 pub mod source;
 pub mod state;
 pub mod suggest;

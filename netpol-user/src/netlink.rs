@@ -17,6 +17,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 pub enum Family {
     Route = libc::NETLINK_ROUTE,
     Netfilter = libc::NETLINK_NETFILTER,
+    SockDiag = libc::NETLINK_SOCK_DIAG,
 }
 
 /// A socket in the namespace in which the thread that opened it was.

@@ -2,14 +2,18 @@
 
 mod support;
 
-use std::fs;
+use std::{
+    fs,
+    net::UdpSocket,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use support::{
     Attempt::{Tcp, Udp},
-    Family, Folder, Scene,
+    Endpoint, FAMILIES, Family, Folder, Host, LAYOUTS, Scene,
     Seen::{Answered, Silent},
-    check,
+    check, exchange,
     policy::{calico, documents, egress, from, ingress},
 };
 
@@ -192,6 +196,11 @@ fn audited_load_stops_nothing_and_says_what_it_would() {
     let open = json!({"ingress": false, "egress": false});
     assert!(endpoints.as_array().unwrap().iter().all(|endpoint| endpoint["isolated"] == open), "{endpoints:#}");
     assert_eq!(would(&scene, "flows_cut"), ["a > b:80", "c > b:80"]);
+    // what the kernel says of the same
+    let ends = |flow: &Value| format!("{} > {}", flow["source"]["name"], flow["destination"]["name"]).replace('"', "");
+    let mut marked: Vec<_> = flagged(host).iter().filter(|flow| flow["is_reply"] == false).map(ends).collect();
+    marked.sort();
+    assert_eq!(marked, ["a > b", "c > b"]);
 
     let status = host.netpol(&["status"]);
     assert_eq!(status.code, 1, "{}", status.stdout);
@@ -212,4 +221,183 @@ fn audited_load_stops_nothing_and_says_what_it_would() {
     assert!(host.enforced());
     check(&[(c, Tcp(b.at(Family::V6, 80)), Silent), (b, Tcp(a.at(Family::V4, 80)), Answered)]);
     assert_eq!(host.netpol(&["diff", "--audit", "--port", "80/tcp"]).code, 0, "nothing is audited any more");
+}
+
+/// What audited policies would have dropped, as `status` tells it: `egress policy-ingress 7`, with packets.
+fn counted(host: &Host) -> Vec<String> {
+    let status = host.status();
+    let row = |row: &Value| {
+        let [direction, reason] = ["direction", "reason"].map(|field| row[field].as_str().unwrap_or_default());
+        format!("{direction} {reason} {}", row["packets"])
+    };
+    status["would_drop"].as_array().unwrap_or_else(|| panic!("{status:#}")).iter().map(row).collect()
+}
+
+/// Flows of the present policy that audited ones would drop.
+fn flagged(host: &Host) -> Vec<Value> {
+    let all = host.netpol(&["flows", "--verdict", "would-drop", "-o", "json"]).json();
+    all.as_array().unwrap().iter().filter(|flow| flow["current"] == true).cloned().collect()
+}
+
+/// So many datagrams of four bytes, which nobody answers.
+fn speak(from: &Endpoint, to: &str, count: usize) -> UdpSocket {
+    let any = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+    let socket = from.enter(|| UdpSocket::bind(any)).expect("a socket");
+    socket.connect(to).expect("a connection");
+    (0..count).for_each(|_| assert_eq!(socket.send(b"ping").expect("a datagram"), 4));
+    socket
+}
+
+/// A socket that gets so many datagrams.
+fn hear(at: &Endpoint, port: u16) -> UdpSocket {
+    let socket = at.enter(|| UdpSocket::bind(("::", port))).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    socket
+}
+
+#[track_caller]
+fn heard(socket: &UdpSocket, count: usize) {
+    (0..count).for_each(|_| assert_eq!(socket.recv(&mut [0; 16]).expect("a datagram"), 4));
+}
+
+#[test]
+fn each_packet_that_audited_policies_would_drop_passes_and_is_counted() {
+    for layout in LAYOUTS {
+        for way in [&[][..], &["--forwarding", "stack"]] {
+            let scene = Scene::new(layout);
+            let Scene { host, a, b, outside, .. } = &scene;
+            let policies = [
+                audited(&ingress("b", &[from("c", &["53/UDP"])])),
+                audited(&egress("a", &[support::policy::to("b", &[])])),
+            ];
+            host.load_with(way, &scene.all(), &policies);
+            let server = hear(b, 53);
+            for (sent, family) in [(7, FAMILIES[0]), (14, FAMILIES[1])] {
+                let _client = speak(a, &b.at(family, 53), 7);
+                heard(&server, 7);
+                assert_eq!(counted(host), [format!("egress policy-ingress {sent}")], "{layout:?} {way:?}");
+            }
+            let rows = flagged(host);
+            assert_eq!(rows.len(), 4, "both directions, both families: {rows:#?}");
+            let row = rows.iter().find(|row| row["source"]["name"] == "a" && row["packets"] == 7).expect("the flow");
+            assert_eq!((&row["verdict"], &row["would_drop"]), (&json!("allowed"), &json!("policy-ingress")));
+            assert_eq!((&row["audit_rule"]["index"], &row["ingress_rule"]), (&Value::Null, &Value::Null));
+            assert_eq!(row["explanation"], "no policy", "of what is enforced");
+            let words = row["audit_explanation"].as_str().unwrap();
+            assert!(words.starts_with("isolated by NetworkPolicy default/b-ingress-"), "{words}");
+            assert!(words.contains("load.yaml:") && words.ends_with("no rule allows udp/53 from default/a"), "{words}");
+            let table = host.netpol(&["flows"]).ok();
+            assert!(table.contains("would-drop") && table.contains("no rule allows udp/53 from default/a"), "{table}");
+
+            // from outside it is the receiver's hook that sees it
+            let _client = speak(outside, &b.at(Family::V4, 53), 3);
+            heard(&server, 3);
+            assert!(counted(host).contains(&"ingress policy-ingress 3".to_owned()), "{:?}", counted(host));
+            // and what a may not send, its own
+            let _sink = hear(outside, 9);
+            let _client = speak(a, &outside.at(Family::V4, 9), 5);
+            assert!(counted(host).contains(&"egress policy-egress 5".to_owned()), "{:?}", counted(host));
+            assert_eq!(host.counts().drops().iter().filter(|drop| drop.contains("policy")).count(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_would_be_dropped_works_and_both_its_directions_are_counted() {
+    let scene = Scene::bridged();
+    let Scene { host, a, b, .. } = &scene;
+    let _server = b.serve_tcp(80);
+    host.load(&scene.all(), &[audited(&ingress("b", &[]))]);
+    let mut stream = a.connect(&b.at(Family::V4, 80));
+    for _ in 0..20 {
+        assert_eq!(exchange(&mut stream), Answered);
+    }
+    stream.shutdown(std::net::Shutdown::Both).expect("an end");
+    let begin = Instant::now();
+    loop {
+        let packets: u64 = flagged(host).iter().map(|flow| flow["packets"].as_u64().unwrap()).sum();
+        // acknowledgements may still be on their way
+        if counted(host) == [format!("egress policy-ingress {packets}")] {
+            assert!(packets > 40, "{packets}");
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(10), "{packets} packets, and {:?}", counted(host));
+    }
+    let rules = host.netpol(&["top", "--once", "--interval", "0.1", "--tab", "rules", "-o", "json"]).json();
+    assert!(rules.as_array().unwrap().iter().any(|row| row["verdict"] == "would-drop"), "{rules:#}");
+    let drops = host.netpol(&["top", "--once", "--interval", "0.1", "--tab", "drops", "-o", "json"]).json();
+    assert_eq!((&drops[0]["verdict"], &drops[0]["reason"]), (&"would-drop".into(), &"policy-ingress".into()));
+    let top = host.netpol(&["top", "--once", "--interval", "0.1", "--filter", "verdict:would-drop"]).ok();
+    assert!(top.lines().nth(1).is_some_and(|line| line.starts_with("would-drop")), "{top}");
+    let text = host.netpol(&["status"]).ok();
+    assert!(text.contains("packets that passed, and audited policies would have dropped\n"), "{text}");
+    let metrics = host.netpol(&["metrics", "--once"]).ok();
+    let series = "netpol_would_drop_packets_total{direction=\"egress\",reason=\"policy-ingress\"} ";
+    let told = metrics.lines().find_map(|line| line.strip_prefix(series)).unwrap_or_else(|| panic!("{metrics}"));
+    assert_eq!(counted(host), [format!("egress policy-ingress {told}")]);
+}
+
+#[test]
+fn a_services_packets_are_translated_and_counted() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec: {clusterIP: 10.96.0.10, selector: {app: b}, \
+                   ports: [{port: 80, targetPort: 53, protocol: UDP}]}\n";
+    for way in [&[][..], &["--forwarding", "stack"]] {
+        let scene = Scene::bridged();
+        let Scene { host, a, b, .. } = &scene;
+        let server = hear(b, 53);
+        host.load_with(way, &scene.all(), &[service.to_owned(), audited(&ingress("b", &[]))]);
+        let _client = speak(a, "10.96.0.10:80", 6);
+        heard(&server, 6);
+        assert_eq!(counted(host), ["egress policy-ingress 6"], "{way:?}");
+        let rows = flagged(host);
+        let row = rows.iter().find(|row| row["packets"] == 6).unwrap_or_else(|| panic!("{rows:#?}"));
+        assert_eq!((&row["service"], &row["would_drop"]), (&json!("default/b:80"), &json!("policy-ingress")));
+    }
+}
+
+#[test]
+fn without_the_annotation_nothing_is_marked_any_more() {
+    let scene = Scene::bridged();
+    let Scene { host, a, b, .. } = &scene;
+    let server = hear(b, 53);
+    let policy = ingress("b", &[from("c", &["53/UDP"])]);
+    host.load(&scene.all(), &[audited(&policy)]);
+    let client = speak(a, &b.at(Family::V4, 53), 2);
+    heard(&server, 2);
+    assert_eq!(counted(host), ["egress policy-ingress 2"]);
+    // gone: the open flow goes on, and is as any other
+    host.load(&scene.all(), &[]);
+    client.send(b"ping").expect("a datagram");
+    heard(&server, 1);
+    assert_eq!((counted(host), flagged(host).len()), (vec!["egress policy-ingress 2".to_owned()], 0));
+    // enforced: it is stopped
+    host.load(&scene.all(), std::slice::from_ref(&policy));
+    client.send(b"ping").expect("a datagram");
+    assert_eq!(host.counts().drops(), ["egress policy-ingress"]);
+    assert_eq!((counted(host), flagged(host).len()), (vec!["egress policy-ingress 2".to_owned()], 0));
+    // and audited again
+    host.load(&scene.all(), &[audited(&policy)]);
+    client.send(b"ping").expect("a datagram");
+    heard(&server, 1);
+    assert_eq!(counted(host), ["egress policy-ingress 3"]);
+}
+
+#[test]
+fn beside_what_is_enforced_the_audited_rule_is_named() {
+    let scene = Scene::bridged();
+    let Scene { host, a, b, .. } = &scene;
+    let server = hear(b, 53);
+    let admin = "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: p}\n\
+                 spec: {tier: Admin, priority: 1, subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: b}}}}, \
+                 ingress: [{action: Deny, from: [{namespaces: {}}], protocols: [{udp: {destinationPort: {number: 53}}}]}]}\n";
+    let policies =
+        [audited(admin), ingress("b", &[from("a", &["53/UDP"])]), egress("a", &[support::policy::to("b", &[])])];
+    host.load(&scene.all(), &policies);
+    let _client = speak(a, &b.at(Family::V4, 53), 2);
+    heard(&server, 2);
+    let rows = flagged(host);
+    let row = rows.iter().find(|row| row["packets"] == 2).unwrap_or_else(|| panic!("{rows:#?}"));
+    assert_eq!((&row["audit_rule"]["name"], &row["audit_rule"]["index"]), (&json!("p"), &json!(0)));
+    assert_eq!(row["egress_rule"]["direction"], "egress", "what allows it there is still named");
+    assert_eq!((&row["ingress_rule"], &row["rule"]["direction"]), (&Value::Null, &json!("egress")));
 }

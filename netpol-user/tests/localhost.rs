@@ -3,7 +3,8 @@
 mod support;
 
 use std::{
-    net::{SocketAddr, UdpSocket},
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -273,4 +274,109 @@ fn without_control_groups_the_host_is_told_and_all_else_works() {
     let ran = host.command("unshare", &[&flags[..], &["status"]].concat());
     let text = String::from_utf8_lossy(&ran.stdout);
     assert!(text.contains("no file system of type cgroup2 is mounted"), "{text}");
+}
+
+/// A socket of the host's that is connected, by TCP and by UDP, and has been answered by both.
+struct Pair {
+    tcp: TcpStream,
+    udp: UdpSocket,
+}
+
+impl Pair {
+    #[track_caller]
+    fn open(host: &Endpoint, to: &str) -> Self {
+        let any = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+        let udp = host.enter(|| UdpSocket::bind(any)).expect("a socket");
+        udp.connect(to).expect("a connection");
+        udp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let tcp = host.connect(to);
+        tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut pair = Self { tcp, udp };
+        assert_eq!(pair.outcome(), [None, None], "{to}");
+        pair
+    }
+
+    /// What becomes of something that is sent and echoed.
+    fn outcome(&mut self) -> [Option<ErrorKind>; 2] {
+        let mut answer = [0; 4];
+        let tcp = self.tcp.write_all(b"ping").and_then(|()| self.tcp.read_exact(&mut answer));
+        let lost = self.udp.take_error().expect("its error");
+        let udp = lost.map_or_else(|| self.udp.send(b"ping").and_then(|_| self.udp.recv(&mut answer)), Err);
+        [tcp.err().map(|error| error.kind()), udp.err().map(|error| error.kind())]
+    }
+}
+
+#[test]
+fn connected_sockets_of_a_removed_backend_are_closed_and_no_others() {
+    let scene = Scene::bridged();
+    let Scene { a, b, c, .. } = &scene;
+    let host = scene.host.itself();
+    let servers = [a, b, c].map(|endpoint| (endpoint.serve_tcp(8080), endpoint.serve_udp(8080)));
+    let other =
+        service("b").replace("10.96.0.10", "10.96.0.11").replace("fd96::10", "fd96::11").replace("8000", "8001");
+    let load = |services: &[String]| {
+        let path = scene.host.documents("nat.yaml", &documents(&scene.all(), services));
+        scene.host.netpol(&["load", "--uplink", "v-outside", "-o", "json", &path]).json()
+    };
+    // it goes on to another backend, or is none any more
+    let web = |app: &str| service(app).replace(&format!("{{name: {app}}}"), "{name: web}");
+    for after in [vec![web("c"), other.clone()], vec![other.clone()]] {
+        load(&[web("a"), other.clone()]);
+        let mut former: Vec<_> = every_place().iter().map(|place| Pair::open(&host, place)).collect();
+        let kept = ["10.96.0.11:80", "[fd96::11]:80", "127.0.0.1:8001"].into_iter().map(str::to_owned);
+        // whoever has asked for the backend itself goes on, too
+        let direct = FAMILIES.map(|family| a.at(family, 8080));
+        let mut kept: Vec<_> = kept.chain(direct).map(|place| Pair::open(&host, &place)).collect();
+        let report = load(&after);
+        assert_eq!((&report["closed_sockets"], &report["warnings"]), (&18.into(), &serde_json::json!([])), "{report}");
+        for pair in &mut former {
+            assert_eq!(pair.outcome(), [Some(ErrorKind::ConnectionAborted); 2]);
+        }
+        for pair in &mut kept {
+            assert_eq!(pair.outcome(), [None, None]);
+        }
+        assert_eq!(load(&after)["closed_sockets"], 0);
+    }
+    drop(servers);
+}
+
+#[test]
+fn a_former_backend_is_told_that_the_hosts_connection_has_ended() {
+    let scene = Scene::bridged();
+    let host = scene.host.itself();
+    let listener = scene.a.enter(|| TcpListener::bind("[::]:8080")).expect("a listener");
+    scene.load_services(&[], &[service("a")]);
+    let _client = host.connect("127.0.0.1:8000");
+    let (mut accepted, _) = listener.accept().expect("the connection");
+    accepted.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    scene.load_services(&[], &[service("b")]);
+    assert_eq!(accepted.read(&mut [0; 4]).expect_err("an end").kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn sockets_of_the_host_that_are_connected_with_a_service_are_counted_while_they_are() {
+    let scene = Scene::bridged();
+    let Scene { host, a, b, .. } = &scene;
+    let _servers = (b.serve_tcp(8080), b.serve_udp(8080));
+    scene.load_services(&[], &[service("b")]);
+    let counted = || {
+        let rows = host.netpol(&["services", "-o", "json"]).json();
+        let of = |name: &str| {
+            let row = rows.as_array().and_then(|rows| rows.iter().find(|row| row["port_name"] == name)).expect("a row");
+            row["host_connections"].as_u64().expect("a number")
+        };
+        (of("t"), of("u"))
+    };
+    assert_eq!(counted(), (0, 0));
+    // who asks for the backend itself, and others than the host, are none
+    let _others = (host.itself().connect(&b.at(Family::V4, 8080)), a.connect("10.96.0.10:80"));
+    let pairs: Vec<_> = every_place().iter().map(|place| Pair::open(&host.itself(), place)).collect();
+    assert_eq!(counted(), (9, 9));
+    assert!(host.netpol(&["services"]).ok().contains("1 open, 9 of the host"));
+    drop(pairs);
+    let begin = Instant::now();
+    // TCP that was closed may wait for the other end
+    while counted() != (0, 0) {
+        assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", counted());
+    }
 }

@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use netpol_common::{
     service::{ServiceValue, Uplink},
@@ -14,7 +17,11 @@ use netpol_user::{
     model::World,
     source::{self, Known, discover},
 };
-use support::{Endpoint, Host, Scene};
+use serde_json::{Value, json};
+use support::{
+    Attempt, Endpoint, Host, Scene, Seen, check, exchange,
+    policy::{documents, from, ingress},
+};
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -142,14 +149,24 @@ fn services_are_listed_with_their_backends_and_what_state_they_are_in() {
     let cells: Vec<_> = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
     assert_eq!(
         cells,
-        ["default/web", "80/tcp", "10.96.0.10:80", "default/a:8080,default/b:8080,default/gone:8080*5 (pending)", "-"]
+        [
+            "default/web",
+            "80/tcp",
+            "10.96.0.10:80",
+            "default/a:8080,default/b:8080,default/gone:8080*5 (pending)",
+            "-",
+            "0",
+            "0",
+            "-"
+        ]
     );
     let json = host.netpol(&["services", "-o", "json"]).json();
-    assert_eq!(json[0]["addresses"], serde_json::json!([{"address": "10.96.0.10", "port": 80}]));
+    assert_eq!(json[0]["addresses"], json!([{"address": "10.96.0.10", "port": 80}]));
     assert_eq!(
         json[0]["backends"][4],
-        serde_json::json!({
-            "endpoint": "default/gone", "address": null, "port": 8080, "weight": 5, "state": "pending"
+        json!({
+            "endpoint": "default/gone", "address": null, "port": 8080, "weight": 5, "state": "pending",
+            "connections": {"open": 0, "unanswered": 0, "closing": 0}, "refused": 0, "seen": null
         })
     );
     assert_eq!(json[0]["backends"][0]["state"], "running");
@@ -235,7 +252,7 @@ fn load_takes_the_uplinks_that_it_is_told_and_says_so_where_a_pool_has_none() {
     assert!(wrong.stderr.contains("--uplink eth7: there is no interface of this name"), "{}", wrong.stderr);
     assert_eq!(published(host).uplinks, [], "what was enforced still is");
     let report = host.load_path(&["--uplink", "v-outside"], &path);
-    assert_eq!((&report["changed"], &report["uplinks"]), (&true.into(), &serde_json::json!(["v-outside"])));
+    assert_eq!((&report["changed"], &report["uplinks"]), (&true.into(), &json!(["v-outside"])));
     let index = host.net(async |net| net.index("v-outside").await);
     assert_eq!(published(host).uplinks[0].0, IfIndex(index));
 }
@@ -256,4 +273,95 @@ fn an_uplinks_address_is_the_routes_or_the_first_that_is_good_everywhere() {
     assert_eq!(addresses(), expected("192.0.2.50", "2001:db8::1"));
     host.run("ip", &["address", "del", "2001:db8::1/64", "dev", "v-outside"]);
     assert_eq!(uplinks(host, &[a], &["v-outside"]).unwrap()[0].address6, None, "a link-local one is none");
+}
+
+/// A service at 10.96.0.10: port 80 goes to 8080 of `app`, by TCP and UDP.
+fn both(app: &str) -> String {
+    service(
+        "web",
+        &format!(
+            "{{clusterIP: 10.96.0.10, selector: {{app: {app}}}, ports: [{{name: t, port: 80, targetPort: 8080}}, \
+             {{name: u, port: 80, targetPort: 8080, protocol: UDP}}]}}"
+        ),
+    )
+}
+
+/// The port of that service with this name, as `netpol services` tells it.
+fn port(host: &Host, name: &str) -> Value {
+    let all = host.netpol(&["services", "-o", "json"]).json();
+    let rows = all.as_array().expect("rows");
+    rows.iter().find(|row| row["port_name"] == name).unwrap_or_else(|| panic!("{name} in {all:#}")).clone()
+}
+
+/// Ethernet, IPv4, UDP, four bytes.
+const DATAGRAM: u64 = 14 + 20 + 8 + 4;
+
+#[test]
+fn services_tell_their_connections_packets_and_what_backends_answer() {
+    for way in [&[][..], &["--forwarding", "stack"]] {
+        let scene = Scene::bridged();
+        let Scene { host, a, b, c, outside, .. } = &scene;
+        let path = host.documents("load.yaml", &documents(&scene.all(), &[both("b"), ingress("c", &[])]));
+        host.netpol(&[&["load", "--uplink", "v-outside"], way, &[&path]].concat()).ok();
+        let to = "10.96.0.10:80".to_owned();
+        // nobody is there yet
+        check(&[(a, Attempt::Tcp(to.clone()), Seen::Refused)]);
+        let row = port(host, "t");
+        let backend = &row["backends"][0];
+        assert_eq!(backend["connections"], json!({"open": 0, "unanswered": 0, "closing": 1}), "{way:?} {row:#}");
+        assert_eq!((&backend["refused"], &backend["seen"]), (&1.into(), &"refusing".into()), "{way:?} {row:#}");
+        assert!(host.netpol(&["services"]).ok().contains("default/b:8080 (refusing: 1 refused)"));
+
+        let server = (b.serve_tcp(8080), b.serve_udp(8080));
+        let mut open: Vec<_> = [a, c, outside].map(|client| client.connect(&to)).into();
+        open.iter_mut().for_each(|stream| assert_eq!(exchange(stream), Seen::Answered));
+        let row = port(host, "t");
+        let backend = &row["backends"][0];
+        assert_eq!(row["connections"], json!({"open": 3, "unanswered": 0, "closing": 1}), "{way:?} {row:#}");
+        assert_eq!((&backend["connections"], &backend["seen"]), (&row["connections"], &"answering".into()));
+
+        let socket = a.enter(|| std::net::UdpSocket::bind("0.0.0.0:0")).expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        socket.connect(&to).expect("a connection");
+        for _ in 0..7 {
+            socket.send(b"ping").expect("a datagram");
+            assert_eq!(socket.recv(&mut [0; 16]).expect("an answer"), 4);
+        }
+        drop(server);
+        let row = port(host, "u");
+        let numbers = ["packets", "reply_packets", "bytes", "reply_bytes"].map(|field| row[field].as_u64().unwrap());
+        assert_eq!(numbers, [7, 7, 7 * DATAGRAM, 7 * DATAGRAM], "{way:?} {row:#}");
+        assert_eq!(row["connections"], json!({"open": 1, "unanswered": 0, "closing": 0}), "{way:?} {row:#}");
+        // the server closed
+        let begin = Instant::now();
+        while port(host, "t")["connections"]["closing"] != 4 {
+            assert!(begin.elapsed() < Duration::from_secs(20), "{:#}", port(host, "t"));
+        }
+
+        // other documents, other numbers of services: connections of before are still this one's
+        let more = service("another", "{clusterIP: 10.96.0.9, selector: {app: a}, ports: [{port: 81}]}");
+        let path = host.documents("load.yaml", &documents(&scene.all(), &[more, both("c"), ingress("c", &[])]));
+        host.netpol(&[&["load", "--uplink", "v-outside"], way, &[&path]].concat()).ok();
+        let row = port(host, "u");
+        assert_eq!((&row["former_backends"], &row["packets"]), (&1.into(), &7.into()), "{way:?} {row:#}");
+
+        // denied: nothing is translated, and it is told
+        check(&[(a, Attempt::Udp(to), Seen::Silent)]);
+        assert_eq!(port(host, "u")["denied_packets"], 1);
+    }
+}
+
+#[test]
+fn a_backend_that_nobody_hears_of_is_silent() {
+    let scene = Scene::bridged();
+    let Scene { host, a, b, .. } = &scene;
+    // its own kernel drops what it gets
+    let path = host.documents("load.yaml", &documents(&scene.all(), &[both("b"), ingress("b", &[from("a", &[])])]));
+    host.netpol(&["load", "--uplink", "v-outside", &path]).ok();
+    b.run("nft", &["add table inet t; add chain inet t c { type filter hook input priority 0; policy drop; }"]);
+    check(&[(a, Attempt::Tcp("10.96.0.10:80".to_owned()), Seen::Silent)]);
+    let row = port(host, "t");
+    assert_eq!(row["connections"], json!({"open": 0, "unanswered": 1, "closing": 0}), "{row:#}");
+    assert_eq!(row["backends"][0]["seen"], "silent");
+    assert!(host.netpol(&["services"]).ok().contains("default/b:8080 (silent: 1 unanswered)"));
 }

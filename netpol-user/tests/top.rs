@@ -344,3 +344,78 @@ fn without_a_terminal_top_says_what_to_use() {
     }
     assert_eq!(Host::new().netpol(&["top", "--once"]).code, 1);
 }
+
+/// A service at 10.96.0.10: port 80 goes to 80 of `b`.
+const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {clusterIP: 10.96.0.10, \
+                       selector: {app: b}, ports: [{port: 80}]}\n";
+
+#[test]
+fn services_have_a_tab_with_what_goes_through_them() {
+    let scene = Scene::bridged();
+    let Scene { host, a, b, .. } = &scene;
+    host.load(&scene.all(), &[SERVICE.to_owned()]);
+    let _server = b.serve_tcp(80);
+    let mut open = a.connect("10.96.0.10:80");
+    assert_eq!(support::exchange(&mut open), Answered);
+    let rows = once(host, &["--tab", "services"]);
+    assert_eq!(rows.len(), 1, "{rows:#?}");
+    assert_eq!((&rows[0]["name"], &rows[0]["connections"]["open"]), (&"web".into(), &1.into()));
+    assert_eq!(rows[0]["backends"][0]["seen"], "answering");
+    assert!(rows[0]["packets"].as_u64() > Some(1) && rows[0]["packets_per_second"].is_number(), "{rows:#?}");
+    let table = host.netpol(&["top", "--once", "--interval", "0.1", "--tab", "services"]).ok();
+    assert!(table.lines().nth(1).is_some_and(|line| line.contains("✓ 1/1")), "{table}");
+
+    for size in [SMALL, LARGE] {
+        let mut terminal = host.terminal(size, &[], &COMMAND);
+        terminal.shows(&["5 Services"]);
+        terminal.keys("5");
+        terminal.line(&["SERVICE", "PORT", "OPEN"]);
+        terminal.line(&["default/web", "80/tcp"]);
+        terminal.shows(&["[5 Services]", "1 row, by PKT/S ▼", "default/b:80; connections: 1 open"]);
+        terminal.keys("\r");
+        terminal.line(&["backends", "default/b:80"]);
+        terminal.line(&["published", "10.96.0.10:80"]);
+        terminal.keys("q");
+        assert!(terminal.ends_and_restores().success());
+    }
+    // the tab to begin with
+    let mut terminal = host.terminal(SMALL, &[], &[&COMMAND[..], &["--tab", "services"]].concat());
+    terminal.shows(&["[5 Services]", "default/web"]);
+    terminal.keys("q");
+    assert!(terminal.ends_and_restores().success());
+}
+
+#[test]
+fn once_prints_every_tab() {
+    let scene = scene();
+    let _server = scene.b.serve_tcp(80);
+    talk(&scene);
+    let endpoints = once(&scene.host, &["--tab", "endpoints"]);
+    let sums = endpoints.iter().find(|row| row["name"] == "b").expect("b");
+    assert_eq!((&sums["allowed"]["connections"], &sums["denied"]["connections"]), (&1.into(), &1.into()), "{sums:#}");
+    let rules = once(&scene.host, &["--tab", "rules"]);
+    assert!(rules.iter().any(|row| row["verdict"] == "denied" && row["rule"]["index"].is_null()), "{rules:#?}");
+    let drops = once(&scene.host, &["--tab", "drops"]);
+    assert_eq!((&drops[0]["reason"], &drops[0]["direction"]), (&"policy-ingress".into(), &"egress".into()));
+    assert!(once(&scene.host, &["--tab", "services"]).is_empty());
+}
+
+#[test]
+fn what_audited_policies_would_drop_is_marked() {
+    let scene = Scene::bridged();
+    let Scene { host, a, b, .. } = &scene;
+    let audited =
+        ingress("b", &[]).replacen("metadata: {", "metadata: {annotations: {netpol.dev/audit: \"true\"}, ", 1);
+    host.load(&scene.all(), &[audited]);
+    let _server = b.serve_tcp(80);
+    check(&[(a, Tcp(b.at(Family::V4, 80)), Answered)]);
+    let mut terminal = host.terminal(SMALL, &[], &[&COMMAND[..], &["--filter", "verdict:would-drop"]].concat());
+    terminal.line(&["! audited", "default/a", "default/b:80", "default/b-ingress"]);
+    terminal.shows(&["it passes, and would be denied"]);
+    terminal.keys("3");
+    terminal.line(&["! audited", "ingress: default deny"]);
+    terminal.keys("4");
+    terminal.line(&["! policy-ingress", "egress"]);
+    terminal.keys("q");
+    assert!(terminal.ends_and_restores().success());
+}

@@ -56,6 +56,27 @@ impl Denial {
     }
 }
 
+/// Which policies are asked: [`AddressFlags`] of the endpoints that they are about.
+#[derive(Clone, Copy)]
+pub(super) struct View {
+    egress: AddressFlags,
+    ingress: AddressFlags,
+    audited: bool,
+}
+
+impl View {
+    pub(super) const ENFORCED: Self =
+        Self { egress: AddressFlags::ISOLATED_EGRESS, ingress: AddressFlags::ISOLATED_INGRESS, audited: false };
+    /// Those that are enforced and those that are audited, together.
+    pub(super) const AUDITED: Self =
+        Self { egress: AddressFlags::AUDIT_EGRESS, ingress: AddressFlags::AUDIT_INGRESS, audited: true };
+
+    #[inline(always)]
+    const fn of(self, subject: Subject) -> Subject {
+        if self.audited { subject.audited() } else { subject }
+    }
+}
+
 /// Asks the policies of both ends about the connection's original direction; where that is unclear,
 /// both directions must be allowed.
 #[inline(always)]
@@ -63,6 +84,7 @@ pub(super) fn judge<A: Address, K: Kernel<A>>(
     kernel: &K,
     desk: &Desk<A>,
     orientation: Orientation,
+    view: View,
 ) -> Result<Rules, Denial> {
     let Desk { packet, source, destination, .. } = desk;
     // an endpoint speaks to itself when it is a backend of the service that it asks
@@ -80,7 +102,7 @@ pub(super) fn judge<A: Address, K: Kernel<A>>(
         Orientation::Unclear => (destination, source, reply, true),
     };
     loop {
-        let rules = judge_direction(kernel, packet.settings, (from, to), asked)?;
+        let rules = judge_direction(kernel, (packet.settings, view), (from, to), asked)?;
         if !again {
             return Ok(rules);
         }
@@ -105,18 +127,18 @@ pub(super) fn probe(protocol: Protocol, source: PortBe, destination: PortBe) -> 
 #[inline(always)]
 pub(super) fn judge_direction<K: PolicyTables>(
     kernel: &K,
-    settings: Settings,
+    (settings, view): (Settings, View),
     (from, to): (&End, &End),
     probe: Probe,
 ) -> Result<Rules, Denial> {
     let mut rules = Rules::NONE;
-    if from.is_local() && from.flags.has(AddressFlags::ISOLATED_EGRESS) {
-        let ruling = kernel.verdict(Subject::egress(from.identity), to.identity, probe);
+    if from.is_local() && from.flags.has(view.egress) {
+        let ruling = kernel.verdict(view.of(Subject::egress(from.identity)), to.identity, probe);
         rules.egress = allowed(ruling, Drop::PolicyEgress)?;
     }
     let trusted = from.flags.has(AddressFlags::HOST) && !settings.has(Settings::POLICE_HOST);
-    if to.is_local() && to.flags.has(AddressFlags::ISOLATED_INGRESS) && !trusted {
-        let ruling = kernel.verdict(Subject::ingress(to.identity), from.identity, probe);
+    if to.is_local() && to.flags.has(view.ingress) && !trusted {
+        let ruling = kernel.verdict(view.of(Subject::ingress(to.identity)), from.identity, probe);
         rules.ingress = allowed(ruling, Drop::PolicyIngress)?;
     }
     Ok(rules)

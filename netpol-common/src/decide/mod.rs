@@ -5,6 +5,7 @@
 //! what does a service make of it?                 translate
 //! which of them opened the connection?            opening
 //! what does the present policy say to that?       judge
+//! and what would audited policies say?            audit
 //! remember it, for both directions                remember
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! State never widens policy: whatever is remembered repeats what the present policy says about the
 //! connection's original direction.
 
+mod audit;
 mod dhcp;
 mod ends;
 mod judge;
@@ -34,6 +36,7 @@ use crate::{
 };
 
 pub use self::{
+    audit::audit,
     ends::find,
     related::{decide_icmp_error, decide_uplink_error},
     uplink::{decide_uplink, identify_uplink, settle_uplink},
@@ -42,7 +45,7 @@ pub use self::{
 use self::{
     dhcp::dhcp,
     ends::{End, ends, other_place, receiver},
-    judge::Rules,
+    judge::{Rules, View},
     opening::{Orientation, may_open, opens, orientation, recall},
     remember::{Judged, delivery, remember},
     translate::{Translated, answers_are_translated, claim, clashes},
@@ -95,6 +98,8 @@ pub enum Action {
     Translated,
     /// On with [`resolve`].
     Resolve,
+    /// On with [`audit`].
+    Audit,
 }
 
 impl Action {
@@ -114,6 +119,7 @@ impl Action {
             9 => Self::Settle,
             10 => Self::Translated,
             11 => Self::Resolve,
+            12 => Self::Audit,
             _ => return None,
         })
     }
@@ -209,6 +215,19 @@ impl<A: Address> Desk<A> {
         (self.destination.ifindex, self.destination.mac)
     }
 
+    /// An audited policy is about one of the ends.
+    #[inline(always)]
+    fn is_audited(&self) -> bool {
+        const EITHER: u16 = AddressFlags::AUDIT_EGRESS.0 | AddressFlags::AUDIT_INGRESS.0;
+        (self.source.flags.0 | self.destination.flags.0) & EITHER != 0
+    }
+
+    /// What follows when nobody has said no.
+    #[inline(always)]
+    fn after_judge(&self) -> Action {
+        if self.translated == Translated::New as u32 { Action::Claim } else { Action::Settle }
+    }
+
     /// A packet of a connection that was not there, whose answers somebody's translation could take for its own. (An
     /// entry of the other direction may be that translation's.)
     #[inline(always)]
@@ -232,6 +251,9 @@ pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
     }
     if action == Action::Judge {
         action = judge(kernel, desk)?;
+    }
+    if action == Action::Audit {
+        action = audit(kernel, desk)?;
     }
     if action == Action::Claim {
         claim(kernel, desk)?;
@@ -283,7 +305,7 @@ pub fn resolve<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resu
 }
 
 /// The second: who opened the connection, and whether the policies of both ends allow it. [`Action::Settle`], or
-/// [`Action::Claim`] before that.
+/// [`Action::Claim`] before that; where audited policies are about one of the ends, [`Action::Audit`] before both.
 ///
 /// # Errors
 ///
@@ -293,7 +315,7 @@ pub fn judge<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
     let translated = Translated::from_code(desk.translated).unwrap_or(Translated::No);
     recall(kernel, desk, translated);
     let orientation = orientation(desk, translated);
-    match judge::judge(kernel, desk, orientation) {
+    match judge::judge(kernel, desk, orientation, View::ENFORCED) {
         Ok(rules) => desk.rules = rules,
         Err(denial) => {
             // what the tables should have known and did not is no verdict to repeat
@@ -316,11 +338,10 @@ pub fn judge<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
     if is_new && !may_open(kernel, &desk.packet) {
         return Err(Drop::Rate);
     }
-    match translated {
-        Translated::New => Ok(Action::Claim),
-        Translated::No if desk.may_clash() && clashes(kernel, desk) => Err(Drop::Translation),
-        _ => Ok(Action::Settle),
+    if translated == Translated::No && desk.may_clash() && clashes(kernel, desk) {
+        return Err(Drop::Translation);
     }
+    Ok(if desk.is_audited() { Action::Audit } else { desk.after_judge() })
 }
 
 /// The last: how packets are delivered, and what is remembered of both directions. [`Action::Remembered`] or
@@ -356,15 +377,21 @@ fn translated<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zo
 /// Whether the slow path must look at a packet that an entry speaks for.
 #[inline(always)]
 pub fn is_due<A: Address>(entry: &FlowValue<A>, now: Ticks, tcp_flags: u8) -> bool {
+    // a translation must learn that its connection was answered (nothing passed yet), begins anew, and ends
+    let told = tcp_flags & (tcp::SYN | !entry.tcp_flags & (tcp::FIN | tcp::RST)) != 0;
+    let tells = entry.word.flags().has(FlowFlags::TRANSLATED) && (entry.packets == 0 || told);
+    tells || is_plain_due(entry, now, tcp_flags)
+}
+
+/// The same of what is not translated.
+#[inline(always)]
+pub fn is_plain_due<A: Address>(entry: &FlowValue<A>, now: Ticks, tcp_flags: u8) -> bool {
     // a plain SYN from the replying side opens a new connection, and tells who opened where that was unclear
     let flags = entry.word.flags();
     let reopens = opens(tcp_flags) && (flags.has(FlowFlags::REPLY) || flags.has(FlowFlags::UNCLEAR));
     // the ports of a connection that has ended are used again
     let renews = tcp_flags & tcp::SYN != 0 && entry.tcp_flags & (tcp::FIN | tcp::RST) != 0;
-    // a translation must learn that its connection was answered (nothing passed yet), begins anew, and ends
-    let told = tcp_flags & (tcp::SYN | !entry.tcp_flags & (tcp::FIN | tcp::RST)) != 0;
-    let tells = flags.has(FlowFlags::TRANSLATED) && (entry.packets == 0 || told);
-    reopens || renews || tells || now.since(entry.judged) > REFRESH
+    reopens || renews || now.since(entry.judged) > REFRESH
 }
 
 /// Whether a denial that was remembered in this generation still speaks for a packet of its key.

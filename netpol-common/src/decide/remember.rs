@@ -79,13 +79,17 @@ pub(super) struct Judged {
 
 /// Which flags an entry must have as they are.
 const TELLING: FlowFlags =
-    FlowFlags::REPLY.with(FlowFlags::UNCLEAR).with(FlowFlags::TRANSLATED).with(FlowFlags::UNVOUCHED);
+    FlowFlags::REPLY.with(FlowFlags::UNCLEAR).with(FlowFlags::TRANSLATED).with(FlowFlags::UNVOUCHED).with(AUDIT);
+
+/// What audited policies would say: of both directions the same.
+const AUDIT: FlowFlags = FlowFlags::AUDITED.with(FlowFlags::EGRESS_DENIED).with(FlowFlags::COUNTED);
 
 impl Judged {
     /// `flags`: how packets are delivered, in either direction.
     #[inline(always)]
     pub(super) fn new<A: Address>(desk: &Desk<A>, flags: FlowFlags) -> Self {
         let is_reply = desk.flags.has(FlowFlags::REPLY);
+        let flags = FlowFlags(flags.0 | desk.flags.0 & AUDIT.0);
         let flags = if desk.flags.has(FlowFlags::UNCLEAR) { flags.with(FlowFlags::UNCLEAR) } else { flags };
         let (own, other) = if desk.is_rewritten() { legs(desk, flags) } else { (FlowFlags::NONE, FlowFlags::NONE) };
         let (own, other) =

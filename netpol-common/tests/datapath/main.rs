@@ -6,11 +6,13 @@
 //! | `ends` | who may speak, and who may be spoken to |
 //! | `opening` | who opened a connection |
 //! | `memory` | what is remembered, and for how long |
+//! | `audit` | what audited policies would stop |
 //! | `nat` | what is translated, and back |
 //! | `sockets` | services for the host's own sockets |
 //! | `links` | DHCP, ARP, neighbour discovery, what has no flow |
 //! | `parsing` | frames, whole and broken |
 
+mod audit;
 mod ends;
 mod lab;
 mod links;

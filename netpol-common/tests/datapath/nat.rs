@@ -3,6 +3,6 @@
 mod errors;
 mod expiry;
 mod pairs;
-mod play;
+pub mod play;
 mod services;
 mod uplinks;

@@ -32,6 +32,8 @@ pub struct Flows {
 enum Wanted {
     Allowed,
     Denied,
+    /// Allowed, and audited policies would deny it.
+    WouldDrop,
 }
 
 /// Records, each of which becomes a flow when it is written: there may be a million.
@@ -61,6 +63,7 @@ impl Flows {
             None => true,
             Some(Wanted::Allowed) => record.denied.is_none(),
             Some(Wanted::Denied) => record.denied.is_some(),
+            Some(Wanted::WouldDrop) => record.audited.is_some(),
         };
         verdict && self.filter.as_ref().is_none_or(|filter| filter.matches(&flow()))
     }
@@ -78,7 +81,8 @@ impl Flows {
         let header = ["VERDICT", "FROM", "TO", "PROTOCOL", "PACKETS", "BYTES", "RULE"];
         let shown = listing.flows().filter(|flow| self.all || (flow.current && !flow.is_reply));
         let cells = shown.map(|flow| {
-            let verdict = flow.drop_reason.unwrap_or(flow.verdict);
+            let allowed = if flow.would_drop.is_some() { "would-drop" } else { flow.verdict };
+            let verdict = flow.drop_reason.unwrap_or(allowed);
             [
                 verdict.to_owned(),
                 flow.source.describe(),
@@ -86,7 +90,7 @@ impl Flows {
                 flow.protocol.to_string(),
                 flow.packets.to_string(),
                 flow.bytes.to_string(),
-                flow.explanation.to_string(),
+                flow.audit_explanation.unwrap_or(flow.explanation).to_string(),
             ]
         });
         output::table(header, cells)

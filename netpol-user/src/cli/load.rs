@@ -93,6 +93,7 @@ struct Json<'a> {
     pending: &'a [Pending],
     warnings: Vec<Line<'a>>,
     uplinks: &'a [String],
+    closed_sockets: usize,
     timings: Milliseconds,
 }
 
@@ -158,6 +159,7 @@ impl Load {
             pending,
             warnings,
             uplinks,
+            closed_sockets,
             timings,
         } = report;
         let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
@@ -175,6 +177,7 @@ impl Load {
             pending,
             warnings: warnings.iter().map(Line::from).collect(),
             uplinks,
+            closed_sockets: *closed_sockets,
             timings: Milliseconds {
                 read_ms: ms(read),
                 discover_ms: ms(discover),
@@ -204,13 +207,21 @@ impl Load {
             counted(*identities, "identity", "identities"),
         )];
         if self.audit {
-            lines.push("nothing is stopped: `netpol diff --audit` says what would be".to_owned());
+            lines.push(
+                "nothing is stopped: `netpol diff --audit` says what would be, `netpol flows --verdict would-drop` what \
+                 would have been"
+                    .to_owned(),
+            );
         }
         if !attached.is_empty() {
             lines.push(format!("attached to {}", attached.join(" ")));
         }
         if *detached > 0 {
             lines.push(format!("detached from {}", counted(*detached, "interface", "interfaces")));
+        }
+        if report.closed_sockets > 0 {
+            let closed = counted(report.closed_sockets, "socket", "sockets");
+            lines.push(format!("closed {closed} of the host's own that were connected with former backends"));
         }
         match (translates, &report.uplinks[..]) {
             (true, []) => lines.push("no uplink: nothing is masqueraded; name one by --uplink".to_owned()),

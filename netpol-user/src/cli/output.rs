@@ -61,11 +61,16 @@ impl Drop for Progress {
 }
 
 /// A table without lines, in the style of `kubectl get` and `docker ps`.
-pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+pub fn table<const N: usize>(header: [&str; N], cells: impl IntoIterator<Item = [String; N]>) -> String {
+    rows(header.to_vec(), cells.into_iter().map(Vec::from))
+}
+
+/// The same, where the number of columns is not known beforehand.
+pub fn rows(header: Vec<&str>, rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
     for row in rows {
-        table.add_row(row.map(|cell| escape(&cell)));
+        table.add_row(row.iter().map(|cell| escape(cell)));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

@@ -1,15 +1,20 @@
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use anyhow::Result;
 use clap::Args;
 
 use super::{Instance, Outcome, OutputArgs, output};
 use crate::{
-    datapath::Datapath,
-    state::{Backend, Place, Service},
+    datapath::{self, Datapath},
+    observe::{ServiceRow, census::Census},
+    sockets::{self, Connected},
 };
 
-/// List services: where each is published, and who answers.
+/// List services: where each is published, who answers, and what is remembered of its connections.
+///
+/// Connections are those that are translated: open, unanswered (only the client has spoken) and closing. Packets and
+/// bytes are those of the flows that the kernel remembers. The host's own sockets are led to a backend before there is a
+/// packet: they are counted by themselves, and what they exchange is not.
 #[derive(Args)]
 pub struct Services {
     #[command(flatten)]
@@ -19,45 +24,50 @@ pub struct Services {
 impl Services {
     pub fn run(&self, instance: &Instance) -> Result<Outcome> {
         let instance = instance.open();
-        let names = instance.names(&Datapath::open(&instance.pins)?)?;
-        output::print(self.output.output, &names.services, |services| table(services))?;
+        let datapath = Datapath::open(&instance.pins)?;
+        let names = instance.names(&datapath)?;
+        let mut census = Census::of(&names);
+        if !census.is_empty() {
+            datapath.each_pair(|pair| census.pair(&pair))?;
+            datapath.each_record(|record| census.record(&record))?;
+            host(&datapath, &mut census)?;
+        }
+        let uses = census.finish();
+        let rows: Vec<_> =
+            names.services.iter().zip(&uses).map(|(service, seen)| ServiceRow::new(service, seen)).collect();
+        output::print(self.output.output, &rows, |rows| table(rows))?;
         Ok(Outcome::Done)
     }
 }
 
-fn table(services: &[Service]) -> String {
-    let header = ["SERVICE", "PORT", "PUBLISHED", "BACKENDS", "AFFINITY"];
-    let cells = services.iter().map(|service| {
-        let Service { namespace, name, port_name, port, protocol, affinity, addresses, backends } = service;
-        let number = format!("{port}/{}", protocol.to_lowercase());
+/// The host's own sockets that were led to a backend, and are connected with it now.
+fn host(datapath: &Datapath, census: &mut Census) -> Result<(), datapath::Error> {
+    let mut led = HashMap::new();
+    datapath.each_asked(|asked| {
+        let datapath::Asked { cookie, protocol, backend, backend_port, .. } = asked;
+        led.insert(Connected { cookie, protocol, peer: backend, peer_port: backend_port }, asked);
+    })?;
+    let mut connected = Vec::new();
+    if led.is_empty() || sockets::each(|socket| connected.extend(led.get(socket))).is_ok() {
+        census.looks_at_host();
+        connected.iter().for_each(|asked| census.socket(asked));
+    }
+    Ok(())
+}
+
+fn table(rows: &[ServiceRow<'_>]) -> String {
+    let header = ["SERVICE", "PORT", "PUBLISHED", "BACKENDS", "CONNECTIONS", "PACKETS", "BYTES", "AFFINITY"];
+    let cells = rows.iter().map(|row| {
         [
-            format!("{namespace}/{name}"),
-            port_name.as_ref().map_or(number.clone(), |port_name| format!("{port_name} {number}")),
-            list(addresses.iter().map(|Place { address, port }| endpoint(&address.to_string(), *port))),
-            list(backends.iter().map(backend)),
-            affinity.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds}s")),
+            row.name(),
+            row.port(),
+            row.published(),
+            row.answerers(),
+            row.connected(),
+            (row.packets + row.reply_packets).to_string(),
+            (row.bytes + row.reply_bytes).to_string(),
+            row.affinity.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds}s")),
         ]
     });
     output::table(header, cells)
-}
-
-/// Who it is, and its state where it gets no packets.
-fn backend(Backend { endpoint, address, port, weight, state }: &Backend) -> String {
-    let unnamed = || address.map_or_else(String::new, |address| address.to_string());
-    let who = self::endpoint(&endpoint.clone().unwrap_or_else(unnamed), *port);
-    let weight = if *weight == 1 { String::new() } else { format!("*{weight}") };
-    let state = if state.answers() { String::new() } else { format!(" ({})", state.as_str()) };
-    format!("{who}{weight}{state}")
-}
-
-fn endpoint(who: &str, port: u16) -> String {
-    // only addresses of IPv6 have two colons
-    if who.matches(':').count() > 1 { format!("[{who}]:{port}") } else { format!("{who}:{port}") }
-}
-
-/// What comes twice (an endpoint, by its addresses of both families) is said once.
-fn list(items: impl Iterator<Item = String>) -> String {
-    let mut seen = HashSet::new();
-    let items: Vec<_> = items.filter(|item| seen.insert(item.clone())).collect();
-    if items.is_empty() { "-".to_owned() } else { items.join(",") }
 }

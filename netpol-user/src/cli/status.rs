@@ -2,7 +2,10 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{Instance, Outcome, OutputArgs, output};
-use crate::{observe::Condition, privileges};
+use crate::{
+    observe::{Condition, condition::Row},
+    privileges,
+};
 
 /// Say whether the policy is enforced, and what is not. Exits with 1 if it is not enforced.
 ///
@@ -54,12 +57,15 @@ fn text(report: &Condition) -> String {
     section("pending endpoints", pending.collect());
     section("unprotected interfaces", report.unprotected.clone());
     section("through the host's stack", report.stack.iter().map(|s| format!("{}: {}", s.endpoint, s.reason)).collect());
-    let counters = report.counters.iter().map(|c| {
+    section("packets", counted(&report.counters));
+    section("packets that passed, and audited policies would have dropped", counted(&report.would_drop));
+    text
+}
+
+fn counted(rows: &[Row]) -> Vec<String> {
+    let cells = rows.iter().map(|c| {
         [c.direction.to_owned(), c.verdict.to_owned(), c.reason.to_owned(), c.packets.to_string(), c.bytes.to_string()]
     });
-    let table = output::table(["DIRECTION", "VERDICT", "REASON", "PACKETS", "BYTES"], counters);
-    if !report.counters.is_empty() {
-        section("packets", table.lines().map(ToOwned::to_owned).collect());
-    }
-    text
+    let table = output::table(["DIRECTION", "VERDICT", "REASON", "PACKETS", "BYTES"], cells);
+    if rows.is_empty() { Vec::new() } else { table.lines().map(ToOwned::to_owned).collect() }
 }

@@ -17,12 +17,12 @@ pub(super) fn fill(
     snapshot: &mut Snapshot,
     found: &Found<'_>,
     identities: &Identities<'_>,
-    isolated: &[Bits; 2],
+    marks: &Marks,
 ) -> Result<(), CompileError> {
     let networks = found.networks()?;
     let mut values = BTreeMap::new();
     for (workload, address) in found.addresses() {
-        let flags = flags(workload, isolated).with(masquerade(found.world, address));
+        let flags = flags(workload, marks).with(masquerade(found.world, address));
         let identity = identities.endpoints.get(&(workload.endpoint, address)).copied().unwrap_or(Identity::WORLD);
         let Workload { ifindex, segment, mac, .. } = *workload;
         let network = networks.of(workload, address);
@@ -61,7 +61,7 @@ pub(super) fn fill(
             segment,
             mac: mac.into(),
             host_mac: host_mac.into(),
-            flags: flags(workload, isolated),
+            flags: flags(workload, marks),
             reserved: 0,
             identity4: identity(true),
             identity6: identity(false),
@@ -71,6 +71,12 @@ pub(super) fn fill(
     snapshot.hooks = found.workloads.iter().map(hook).collect();
     snapshot.hooks.sort_unstable_by_key(|(ifindex, _)| *ifindex);
     Ok(())
+}
+
+/// Whom policies are about, by direction, egress first.
+pub(super) struct Marks {
+    pub isolated: [Bits; 2],
+    pub audited: [Bits; 2],
 }
 
 /// What is on this machine.
@@ -168,10 +174,13 @@ pub(super) fn pools(snapshot: &mut Snapshot, world: &World) {
     snapshot.pools6.dedup();
 }
 
-fn flags(workload: &Workload, [egress, ingress]: &[Bits; 2]) -> AddressFlags {
+fn flags(workload: &Workload, marks: &Marks) -> AddressFlags {
+    let Marks { isolated: [egress, ingress], audited: [audit_egress, audit_ingress] } = marks;
     let flags = [
         (AddressFlags::ISOLATED_EGRESS, egress.contains(workload.endpoint)),
         (AddressFlags::ISOLATED_INGRESS, ingress.contains(workload.endpoint)),
+        (AddressFlags::AUDIT_EGRESS, audit_egress.contains(workload.endpoint)),
+        (AddressFlags::AUDIT_INGRESS, audit_ingress.contains(workload.endpoint)),
         (AddressFlags::PORT_ISOLATED, workload.port_isolated),
         (AddressFlags::ROUTED, workload.routed),
     ];

@@ -130,13 +130,25 @@ impl<'w> Identities<'w> {
     /// By direction ([`Direction::Egress`](crate::model::Direction) first): the endpoints that some
     /// policy is about, with an address or without.
     pub fn isolated(&self, book: &Book<'_>, world: &World) -> [Bits; 2] {
+        match world.profile {
+            Profile::Deny => std::array::from_fn(|_| Bits::all(world.endpoints.len() + world.sets.len())),
+            Profile::Allow => self.chosen(book, world, false),
+        }
+    }
+
+    /// The same of audited policies alone.
+    pub fn audited(&self, book: &Book<'_>, world: &World) -> [Bits; 2] {
+        self.chosen(book, world, true)
+    }
+
+    fn chosen(&self, book: &Book<'_>, world: &World, audit: bool) -> [Bits; 2] {
         let objects = world.endpoints.len() + world.sets.len();
-        std::array::from_fn(|direction| match world.profile {
-            Profile::Deny => Bits::all(objects),
-            Profile::Allow => book.tiers[direction].iter().flatten().fold(Bits::none(objects), |mut bits, policy| {
+        std::array::from_fn(|direction| {
+            let policies = book.tiers[direction].iter().flatten().filter(|policy| policy.audit == audit);
+            policies.fold(Bits::none(objects), |mut bits, policy| {
                 bits.union(&self.selected[policy.subject]);
                 bits
-            }),
+            })
         })
     }
 

@@ -3,7 +3,7 @@
 //!
 //! | module | one idea |
 //! |---|---|
-//! | `rules` | what is enforced, in order, numbered |
+//! | `rules` | what is enforced or audited, in order, numbered |
 //! | `select` | whom a selector chooses |
 //! | `identity` | who looks the same to all rules shares a number |
 //! | `shape` | what one rule says about one protocol: rectangles of ports |
@@ -41,7 +41,11 @@ use netpol_common::{
     wire::{Addr4, Addr6, Mac, Protocol},
 };
 
-use self::{addresses::Found, identity::Identities, rules::Book};
+use self::{
+    addresses::{Found, Marks},
+    identity::Identities,
+    rules::Book,
+};
 use crate::model::{Direction, ObjectName, Origin, PolicyKind, Weight, World};
 
 /// Compiles what `world` says for the endpoints that run. `host` has the host's own addresses.
@@ -53,9 +57,9 @@ pub fn compile(world: &World, workloads: &[Workload], host: &[IpAddr]) -> Result
     let identities = Identities::new(world, workloads, &book);
     let mut snapshot = Snapshot::default();
     pairs::fill(&mut snapshot, &book, &identities, world.profile)?;
-    let isolated = identities.isolated(&book, world);
+    let marks = Marks { isolated: identities.isolated(&book, world), audited: identities.audited(&book, world) };
     let found = Found { world, workloads, host };
-    addresses::fill(&mut snapshot, &found, &identities, &isolated)?;
+    addresses::fill(&mut snapshot, &found, &identities, &marks)?;
     addresses::pools(&mut snapshot, world);
     services::fill(&mut snapshot, &found)?;
     let Identities { names, networks4, networks6, .. } = identities;

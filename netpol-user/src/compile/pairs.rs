@@ -4,6 +4,9 @@
 //! address ([`Identity::WORLD`]) is the measure: its table is the subject's table for
 //! [`Identity::ANY`], and only peers for whom some rule turns out otherwise than for it are looked
 //! at, one time for each different set of such rules.
+//!
+//! A subject that audited policies are about has a second set of pairs, under a number of its own: what would hold
+//! if they were enforced, too.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -48,9 +51,11 @@ pub(super) fn fill(
     let deviants = deviants.collect();
     let mut pairs = Vec::new();
     let mut shelf = Shelf::default();
-    for (index, direction) in [Direction::Egress, Direction::Ingress].into_iter().enumerate() {
-        let mut side = Side { book, identities, direction, profile, deviants: &deviants, shelf: &mut shelf };
-        side.fill(index, &mut pairs)?;
+    for view in [View::Enforced, View::Audited] {
+        for (index, direction) in [Direction::Egress, Direction::Ingress].into_iter().enumerate() {
+            let mut side = Side { book, identities, direction, view, profile, deviants: &deviants, shelf: &mut shelf };
+            side.fill(index, &mut pairs)?;
+        }
     }
     pairs.sort_unstable_by_key(|(key, _): &(PairKey, PairValue)| (key.subject.0, key.peer.0));
     snapshot.pairs = pairs;
@@ -72,6 +77,8 @@ struct Plan {
     /// The subject's named ports.
     ports: usize,
     version: Option<IpVersion>,
+    /// Some audited policy is among those.
+    audited: bool,
 }
 
 /// One plan's result.
@@ -81,11 +88,20 @@ struct Answers {
     peers: Vec<(usize, PairValue)>,
 }
 
+/// Which policies have a say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum View {
+    Enforced,
+    /// All of them, where one that is audited is about the subject.
+    Audited,
+}
+
 /// One direction.
 struct Side<'a, 'w> {
     book: &'a Book<'w>,
     identities: &'a Identities<'w>,
     direction: Direction,
+    view: View,
     profile: Ruling,
     /// By condition: the identities for whom it holds otherwise than for the world.
     deviants: &'a Vec<Vec<usize>>,
@@ -96,8 +112,12 @@ impl Side<'_, '_> {
     fn fill(&mut self, direction: usize, pairs: &mut Vec<(PairKey, PairValue)>) -> Result<(), CompileError> {
         let mut known: HashMap<Plan, Rc<Answers>> = HashMap::new();
         for (index, plan) in self.plans(direction).into_iter().enumerate() {
-            // Open to all: no pair says so.
-            if plan.stages.is_empty() && self.profile.is_allowed() {
+            let is_asked = match self.view {
+                // Open to all: no pair says so.
+                View::Enforced => !plan.stages.is_empty() || !self.profile.is_allowed(),
+                View::Audited => plan.audited,
+            };
+            if !is_asked {
                 continue;
             }
             let answers = match known.get(&plan) {
@@ -113,6 +133,7 @@ impl Side<'_, '_> {
                 Direction::Egress => Subject::egress(identity),
                 Direction::Ingress => Subject::ingress(identity),
             };
+            let subject = if self.view == View::Audited { subject.audited() } else { subject };
             pairs.push((PairKey { subject, peer: Identity::ANY }, answers.any));
             let peers = answers.peers.iter();
             pairs.extend(peers.map(|&(peer, value)| (PairKey { subject, peer: Identities::numbered(peer) }, value)));
@@ -126,13 +147,14 @@ impl Side<'_, '_> {
     /// By identity. Those of outside addresses are nobody's subject and stay empty.
     fn plans(&self, direction: usize) -> Vec<Plan> {
         let Identities { subjects, versions, ports, .. } = self.identities;
-        let plan = |(&ports, &version)| Plan { stages: Vec::new(), ports, version };
+        let plan = |(&ports, &version)| Plan { stages: Vec::new(), ports, version, audited: false };
         let mut plans: Vec<_> = ports.iter().zip(versions).map(plan).collect();
         for policies in &self.book.tiers[direction] {
             let mut open = vec![false; plans.len()];
-            for policy in policies {
+            for policy in policies.iter().filter(|policy| self.view == View::Audited || !policy.audit) {
                 for identity in subjects[policy.subject].iter() {
                     let plan = &mut plans[identity];
+                    plan.audited |= policy.audit;
                     if !open[identity] {
                         open[identity] = true;
                         plan.stages.push((Vec::new(), policy.end));

@@ -1,5 +1,5 @@
-//! The enforced rules in the order in which they are asked, each with its number: what audit and
-//! log say is gone, selectors and CIDRs have become numbered [`Condition`]s.
+//! The rules in the order in which they are asked, each with its number: what log says is gone, selectors and
+//! CIDRs have become numbered [`Condition`]s. Audited policies are among the others, each in its place.
 
 use ipnet::IpNet;
 use netpol_common::tables::{RuleId, Ruling};
@@ -52,11 +52,13 @@ pub(super) struct PolicyEntry {
     pub subject: usize,
     /// Into [`Book::rules`].
     pub rules: std::ops::Range<usize>,
+    /// It has no say in what is enforced.
+    pub audit: bool,
     /// What the end of the tier says if this is the first policy that isolates. `None`: pass.
     pub end: Option<Ruling>,
 }
 
-/// Everything that is enforced.
+/// Everything that is enforced or audited.
 #[derive(Default)]
 pub(super) struct Book<'w> {
     pub rules: Vec<RuleEntry<'w>>,
@@ -76,8 +78,7 @@ impl<'w> Book<'w> {
         let mut book = Self::default();
         for tier in &world.tiers {
             for (index, direction) in [Direction::Egress, Direction::Ingress].into_iter().enumerate() {
-                let enforced = tier.policies.iter().filter(|policy| !policy.audit);
-                let entries = enforced.filter_map(|policy| book.enter(policy, direction, tier.default));
+                let entries = tier.policies.iter().filter_map(|policy| book.enter(policy, direction, tier.default));
                 let entries = entries.collect();
                 book.tiers[index].push(entries);
             }
@@ -130,7 +131,7 @@ impl<'w> Book<'w> {
             self.asks_version |= rule.matches.version.is_some();
             self.rules.push(entry);
         }
-        Some(PolicyEntry { subject, rules: first..self.rules.len(), end })
+        Some(PolicyEntry { subject, rules: first..self.rules.len(), audit: policy.audit, end })
     }
 
     fn condition(&mut self, m: &'w EntityMatch, kind: PolicyKind) -> Option<usize> {

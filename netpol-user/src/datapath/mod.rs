@@ -13,13 +13,16 @@
 //! | `log` | what the classifiers log, in builds with that feature |
 //! | `slots` | the tables that a publication fills |
 //! | `publish` | a snapshot becomes the policy, with one write |
+//! | `asked` | what the host's own sockets asked for, read |
 //! | `batch`, `mapped` | many entries with one system call, very many without any |
 //! | `published` | what was published, read back |
 //! | `records` | flows, denials and counters, read |
+//! | `translations` | translated connections, read |
 //! | `usage` | how full the maps are |
 //! | `testrun` | frames of ours, without an interface |
 //! | `twin` | a second copy of the classifiers, to ask without being noticed |
 
+mod asked;
 mod batch;
 mod calls;
 mod links;
@@ -35,10 +38,12 @@ mod slots;
 mod sockets;
 mod testrun;
 mod twin;
+mod translations;
 mod usage;
 
 use std::{io, path::PathBuf};
 
+pub use asked::Asked;
 pub use links::{Hook, Position, Way, unload};
 pub use netpol_common::{
     drops::{Drop, Pass, Side},
@@ -48,10 +53,11 @@ pub use netpol_common::{
 pub use pins::Pins;
 pub use programs::{Datapath, Role};
 pub use published::Published;
-pub use records::{Counter, Record, Translated};
+pub use records::{Audited, Counter, Record, Translated};
 pub use sockets::control_group;
 pub use testrun::{Action, Arrival};
 pub use twin::{Client, Tried, Twin};
+pub use translations::Pair;
 pub use usage::Usage;
 
 /// What goes wrong between userspace and the kernel.

@@ -4,7 +4,7 @@ use std::{net::IpAddr, os::fd::AsFd as _, time::Duration};
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use netpol_common::{
-    drops::{Count, Drop, Pass, Side, Verdict, counter, verdict_code},
+    drops::{Count, Drop, Pass, Side, Verdict, audit_code, counter, verdict_code},
     flow::{FlowFlags, FlowKey, FlowValue, Generation, Ticks},
     tables::{IfIndex, RuleId},
     wire::{Addr4, Addr6, Address, PortBe, Protocol},
@@ -34,13 +34,23 @@ pub struct Record {
     pub bytes: u64,
     /// Since the last packet.
     pub idle: Duration,
+    /// [`RuleId::NONE`] also in the direction of `audited`: there is room for one.
     pub egress_rule: RuleId,
     pub ingress_rule: RuleId,
+    /// What passes, and audited policies would stop.
+    pub audited: Option<Audited>,
     pub tcp_flags: u8,
     /// The packet as it leaves the hook, where it is translated there; of a denial, as it would leave.
     pub translated: Option<Translated>,
     /// The number of the service's port, from 1; 0: no service.
     pub service: u32,
+}
+
+/// Why audited policies would stop it: [`Drop::PolicyEgress`] or [`Drop::PolicyIngress`], and the rule that would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Audited {
+    pub reason: Drop,
+    pub rule: RuleId,
 }
 
 /// Addresses and ports that a packet is given.
@@ -105,13 +115,24 @@ impl Datapath {
 
     /// The counters of all verdicts that occurred.
     pub fn counters(&self) -> Result<Vec<Counter>, Error> {
-        let map: PerCpuArray<MapData, Count> = self.pins.map("COUNTS")?.try_into().map_err(Error::map("COUNTS"))?;
         let passes = Pass::ALL.iter().map(|pass| Ok(*pass));
         let verdicts = passes.chain(Drop::ALL.iter().map(|drop| Err(*drop)));
+        self.counted(verdicts.map(|verdict| (verdict, verdict_code(verdict))))
+    }
+
+    /// What passed, and audited policies would have stopped, by the verdict that it would have had. These packets are among
+    /// [`Self::counters`], as what became of them.
+    pub fn would_drop(&self) -> Result<Vec<Counter>, Error> {
+        let reasons = [Drop::PolicyEgress, Drop::PolicyIngress];
+        self.counted(reasons.into_iter().map(|reason| (Err(reason), audit_code(reason))))
+    }
+
+    fn counted(&self, codes: impl Iterator<Item = (Verdict, u32)>) -> Result<Vec<Counter>, Error> {
+        let map: PerCpuArray<MapData, Count> = self.pins.map("COUNTS")?.try_into().map_err(Error::map("COUNTS"))?;
         let mut counters = Vec::new();
-        for verdict in verdicts {
+        for (verdict, code) in codes {
             for side in [Side::From, Side::To] {
-                let index = counter(side, verdict_code(verdict));
+                let index = counter(side, code);
                 let counts = map.get(&index, 0).map_err(Error::map("COUNTS"))?;
                 let (packets, bytes) = counts.iter().fold((0, 0), |(p, b), c| (p + c.packets, b + c.bytes));
                 if packets > 0 {
@@ -133,6 +154,12 @@ pub(super) fn now() -> Ticks {
 pub(super) fn record<A: Address>(key: &FlowKey<A>, value: &FlowValue<A>, (denials, now): (bool, Ticks)) -> Record {
     let flags = value.word.flags();
     let reason = if flags.has(FlowFlags::EGRESS_DENIED) { Drop::PolicyEgress } else { Drop::PolicyIngress };
+    let (egress_rule, ingress_rule) = (value.egress_rule.rule(), value.ingress_rule.rule());
+    let (egress_rule, ingress_rule, audited) = match (flags.has(FlowFlags::AUDITED), reason) {
+        (false, _) => (egress_rule, ingress_rule, None),
+        (true, Drop::PolicyEgress) => (RuleId::NONE, ingress_rule, Some(Audited { reason, rule: egress_rule })),
+        (true, _) => (egress_rule, RuleId::NONE, Some(Audited { reason, rule: ingress_rule })),
+    };
     let port = |port: PortBe| port.to_host();
     Record {
         interface: key.place.ifindex(),
@@ -149,8 +176,9 @@ pub(super) fn record<A: Address>(key: &FlowKey<A>, value: &FlowValue<A>, (denial
         packets: value.packets,
         bytes: value.bytes,
         idle: Duration::from_nanos(u64::from(now.since(value.seen)) << 20),
-        egress_rule: value.egress_rule.rule(),
-        ingress_rule: value.ingress_rule.rule(),
+        egress_rule,
+        ingress_rule,
+        audited,
         tcp_flags: value.tcp_flags,
         translated: (flags.has(FlowFlags::TRANSLATED) || denials && value.service != 0).then(|| Translated {
             source: value.rewrite.source.into(),

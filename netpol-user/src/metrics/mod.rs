@@ -31,6 +31,7 @@ pub struct Sample {
 #[derive(Debug)]
 struct Loaded {
     counters: Vec<Counter>,
+    would_drop: Vec<Counter>,
     usage: Vec<Usage>,
     published: Option<Publication>,
     rules: Vec<(Option<Rule>, Hits)>,
@@ -50,6 +51,7 @@ impl Sample {
         let rules = most(hits(&rows), |number| names.rule(number).cloned());
         let loaded = Loaded {
             counters: datapath.counters()?,
+            would_drop: datapath.would_drop()?,
             usage: datapath.usage(&records)?,
             published: names.published,
             rules,
@@ -61,8 +63,9 @@ impl Sample {
     pub fn text(&self) -> String {
         let mut text = Exposition::default();
         state(&mut text, &self.condition);
-        if let Some(Loaded { counters, usage, published, rules }) = &self.loaded {
+        if let Some(Loaded { counters, would_drop, usage, published, rules }) = &self.loaded {
             packets(&mut text, counters);
+            audited(&mut text, would_drop);
             maps(&mut text, usage);
             publication(&mut text, *published);
             by_rule(&mut text, rules);
@@ -138,6 +141,27 @@ fn packets(text: &mut Exposition, counters: &[Counter]) {
                     Err(drop) => ("dropped", drop.name()),
                 };
                 family.sample(&[("direction", direction), ("verdict", verdict), ("reason", reason)], counted);
+            }
+        }
+    }
+}
+
+/// These packets are in `netpol_packets_total`, too, as what became of them.
+fn audited(text: &mut Exposition, counters: &[Counter]) {
+    let families: Families<Counter, u64, 2> = [
+        (
+            "netpol_would_drop_packets_total",
+            "Packets that passed, and would have been dropped if audited policies were enforced.",
+            |c| c.packets,
+        ),
+        ("netpol_would_drop_bytes_total", "Bytes of their frames.", |c| c.bytes),
+    ];
+    for (name, help, value) in families {
+        let mut family = text.family(name, Kind::Counter, help);
+        for (side, direction) in [(Side::From, "egress"), (Side::To, "ingress")] {
+            for reason in [Drop::PolicyEgress, Drop::PolicyIngress] {
+                let counted = counters.iter().find(|c| (c.side, c.verdict) == (side, Err(reason))).map_or(0, value);
+                family.sample(&[("direction", direction), ("reason", reason.name())], counted);
             }
         }
     }

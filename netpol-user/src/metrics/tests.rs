@@ -82,6 +82,7 @@ fn exposed() -> Vec<String> {
     let nothing = enforce::Instance::new("/nonexistent/pins".as_ref(), "/nonexistent/state".as_ref());
     state(&mut text, &Sample::read(&nothing).unwrap().condition);
     packets(&mut text, &[]);
+    audited(&mut text, &[]);
     maps(&mut text, &[]);
     publication(&mut text, Some(Publication { at_ms: 0, took_us: 0 }));
     by_rule(&mut text, &[]);

@@ -40,6 +40,8 @@ pub struct Condition {
     /// Endpoints whose packets go through the host's stack, and why.
     pub stack: Vec<Stack>,
     pub counters: Vec<Row>,
+    /// Of those that passed, what audited policies would have dropped.
+    pub would_drop: Vec<Row>,
     /// Addresses of the host itself, where they could be found out.
     #[serde(skip)]
     pub host_addresses: Vec<IpAddr>,
@@ -119,6 +121,7 @@ impl Condition {
             unprotected: now.map(|now| unprotected(&names, &now.found)).unwrap_or_default(),
             stack: names.endpoints.iter().filter_map(stack).collect(),
             counters: datapath.counters()?.iter().map(row).collect(),
+            would_drop: datapath.would_drop()?.iter().map(|c| Row { verdict: "would-drop", ..row(c) }).collect(),
             pending,
         })
     }
@@ -139,6 +142,7 @@ impl Condition {
             unprotected: vec![],
             stack: vec![],
             counters: vec![],
+            would_drop: vec![],
             host_addresses: vec![],
         }
     }

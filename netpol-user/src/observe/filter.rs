@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use netpol_common::wire::Protocol;
 
 use super::flow::{Flow, Peer};
+use crate::state::Rule;
 
 /// The fields, for help and errors: name, what it takes.
 pub const FIELDS: &[(&str, &str)] = &[
@@ -16,7 +17,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("to", "the same, of who is spoken to"),
     ("port", "5432 or 8000-8099, of either end"),
     ("proto", "tcp, udp, icmp, icmpv6, sctp or a number"),
-    ("verdict", "allowed or denied"),
+    ("verdict", "allowed, denied, or would-drop: allowed, and audited policies would deny it"),
     ("rule", "a part of the rule's name or place, default-deny, or none"),
 ];
 
@@ -40,6 +41,7 @@ enum Test {
     Port(RangeInclusive<u16>),
     Protocol(Protocol),
     Denied(bool),
+    WouldDrop,
     DefaultDeny,
     NoPolicy,
     /// In lower case.
@@ -195,7 +197,8 @@ fn test(word: &Word) -> Result<Test, FilterError> {
         "verdict" => match value.to_lowercase().as_str() {
             "allowed" => Ok(Test::Denied(false)),
             "denied" => Ok(Test::Denied(true)),
-            _ => Err(error(format!("a verdict is allowed or denied, not `{value}`"))),
+            "would-drop" => Ok(Test::WouldDrop),
+            _ => Err(error(format!("a verdict is allowed, denied or would-drop, not `{value}`"))),
         },
         _ => Ok(match value.to_lowercase().as_str() {
             "default-deny" => Test::DefaultDeny,
@@ -264,12 +267,18 @@ impl Test {
             }
             Self::Protocol(protocol) => flow.protocol == *protocol,
             Self::Denied(denied) => (flow.verdict == "denied") == *denied,
-            Self::DefaultDeny => flow.rule.is_some_and(|rule| rule.index.is_none()),
-            Self::NoPolicy => flow.rule.is_none(),
-            Self::Rule(part) => flow.rule.is_some_and(|rule| rule.describe().to_lowercase().contains(part)),
+            Self::WouldDrop => flow.would_drop.is_some(),
+            Self::DefaultDeny => rules(flow).any(|rule| rule.index.is_none()),
+            Self::NoPolicy => rules(flow).next().is_none(),
+            Self::Rule(part) => rules(flow).any(|rule| rule.describe().to_lowercase().contains(part)),
             Self::Text(part) => everything(flow).to_lowercase().contains(part),
         }
     }
+}
+
+/// The rule that decided, and the one that would.
+fn rules<'a>(flow: &Flow<'a>) -> impl Iterator<Item = &'a Rule> + use<'a> {
+    flow.rule.into_iter().chain(flow.audit_rule)
 }
 
 /// What free text is searched in.
@@ -277,8 +286,9 @@ fn everything(flow: &Flow<'_>) -> String {
     let Flow { verdict, source, destination, protocol, explanation, interface, .. } = flow;
     let reason = flow.drop_reason.unwrap_or_default();
     let (from, to) = (source.describe(), destination.describe());
+    let would = flow.audit_explanation.map(|words| format!(" would-drop {words}")).unwrap_or_default();
     format!(
-        "{verdict} {reason} {from} {} {to} {} {protocol} {explanation} {interface}",
+        "{verdict} {reason} {from} {} {to} {} {protocol} {explanation} {interface}{would}",
         source.address, destination.address
     )
 }

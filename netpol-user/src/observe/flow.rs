@@ -36,11 +36,18 @@ pub struct Flow<'a> {
     pub is_reply: bool,
     /// The rule that decided; `null` where no policy had a say.
     pub rule: Option<&'a Rule>,
+    /// `null` also where an audited rule stands in its place: see `audit_rule`.
     pub egress_rule: Option<&'a Rule>,
     pub ingress_rule: Option<&'a Rule>,
     /// The rule in words, as every output says it.
     #[serde(serialize_with = "in_words")]
     pub explanation: Explanation<'a>,
+    /// It passes, and audited policies would drop it for this reason.
+    pub would_drop: Option<&'static str>,
+    /// The rule that would, and in words.
+    pub audit_rule: Option<&'a Rule>,
+    #[serde(serialize_with = "in_words_or_null")]
+    pub audit_explanation: Option<Explanation<'a>>,
     pub packets: u64,
     pub bytes: u64,
     /// Since the last packet.
@@ -155,6 +162,8 @@ pub enum Cause<'a> {
     Rule(&'a Rule),
     /// No policy is about either end, in its direction.
     NoPolicy,
+    /// A policy that is enforced allows it; the rule is not remembered beside the audited one.
+    Unsaid,
     /// The verdict is of a policy that is no longer enforced; the next packet is judged anew.
     Earlier {
         generation: u32,
@@ -173,6 +182,7 @@ impl fmt::Display for Explanation<'_> {
                 rule.explain(f, format_args!("{} {word} {}", Service(self.opening), peer.who()))
             }
             Cause::NoPolicy => f.write_str("no policy"),
+            Cause::Unsaid => f.write_str("a policy that is enforced"),
             Cause::Earlier { generation } => write!(f, "a policy of before (generation {generation})"),
             Cause::Nameless { rule } => write!(f, "rule {rule}, whose name is lost; run `netpol load` again"),
         }

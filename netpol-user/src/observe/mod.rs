@@ -5,10 +5,12 @@
 //! | `flow` | a record as scripts see it |
 //! | `reader` | names for numbers |
 //! | `connection` | both directions as one row |
+//! | `service` | a service as listings see it |
 //! | `sampler` | what changes from reading to reading: rates, history |
 //! | `tcp` | the state of a connection, from the flags of both directions |
 //! | `filter` | which flows somebody wants to see |
 //! | `summary` | connections put together: by endpoint, by rule |
+//! | `census` | what services do: connections, packets, how backends behave |
 //! | `conversation` | records as questions: who opened which connection to whom |
 //! | `condition` | whether what was loaded is enforced |
 //! | `ends` | who has an address: an endpoint, the host, somebody outside |
@@ -16,8 +18,9 @@
 //! | `hits` | packets by rule |
 //! | `graph` | the same as nodes and edges |
 
+pub mod census;
 mod clock;
-mod condition;
+pub mod condition;
 mod connection;
 mod conversation;
 mod ends;
@@ -29,6 +32,7 @@ mod reader;
 pub mod sampler;
 #[cfg(test)]
 pub mod scene;
+mod service;
 pub mod summary;
 mod tally;
 pub mod tcp;
@@ -43,6 +47,7 @@ pub use flow::{Cause, Explanation, Flow, Interface, Leaving, Peer, TcpFlags};
 pub use hits::{Hits, hits};
 pub use reader::{Between, Reader};
 pub use sampler::{Sample, Sampler};
+pub use service::ServiceRow;
 pub use tally::{Amount, Kind, Reason, Sum, protocol, tally};
 
 #[cfg(test)]

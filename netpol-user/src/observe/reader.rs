@@ -9,7 +9,7 @@ use netpol_common::{
 
 use super::flow::{Cause, Explanation, Flow, Interface, Leaving, NO_LABELS, Peer, Place, ServiceName, TcpFlags};
 use crate::{
-    datapath::{Drop, FlowFlags, Record, Side, Translated},
+    datapath::{Audited, Drop, FlowFlags, Record, Side, Translated},
     model::Opening,
     state::{self, Names},
 };
@@ -120,7 +120,18 @@ impl Reader {
             Some(rule) => Cause::Rule(rule),
             None if !current => Cause::Earlier { generation: record.generation.0 },
             None if number != 0 => Cause::Nameless { rule: number },
+            None if self.is_unsaid(record, ends, backwards) => Cause::Unsaid,
             None => Cause::NoPolicy,
+        };
+        let opening = opening(&record.judged(), backwards);
+        let audit_rule = record.audited.and_then(|audited| rule(audited.rule.0));
+        let would = |audited: Audited| {
+            let cause = match audit_rule {
+                Some(rule) => Cause::Rule(rule),
+                None if !current => Cause::Earlier { generation: record.generation.0 },
+                None => Cause::Nameless { rule: audited.rule.0 },
+            };
+            Explanation { cause, opening, from, to }
         };
         Flow {
             time: now.checked_sub(record.idle).unwrap_or(SystemTime::UNIX_EPOCH),
@@ -137,7 +148,10 @@ impl Reader {
             rule: decided,
             egress_rule,
             ingress_rule,
-            explanation: Explanation { cause, opening: opening(&record.judged(), backwards), from, to },
+            explanation: Explanation { cause, opening, from, to },
+            would_drop: record.audited.map(|audited| audited.reason.name()),
+            audit_rule,
+            audit_explanation: record.audited.map(would),
             packets: record.packets,
             bytes: record.bytes,
             idle_seconds: record.idle.as_secs_f64(),
@@ -147,6 +161,17 @@ impl Reader {
             interface: self.interface(record.interface),
             translated: self.translated(record),
             service: if current { self.names.service(record.service).map(ServiceName) } else { None },
+        }
+    }
+
+    /// Whether the audited rule stands where one that is enforced would.
+    fn is_unsaid(&self, record: &Record, ends: Between, backwards: bool) -> bool {
+        let Some(Audited { reason, .. }) = record.audited else { return false };
+        let ends = if backwards { ends.reversed() } else { ends };
+        let endpoint = |end: Option<usize>| end.map(|end| &self.names.endpoints[end]);
+        match reason {
+            Drop::PolicyEgress => endpoint(ends.source).is_some_and(|endpoint| endpoint.egress),
+            _ => endpoint(ends.destination).is_some_and(|endpoint| endpoint.ingress),
         }
     }
 

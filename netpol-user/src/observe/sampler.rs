@@ -7,11 +7,13 @@
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
+    mem,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use super::{
+    census::{Census, ServiceUse},
     connection::{Connection, Key, is_backwards, reversed},
     reader::{Between, Reader},
 };
@@ -25,6 +27,10 @@ const HISTORY: usize = 240;
 pub struct Sampler {
     connections: HashMap<Key, Known>,
     counters: Vec<Counter>,
+    would_drop: Vec<Counter>,
+    /// This reading's, and what the one before has found.
+    census: Census,
+    services: Vec<ServiceUse>,
     history: VecDeque<Pace>,
     /// The last reading, by its generation's names.
     last: Option<(Instant, u32)>,
@@ -40,6 +46,10 @@ pub struct Sample {
     pub interval: Option<Duration>,
     pub connections: Vec<Connection>,
     pub counters: Vec<Rate>,
+    /// What audited policies would have stopped: among `counters` as what became of it.
+    pub would_drop: Vec<Rate>,
+    /// By the place of the service in [`Names::services`](crate::state::Names::services).
+    pub services: Vec<ServiceUse>,
     /// The latest last, [`HISTORY`] at most.
     pub history: Vec<Pace>,
 }
@@ -77,25 +87,30 @@ impl Sampler {
     /// Reads the kernel's maps.
     pub fn read(&mut self, datapath: &Datapath, reader: &Arc<Reader>) -> Result<Sample, datapath::Error> {
         let at = Instant::now();
-        self.begin();
+        self.begin(reader);
         datapath.each_record(|record| self.add(reader, &record, at))?;
-        Ok(self.finish(reader, &datapath.counters()?, at))
+        if !self.census.is_empty() {
+            datapath.each_pair(|pair| self.census.pair(&pair))?;
+        }
+        Ok(self.finish(reader, [&datapath.counters()?, &datapath.would_drop()?], at))
     }
 
     /// A reading of these.
     #[cfg(test)]
     pub fn of(&mut self, reader: &Arc<Reader>, records: &[Record]) -> Sample {
         let at = Instant::now();
-        self.begin();
+        self.begin(reader);
         records.iter().for_each(|record| self.add(reader, record, at));
-        self.finish(reader, &[], at)
+        self.finish(reader, [&[], &[]], at)
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, reader: &Reader) {
         self.round += 1;
+        self.census = Census::of(reader.names());
     }
 
     fn add(&mut self, reader: &Reader, record: &Record, at: Instant) {
+        self.census.record(record);
         if reader.is_uplink(record) {
             return;
         }
@@ -132,7 +147,8 @@ impl Sampler {
         known.count(&turned, backwards, ends);
     }
 
-    fn finish(&mut self, reader: &Arc<Reader>, counters: &[Counter], at: Instant) -> Sample {
+    /// With the counters, and those of what would be dropped.
+    fn finish(&mut self, reader: &Arc<Reader>, [counters, would_drop]: [&[Counter]; 2], at: Instant) -> Sample {
         let generation = reader.names().generation;
         let interval = self.last.map(|(last, _)| at.duration_since(last));
         // other names may give an old connection another key
@@ -148,30 +164,39 @@ impl Sampler {
             }
             seen
         });
-        let counters = self.rates(counters, interval);
+        let counters = rates(&mut self.counters, counters, interval);
+        let would_drop = rates(&mut self.would_drop, would_drop, interval);
+        let services = self.paces(interval.filter(|_| !renamed));
         if interval.is_some() {
             self.history.truncate(HISTORY - 1);
             self.history.push_front(pace(&counters));
         }
         self.last = Some((at, generation));
         let history = self.history.iter().rev().copied().collect();
-        Sample { reader: Arc::clone(reader), now: SystemTime::now(), interval, connections, counters, history }
+        Sample {
+            reader: Arc::clone(reader),
+            now: SystemTime::now(),
+            interval,
+            connections,
+            counters,
+            would_drop,
+            services,
+            history,
+        }
     }
 
-    fn rates(&mut self, counters: &[Counter], interval: Option<Duration>) -> Vec<Rate> {
-        let rate = |counter: &Counter| {
-            let before = self.counters.iter().find(|b| (b.side, b.verdict) == (counter.side, counter.verdict));
-            let before = before.map_or((0, 0), |before| (before.packets, before.bytes));
-            let (packets, bytes) = growth((counter.packets, counter.bytes), before);
-            Rate {
-                counter: *counter,
-                packets_per_second: per_second(packets, interval),
-                bytes_per_second: per_second(bytes, interval),
-            }
-        };
-        let rates = counters.iter().map(rate).collect();
-        self.counters = counters.to_vec();
-        rates
+    /// Of services. `interval` is `None` where those of the reading before may be others.
+    fn paces(&mut self, interval: Option<Duration>) -> Vec<ServiceUse> {
+        let mut services = mem::take(&mut self.census).finish();
+        let total = |s: &ServiceUse| (s.packets + s.reply_packets, s.bytes + s.reply_bytes);
+        for (service, before) in services.iter_mut().zip(&self.services) {
+            let ((packets, bytes), before) = (total(service), total(before));
+            // less than before, where entries were evicted: what has come meanwhile is not known
+            service.packets_per_second = per_second(packets.saturating_sub(before.0), interval);
+            service.bytes_per_second = per_second(bytes.saturating_sub(before.1), interval);
+        }
+        self.services.clone_from(&services);
+        services
     }
 }
 
@@ -208,6 +233,23 @@ impl Known {
         self.connection.packets_per_second = per_second(packets, interval);
         self.connection.bytes_per_second = per_second(bytes, interval);
     }
+}
+
+/// Of counters, which become those of the reading before.
+fn rates(known: &mut Vec<Counter>, counters: &[Counter], interval: Option<Duration>) -> Vec<Rate> {
+    let rate = |counter: &Counter| {
+        let before = known.iter().find(|b| (b.side, b.verdict) == (counter.side, counter.verdict));
+        let before = before.map_or((0, 0), |before| (before.packets, before.bytes));
+        let (packets, bytes) = growth((counter.packets, counter.bytes), before);
+        Rate {
+            counter: *counter,
+            packets_per_second: per_second(packets, interval),
+            bytes_per_second: per_second(bytes, interval),
+        }
+    };
+    let rates = counters.iter().map(rate).collect();
+    *known = counters.to_vec();
+    rates
 }
 
 const fn growth(now: Totals, before: Totals) -> Totals {

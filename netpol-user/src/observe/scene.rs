@@ -9,7 +9,7 @@ use netpol_common::{
 
 use super::Reader;
 use crate::{
-    datapath::{Drop, FlowFlags, Generation, Record, Side, Translated},
+    datapath::{Audited, Drop, FlowFlags, Generation, Record, Side, Translated},
     model::Labels,
     state::{Endpoint, Names, Rule, Service, Uplink},
 };
@@ -94,6 +94,7 @@ pub fn record(source: &str, destination: &str, packets: u64) -> Record {
         idle: Duration::ZERO,
         egress_rule: RuleId(0),
         ingress_rule: RuleId(1),
+        audited: None,
         tcp_flags: 0x12,
         translated: None,
         service: 0,
@@ -110,6 +111,12 @@ pub fn reply(source: &str, destination: &str, packets: u64) -> Record {
 pub fn denial(source: &str, destination: &str, packets: u64) -> Record {
     let record = record(source, destination, packets);
     Record { denied: Some(Drop::PolicyIngress), ingress_rule: RuleId(2), tcp_flags: 2, ..record }
+}
+
+/// [`record`], which passes; an audited policy's rule 2 would deny it.
+pub fn audited(source: &str, destination: &str, packets: u64) -> Record {
+    let audited = Some(Audited { reason: Drop::PolicyIngress, rule: RuleId(2) });
+    Record { audited, ingress_rule: RuleId::NONE, ..record(source, destination, packets) }
 }
 
 /// What `source` sends to [`SERVICE`], which `shop/db` answers.

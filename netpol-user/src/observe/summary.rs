@@ -6,10 +6,13 @@ use std::{
 };
 
 use super::connection::Connection;
-use crate::{datapath::Drop, state::Names};
+use crate::{
+    datapath::{Audited, Drop},
+    state::Names,
+};
 
 /// What passed, or was stopped.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Sum {
     /// Rows of the kernel's memory: what was evicted is not among them.
     pub connections: usize,
@@ -70,7 +73,9 @@ pub fn rules<'a>(names: &Names, connections: impl IntoIterator<Item = &'a Connec
             Some(_) => ("denied", [record.ingress_rule.0, 0]),
             None => ("allowed", [record.egress_rule.0, record.ingress_rule.0]),
         };
-        for number in decisive.into_iter().filter(|number| *number > 0) {
+        let decisive = decisive.map(|number| (number, verdict)).into_iter();
+        let would = record.audited.map(|audited| (audited.rule.0, "would-drop"));
+        for (number, verdict) in decisive.chain(would).filter(|(number, _)| *number > 0) {
             if let Some(sum) = sums.get_mut(number as usize - 1) {
                 sum.verdict = Some(verdict);
                 sum.sum.add(connection);
@@ -88,6 +93,7 @@ struct Group {
     port: u16,
     protocol: u8,
     denied: Option<Drop>,
+    audited: Option<Audited>,
     rules: (u32, u32),
 }
 
@@ -111,6 +117,7 @@ pub fn by_ends<'a>(connections: impl IntoIterator<Item = &'a Connection>) -> Vec
             port: record.destination_port,
             protocol: record.protocol.0,
             denied: record.denied,
+            audited: record.audited,
             rules: (record.egress_rule.0, record.ingress_rule.0),
         };
         match groups.entry(group) {

@@ -1,9 +1,9 @@
-//! Translated packets.
+//! Translated packets, and those that audited policies would drop.
 
 use std::time::{Duration, SystemTime};
 
 use super::{
-    scene::{DB, OUTSIDE, SERVICE, UPLINK, WEB, answered, asked, reader, record, through},
+    scene::{DB, OUTSIDE, SERVICE, UPLINK, WEB, answered, asked, audited, names, reader, record, through},
     *,
 };
 use crate::datapath::{Drop, Record, Side};
@@ -82,4 +82,38 @@ fn what_passes_an_uplink_is_nobodys_connection() {
     assert!(conversations(&reader, &[there], &[]).is_empty());
     assert!(tally(&[there], &Ends::new(reader.names(), &[]), reader.names().generation).is_empty());
     assert_eq!(reader.flow(&there, SystemTime::now()).interface.to_string(), "eth0");
+}
+
+#[test]
+fn flow_that_audited_policies_would_drop_is_allowed_and_says_by_which_rule_it_would_not() {
+    let mut names = names();
+    // no policy that is enforced is about its ingress
+    names.endpoints[1].ingress = false;
+    let reader = Reader::new(names.into());
+    let flow = serde_json::to_value(reader.flow(&audited(WEB, DB, 3), SystemTime::now())).unwrap();
+    assert_eq!((&flow["verdict"], &flow["would_drop"]), (&"allowed".into(), &"policy-ingress".into()));
+    assert_eq!((&flow["rule"], &flow["explanation"]), (&serde_json::Value::Null, &"no policy".into()));
+    assert_eq!(flow["audit_rule"]["source"], "shop.yaml:3");
+    let words =
+        "isolated by NetworkPolicy shop/database ingress at shop.yaml:3, and no rule allows tcp/5432 from shop/web";
+    assert_eq!(flow["audit_explanation"], words);
+    for (filter, holds) in [
+        ("verdict:would-drop", true),
+        ("verdict:allowed", true),
+        ("verdict:denied", false),
+        ("rule:default-deny", true),
+    ] {
+        let filter: Filter = filter.parse().unwrap();
+        assert_eq!(filter.matches(&reader.flow(&audited(WEB, DB, 3), SystemTime::now())), holds, "{}", filter.text());
+        assert!(
+            !filter.matches(&reader.flow(&record(WEB, DB, 3), SystemTime::now())) || filter.text() == "verdict:allowed"
+        );
+    }
+    // where one is, its rule is not remembered beside the audited one
+    let flow = self::reader().flow(&audited(WEB, DB, 3), SystemTime::now()).explanation.to_string();
+    assert_eq!(flow, "a policy that is enforced");
+    let plain = serde_json::to_value(reader.flow(&record(WEB, DB, 3), SystemTime::now())).unwrap();
+    for field in ["would_drop", "audit_rule", "audit_explanation"] {
+        assert_eq!(plain[field], serde_json::Value::Null, "{field}");
+    }
 }

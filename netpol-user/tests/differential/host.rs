@@ -15,7 +15,7 @@ use crate::{
     script::{Script, Step, script},
     stage::{self, Scene},
 };
-use netpol_common::drops::{Pass, Side};
+use netpol_common::drops::{Drop, Pass, Side};
 
 /// Each publication of a script is made of its two worlds in turn.
 pub fn snapshots(script: &Script, interfaces: &[u32]) -> Result<[Snapshot; 2], TestCaseError> {
@@ -79,13 +79,15 @@ pub fn play(script: &Script, interfaces: &[u32], also: &mut dyn Kernel) -> Resul
         }
         for side in hooks {
             let Scene { arrival, frame } = stage::scene(talk, say, (from, to), (side, &actors));
+            memory.marked.set(false);
             let verdict = classify(&mut memory, arrival, &frame);
-            also.frame(Scene { arrival, frame: frame.clone() }, verdict).map_err(|error| {
+            let audited = memory.would_drop.take();
+            also.frame(Scene { arrival, frame: frame.clone() }, verdict, &audited).map_err(|error| {
                 TestCaseError::fail(format!("step {number}, {side:?} {arrival:?} {frame:02x?}: {error}"))
             })?;
             if honest {
                 oracle
-                    .check(&script.worlds[world], (talk, say), (from, to), (side, verdict.is_ok()))
+                    .check(&script.worlds[world], (talk, say), (from, to), (side, verdict.is_ok(), memory.marked.get()))
                     .map_err(|error| TestCaseError::fail(format!("step {number}, {side:?}: {error} ({verdict:?})")))?;
             }
             // the bridge brings no further what was dropped, or delivered directly
@@ -100,7 +102,8 @@ pub fn play(script: &Script, interfaces: &[u32], also: &mut dyn Kernel) -> Resul
 /// Who else plays along.
 pub trait Kernel {
     fn publish(&mut self, snapshot: &Snapshot, settings: Settings) -> Result<(), TestCaseError>;
-    fn frame(&mut self, scene: Scene, verdict: Verdict) -> Result<(), TestCaseError>;
+    /// With what audited policies would have stopped.
+    fn frame(&mut self, scene: Scene, verdict: Verdict, audited: &[(Side, Drop)]) -> Result<(), TestCaseError>;
 }
 
 struct Nobody;
@@ -110,7 +113,7 @@ impl Kernel for Nobody {
         Ok(())
     }
 
-    fn frame(&mut self, _: Scene, _: Verdict) -> Result<(), TestCaseError> {
+    fn frame(&mut self, _: Scene, _: Verdict, _: &[(Side, Drop)]) -> Result<(), TestCaseError> {
         Ok(())
     }
 }

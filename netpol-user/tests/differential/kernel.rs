@@ -26,27 +26,38 @@ const INTERFACES: usize = 6;
 struct Loaded {
     datapath: Datapath,
     counters: Vec<Counter>,
+    would_drop: Vec<Counter>,
 }
 
 impl Loaded {
     fn new(host: &Host) -> Self {
         let datapath = Datapath::open_or_load(&Pins::at(host.bpffs()), None).expect("the kernel takes the classifiers");
         let counters = datapath.counters().expect("counters");
-        Self { datapath, counters }
+        let would_drop = datapath.would_drop().expect("counters");
+        Self { datapath, counters, would_drop }
     }
 
     /// The verdict that was counted since the last time.
     fn counted(&mut self) -> Vec<(Side, Verdict, u64)> {
-        let now = self.datapath.counters().expect("counters");
-        let before = |counter: &Counter| {
-            let same = |old: &&Counter| old.side == counter.side && old.verdict == counter.verdict;
-            self.counters.iter().find(same).map_or(0, |old| old.packets)
-        };
-        let new = now.iter().map(|counter| (counter.side, counter.verdict, counter.packets - before(counter)));
-        let new = new.filter(|(.., packets)| *packets > 0).collect();
-        self.counters = now;
-        new
+        growth(&mut self.counters, self.datapath.counters().expect("counters"))
     }
+
+    /// What was counted that audited policies would have stopped.
+    fn audited(&mut self) -> Vec<(Side, Verdict, u64)> {
+        growth(&mut self.would_drop, self.datapath.would_drop().expect("counters"))
+    }
+}
+
+/// What was counted since the last time.
+fn growth(known: &mut Vec<Counter>, now: Vec<Counter>) -> Vec<(Side, Verdict, u64)> {
+    let before = |counter: &Counter| {
+        let same = |old: &&Counter| old.side == counter.side && old.verdict == counter.verdict;
+        known.iter().find(same).map_or(0, |old| old.packets)
+    };
+    let new = now.iter().map(|counter| (counter.side, counter.verdict, counter.packets - before(counter)));
+    let new = new.filter(|(.., packets)| *packets > 0).collect();
+    *known = now;
+    new
 }
 
 impl host::Kernel for Loaded {
@@ -55,7 +66,12 @@ impl host::Kernel for Loaded {
         published.map(|_| ()).map_err(|error| TestCaseError::fail(error.to_string()))
     }
 
-    fn frame(&mut self, Scene { arrival, frame }: Scene, verdict: Verdict) -> Result<(), TestCaseError> {
+    fn frame(
+        &mut self,
+        Scene { arrival, frame }: Scene,
+        verdict: Verdict,
+        audited: &[(Side, Drop)],
+    ) -> Result<(), TestCaseError> {
         let at = Arrival { interface: arrival.interface, ingress: arrival.ingress };
         let action = self.datapath.test_run(arrival.side, &frame, at);
         let action = action.map_err(|error| TestCaseError::fail(format!("{error:?}")))?;
@@ -65,6 +81,8 @@ impl host::Kernel for Loaded {
             Ok(_) => Action::Next,
         };
         prop_assert_eq!((action, self.counted()), (expected, vec![(arrival.side, verdict, 1)]));
+        let audited: Vec<_> = audited.iter().map(|(side, reason)| (*side, Err(*reason), 1)).collect();
+        prop_assert_eq!(self.audited(), audited);
         Ok(())
     }
 }
@@ -104,6 +122,7 @@ fn the_classifiers_do_what_the_logic_does_on_the_host() {
     for verdict in [(Side::From, Ok(Pass::Direct))].into_iter().chain(COMMON.map(|verdict| (Side::To, verdict))) {
         assert!(seen.contains(&verdict), "nothing ended as {verdict:?}, among {seen:?}");
     }
+    assert!(!loaded.would_drop.is_empty(), "nothing was audited");
 }
 
 /// What a run that tests something cannot miss where packets arrive.

@@ -51,9 +51,18 @@ fn the_classifiers_have_no_way_to_panic() {
     let elf = Elf(Datapath::object());
     assert_eq!(&elf.0[..6], b"\x7fELF\x02\x01");
     let symbols = elf.symbols();
-    for program in
-        ["from_workload", "to_workload", "from_uplink", "to_uplink", "judge4", "judge6", "connect4", "getpeername6"]
-    {
+    for program in [
+        "from_workload",
+        "to_workload",
+        "from_uplink",
+        "to_uplink",
+        "judge4",
+        "judge6",
+        "audit4",
+        "audit6",
+        "connect4",
+        "getpeername6",
+    ] {
         assert!(symbols.contains(&program), "no {program} among {symbols:?}");
     }
     let panics: Vec<_> = symbols.iter().filter(|name| name.contains("panic")).collect();

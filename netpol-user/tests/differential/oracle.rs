@@ -10,7 +10,7 @@ use netpol_common::drops::Side;
 
 use crate::{
     datapath::frame::{ACK, SYN},
-    model::{Opening, Protocol, World, judge},
+    model::{Opening, Protocol, Question, Regime, World},
     script::{About, Say, Talk},
     stage::{Actor, echo},
 };
@@ -47,15 +47,17 @@ impl Oracle {
         world: &World,
         (talk, say): (&Talk, &Say),
         (from, to): (Actor, Actor),
-        (side, passed): (Side, bool),
+        (side, passed, would_drop): (Side, bool, bool),
     ) -> Result<(), &'static str> {
+        let may = |from, to, opening| Said::of(world, from, to, opening);
+        let agree = |said: Said, passed| said.agrees(passed, would_drop);
         if let About::Echo(_) = talk.about {
             let (request, _) = echo(talk.six);
             let asks = say.flags & SYN != 0;
             let (asker, asked) = if asks { (from, to) } else { (to, from) };
             let protocol = if talk.six { Protocol::ICMPV6 } else { Protocol::ICMP };
             let opening = Opening { protocol, source_port: 0, destination_port: 0, icmp: Some((request, 0)) };
-            return agree(may(world, asker, asked, opening), passed);
+            return agree(may(asker, asked, opening), passed);
         }
         let (protocol, client, server) = match talk.about {
             About::Tcp(client, server) => (Protocol::TCP, client, server),
@@ -84,12 +86,12 @@ impl Oracle {
             },
         };
         let opening = |source_port, destination_port| Opening { protocol, source_port, destination_port, icmp: None };
-        let there = may(world, from, to, opening(source, destination));
-        let back = || may(world, to, from, opening(destination, source));
+        let there = may(from, to, opening(source, destination));
+        let back = || may(to, from, opening(destination, source));
         let allowed = match opener {
             Opener::Known(address, port) if (address, port) == sender => there,
             Opener::Known(..) => back(),
-            Opener::Unclear => there && back(),
+            Opener::Unclear => there.and(back()),
         };
         let watch = watch(side);
         let direction = (watch, sender);
@@ -114,15 +116,33 @@ impl Oracle {
     }
 }
 
-fn agree(allowed: bool, passed: bool) -> Result<(), &'static str> {
-    match (allowed, passed) {
-        (false, true) => Err("passed, and the rules deny it"),
-        (true, false) => Err("dropped, and the rules allow it"),
-        _ => Ok(()),
-    }
+/// What the rules say to a connection: those that are enforced, and those together with the audited ones.
+#[derive(Clone, Copy)]
+struct Said {
+    enforced: bool,
+    with_audited: bool,
 }
 
-/// The host's own connections are nobody's business.
-fn may(world: &World, from: Actor, to: Actor, opening: Opening) -> bool {
-    from.is_host() || judge(world, from.party, to.party, opening).allowed()
+impl Said {
+    /// The host's own connections are nobody's business.
+    fn of(world: &World, from: Actor, to: Actor, opening: Opening) -> Self {
+        let allowed = |regime| {
+            from.is_host() || Question { world, from: from.party, to: to.party, opening, regime }.judge().allowed()
+        };
+        Self { enforced: allowed(Regime::Enforced), with_audited: allowed(Regime::WithAudited) }
+    }
+
+    const fn and(self, other: Self) -> Self {
+        Self { enforced: self.enforced && other.enforced, with_audited: self.with_audited && other.with_audited }
+    }
+
+    fn agrees(self, passed: bool, would_drop: bool) -> Result<(), &'static str> {
+        match (self.enforced, passed) {
+            (false, true) => Err("passed, and the rules deny it"),
+            (true, false) => Err("dropped, and the rules allow it"),
+            (false, false) if would_drop => Err("dropped, and counted as what passes"),
+            (true, true) if would_drop == self.with_audited => Err("audited policies say something else"),
+            _ => Ok(()),
+        }
+    }
 }

@@ -337,6 +337,12 @@ impl Way<'_> {
 
     fn deliver<A: Stored>(&self, packet: &Packet<A>, entry: &FlowValue<A>) -> Pass {
         let flags = entry.word.flags();
+        self.memory.marked.set(flags.has(FlowFlags::AUDITED));
+        if flags.counts_as_audited() {
+            let egress = flags.has(FlowFlags::EGRESS_DENIED);
+            let reason = if egress { Drop::PolicyEgress } else { Drop::PolicyIngress };
+            self.memory.would_drop.borrow_mut().push((packet.key.place.side(), reason));
+        }
         let (frame, vouched) = &mut *self.out.borrow_mut();
         if flags.has(FlowFlags::TRANSLATED) {
             rewrite(frame, (NETWORK, packet.transport as usize), packet.key.protocol, &entry.rewrite);

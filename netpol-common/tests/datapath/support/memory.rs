@@ -64,6 +64,10 @@ pub struct Memory {
     pub now: Ticks,
     /// No flow finds room.
     pub full: Cell<bool>,
+    /// The last packet is of a connection that audited policies would stop.
+    pub marked: Cell<bool>,
+    /// What they would have stopped, packet by packet: where, and why.
+    pub would_drop: RefCell<Vec<(Side, Drop)>>,
     /// The next number by chance.
     pub chance: Cell<u32>,
 }
@@ -124,6 +128,8 @@ impl Default for Memory {
             // close to where the clock wraps
             now: Ticks(u32::MAX - 1000),
             full: Cell::new(false),
+            marked: Cell::new(false),
+            would_drop: RefCell::default(),
             chance: Cell::new(1),
         }
     }

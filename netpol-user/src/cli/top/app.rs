@@ -68,11 +68,11 @@ pub enum Hit {
 }
 
 impl App {
-    pub fn new(filter: Filter) -> Self {
+    pub fn new(tab: Tab, filter: Filter) -> Self {
         Self {
-            tab: Tab::Flows,
+            tab,
             // each by its rate
-            views: [View::by(4), View::by(3), View::by(3), View::by(2)],
+            views: [View::by(4), View::by(3), View::by(3), View::by(2), View::by(4)],
             filter,
             prompt: None,
             paused: false,

@@ -3,7 +3,7 @@
 //! ```text
 //! netpol top  enforced: generation 3, 6 policies, ...                             PAUSED
 //! packets/s  1234 ▁▂▃▅▇   denied/s  3 ▁▁▂▁
-//! [1 Flows]  2 Endpoints  3 Rules  4 Drops                       120 flows, PKT/S ▼
+//! [1 Flows]  2 Endpoints  3 Rules  4 Drops  5 Services           120 flows, PKT/S ▼
 //! VERDICT    FROM ...
 //! ...
 //! what the selected row says, in two lines
@@ -74,6 +74,8 @@ impl Theme {
         let coloured = self.0 == Colour::Ansi;
         match tone {
             Tone::Plain => Style::new(),
+            Tone::Doubtful if coloured => Style::new().fg(Color::Yellow),
+            Tone::Doubtful => Style::new().add_modifier(Modifier::BOLD),
             Tone::Good if coloured => Style::new().fg(Color::Green),
             Tone::Bad if coloured => Style::new().fg(Color::Red).add_modifier(Modifier::BOLD),
             Tone::Bad => Style::new().add_modifier(Modifier::BOLD),
@@ -209,15 +211,16 @@ fn prompt(app: &App, frame: &mut Frame<'_>, area: Rect, theme: Theme) {
 }
 
 fn help(width: usize) -> Vec<Line<'static>> {
-    const KEYS: [(&str, &str); 9] = [
-        ("1-4 Tab", "another tab (or click it)"),
+    const KEYS: [(&str, &str); 10] = [
+        ("1-5 Tab", "another tab (or click it)"),
         ("Up Down PgUp PgDn", "another row (or click it, or the wheel)"),
         ("< > r", "sort by another column, turn the order around (or click a title)"),
         ("Enter", "all that is known of the row"),
-        ("/", "show only what a filter matches, in all tabs but Drops"),
+        ("/", "show only what a filter matches, in all tabs but Drops and Services"),
         ("g", "one row for each pair of ends, port and rule"),
         ("Space", "pause, and go on"),
         ("q Ctrl-C", "quit"),
+        ("!", "before a verdict: it passes, and audited policies would drop it"),
         ("~", "before a verdict: it is of an earlier policy, the next packet is judged anew"),
     ];
     let mut lines = Vec::new();

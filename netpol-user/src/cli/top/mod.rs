@@ -6,12 +6,14 @@
 //! | `app` | what is on the screen, and what a key does to it |
 //! | `tables` | the tabs: columns, their order, their cells |
 //! | `draw` | from that to characters |
+//! | `once` | a tab for scripts |
 //! | `terminal` | the terminal, given back however the program ends |
 //! | `units` | numbers that fit into a column |
 
 mod app;
 mod draw;
 mod feed;
+mod once;
 mod tables;
 mod terminal;
 #[cfg(test)]
@@ -25,17 +27,14 @@ use std::{
 
 use anyhow::{Result, bail};
 use clap::Args;
-use serde::{Serialize, Serializer};
 
-use super::{
-    Format, Instance, Outcome,
-    output::{self, escape},
-};
+use super::{Format, Instance, Outcome, output::escape};
 use crate::{
     enforce,
-    observe::{Condition, Connection, Filter, Sample},
+    observe::{Condition, Filter},
 };
 use feed::Source;
+use tables::Tab;
 
 /// Watch connections live: who talks to whom, how much, allowed or denied by which rule.
 ///
@@ -50,7 +49,10 @@ pub struct Top {
     /// text; `-` or `not` before a term turns it around.
     #[arg(long, value_name = "FILTER", default_value = "")]
     filter: Filter,
-    /// Read twice, print the connections, and end: for scripts.
+    /// What to show first, or to print.
+    #[arg(long, value_enum, default_value_t = Tab::Flows)]
+    tab: Tab,
+    /// Read twice, print the tab, and end: for scripts.
     #[arg(long)]
     once: bool,
     /// How to print.
@@ -75,7 +77,7 @@ impl Top {
         }
         let events = feed::start(&instance, self.interval)?;
         let mut terminal = terminal::Terminal::take()?;
-        app::App::new(self.filter.clone()).run(&events, &mut terminal)?;
+        app::App::new(self.tab, self.filter.clone()).run(&events, &mut terminal)?;
         Ok(Outcome::Done)
     }
 
@@ -88,46 +90,7 @@ impl Top {
         if !report.enforced {
             eprintln!("netpol: NOT ENFORCED: {}", escape(&report.problems.join("; ")));
         }
-        let matches =
-            |connection: &&Connection| self.filter.is_empty() || self.filter.matches(&connection.flow(&sample));
-        let mut connections: Vec<_> = sample.connections.iter().filter(matches).collect();
-        connections.sort_by(|a, b| b.packets_per_second.total_cmp(&a.packets_per_second));
-        let listing = Listing { sample: &sample, connections };
-        output::print(self.output.unwrap_or(Format::Table), &listing, Listing::table)?;
+        once::print(&sample, self.tab, &self.filter, self.output.unwrap_or(Format::Table))?;
         Ok(Outcome::Done)
-    }
-}
-
-/// Connections, each of which becomes a row when it is written.
-struct Listing<'a> {
-    sample: &'a Sample,
-    connections: Vec<&'a Connection>,
-}
-
-impl Listing<'_> {
-    fn table(&self) -> String {
-        let header = ["VERDICT", "FROM", "TO", "PROTOCOL", "STATE", "PKT/S", "B/S", "PACKETS", "BYTES", "RULE"];
-        let cells = self.connections.iter().map(|connection| {
-            let flow = connection.flow(self.sample);
-            [
-                flow.drop_reason.unwrap_or(flow.verdict).to_owned(),
-                flow.source.describe(),
-                flow.destination.describe(),
-                flow.protocol.to_string(),
-                connection.tcp_state().map_or("-", |state| state.name()).to_owned(),
-                units::rate(connection.packets_per_second),
-                units::rate(connection.bytes_per_second),
-                (flow.packets + connection.reply_packets).to_string(),
-                (flow.bytes + connection.reply_bytes).to_string(),
-                flow.explanation.to_string(),
-            ]
-        });
-        output::table(header, cells)
-    }
-}
-
-impl Serialize for Listing<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.connections.iter().map(|connection| connection.row(self.sample)))
     }
 }

@@ -9,6 +9,7 @@ use super::{
     app::App,
     draw,
     feed::{Enforcement, Event},
+    tables::Tab,
 };
 use crate::{
     datapath::Record,
@@ -22,7 +23,7 @@ use crate::{
 /// The program, with a reading of these in front of it.
 fn app(names: Names, records: &[Record]) -> App {
     let reader = std::sync::Arc::new(Reader::new(names.into()));
-    let mut app = App::new(Filter::default());
+    let mut app = App::new(Tab::Flows, Filter::default());
     tell(&mut app, Event::Sample(Ok(Box::new(Sampler::default().of(&reader, records)))));
     app
 }
@@ -60,7 +61,7 @@ fn control_characters_in_names_are_shown_as_text() {
     let problems = vec!["web\x1b: gone".to_owned(), "two".to_owned()];
     tell(&mut app, Event::Enforcement(Enforcement { enforced: false, headline: "NOT ENFORCED".into(), problems }));
     let mut all = String::new();
-    for keys in ["", "\r", "\r2", "\r", "\r3", "\r", "\r4", "1/\x1b\x07"] {
+    for keys in ["", "\r", "\r2", "\r", "\r3", "\r", "\r4", "5", "\r", "\r1/\x1b\x07"] {
         press(&mut app, keys);
         all += &screen(&mut app, (200, 50)).concat();
     }
@@ -75,7 +76,7 @@ fn control_characters_in_names_are_shown_as_text() {
 #[test]
 fn no_size_of_the_terminal_is_too_small() {
     let mut app = app(names(), &[record(WEB, DB, 5), denial(OUTSIDE, DB, 2)]);
-    for keys in ["", "\r", "\r2", "3", "4", "?", "?1g", "/from:x"] {
+    for keys in ["", "\r", "\r2", "3", "4", "5", "\r", "\r?", "?1g", "/from:x"] {
         press(&mut app, keys);
         for size in [(1, 1), (5, 3), (20, 6), (80, 24), (500, 100)] {
             assert_eq!(screen(&mut app, size).len(), usize::from(size.1));
@@ -109,7 +110,7 @@ fn only_what_is_on_the_screen_is_put_in_order() {
 fn details_follow_their_connection_and_say_when_it_is_gone() {
     let mut sampler = Sampler::default();
     let reader = std::sync::Arc::new(Reader::new(names().into()));
-    let mut app = App::new("from:web".parse().unwrap());
+    let mut app = App::new(Tab::Flows, "from:web".parse().unwrap());
     let mut read = |app: &mut App, records: &[Record]| {
         tell(app, Event::Sample(Ok(Box::new(sampler.of(&reader, records)))));
         screen(app, (120, 40)).join("\n")

@@ -13,7 +13,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use super::worlds;
 use crate::{
     compile::{RuleName, Snapshot, Workload, compile, lookup::Tables},
-    model::{Decision, Direction, Opening, Party, Profile, Reason, World, judge},
+    model::{Decision, Direction, Opening, Party, Profile, Question, Reason, Regime, World, judge},
 };
 
 /// What the kernel has, looked up in the plainest way.
@@ -167,11 +167,47 @@ fn agrees(world: &World, openings: &[Opening]) -> Result<(), TestCaseError> {
                 let ingress = check(world, &snapshot, judgement.ingress.as_ref(), (Direction::Ingress, ingress));
                 egress
                     .and(ingress)
+                    .and_then(|()| audit_agrees(world, &snapshot, (from, to, opening), identities))
                     .map_err(|e| TestCaseError::fail(format!("{from:?} to {to:?}, {opening:?}: {e}")))?;
             }
         }
     }
     Ok(())
+}
+
+/// Where an audited policy is about an end, the tables know what all would say together; elsewhere they have nothing
+/// of it.
+fn audit_agrees(
+    world: &World,
+    snapshot: &Snapshot,
+    (from, to, opening): (Party, Party, Opening),
+    [client, server]: [Identity; 2],
+) -> Result<(), TestCaseError> {
+    let judgement = Question { world, from, to, opening, regime: Regime::WithAudited }.judge();
+    let tables = Kernel::new(snapshot);
+    for (direction, end, decision, (subject, peer)) in [
+        (Direction::Egress, from, &judgement.egress, (Subject::egress(client), server)),
+        (Direction::Ingress, to, &judgement.ingress, (Subject::ingress(server), client)),
+    ] {
+        let ruling = verdict(&tables, subject.audited(), peer, probe(opening));
+        if end.endpoint().is_some_and(|index| is_audited(world, direction, index)) {
+            prop_assert!(ruling.is_some());
+            check(world, snapshot, decision.as_ref(), (direction, ruling))?;
+        } else {
+            prop_assert_eq!(ruling, None);
+        }
+    }
+    Ok(())
+}
+
+/// Whether an audited policy is about an endpoint.
+fn is_audited(world: &World, direction: Direction, endpoint: usize) -> bool {
+    let endpoint = &world.endpoints[endpoint];
+    world.tiers.iter().flat_map(|tier| &tier.policies).any(|policy| {
+        policy.audit
+            && policy.rules(direction).is_some()
+            && policy.subject.selects(world, Some(&endpoint.name.namespace), &endpoint.labels)
+    })
 }
 
 /// Everybody whom a policy is about is marked, and nobody else.
@@ -189,6 +225,11 @@ fn marks_isolation(world: &World) -> Result<(), TestCaseError> {
             });
             prop_assert_eq!(hook.flags.has(flag), about || world.profile == Profile::Deny);
         }
+        let flags =
+            [(Direction::Egress, AddressFlags::AUDIT_EGRESS), (Direction::Ingress, AddressFlags::AUDIT_INGRESS)];
+        for (direction, flag) in flags {
+            prop_assert_eq!(hook.flags.has(flag), is_audited(world, direction, ifindex.0 as usize - 1));
+        }
     }
     Ok(())
 }
@@ -201,7 +242,8 @@ fn audit_isolates_nobody(world: &World) -> Result<(), TestCaseError> {
         compile(&world, &worlds::running(&world), &host()).map_err(|e| TestCaseError::fail(e.to_string()))?;
     let isolated = AddressFlags::ISOLATED_EGRESS.with(AddressFlags::ISOLATED_INGRESS);
     prop_assert!(snapshot.hooks.iter().all(|(_, hook)| hook.flags.0 & isolated.0 == 0));
-    prop_assert_eq!((snapshot.pairs.len(), snapshot.rules.len()), (0, 0));
+    let audited = |(key, _): &(PairKey, PairValue)| key.subject == key.subject.audited();
+    prop_assert!(snapshot.pairs.iter().all(audited));
     Ok(())
 }
 

@@ -227,8 +227,38 @@ fn an_audited_policy_isolates_nobody() {
     let mut world = ingress(vec![(Action::Deny, Match::default())]);
     world.tiers[0].policies[0].audit = true;
     let snapshot = compiled(&world);
-    assert_eq!((snapshot.pairs.len(), snapshot.rules.len()), (0, 0));
-    assert!(!snapshot.hooks[0].1.flags.has(AddressFlags::ISOLATED_INGRESS));
+    let flags = |hook: usize| snapshot.hooks[hook].1.flags;
+    assert!(!flags(0).has(AddressFlags::ISOLATED_INGRESS));
+    // but the tables know what it would say, about whom it is
+    assert!(flags(0).has(AddressFlags::AUDIT_INGRESS) && !flags(0).has(AddressFlags::AUDIT_EGRESS));
+    assert!(!flags(1).has(AddressFlags::AUDIT_INGRESS));
+    let subject = Subject::ingress(identity(&snapshot, "10.0.0.1"));
+    let probe = Probe { protocol: Protocol::TCP, source_port: 1, destination_port: 1 };
+    let say = |subject| Tables::from(&snapshot).verdict(subject, identity(&snapshot, "10.0.0.2"), probe);
+    assert_eq!((say(subject), say(subject.audited())), (None, Some(Ruling::deny(RuleId(2)))));
+    assert_eq!(snapshot.pairs.len(), 1);
+    assert_eq!((snapshot.rules[1].name.as_str(), snapshot.rules[1].index), ("p", Some(0)));
+}
+
+#[test]
+fn an_audited_policy_would_speak_in_its_place_among_the_others() {
+    let about = |name: &str, action, audit| Policy {
+        audit,
+        ..policy(name, app("a"), Direction::Ingress, vec![rule(0, action, tcp(ports(&[port(80)])))])
+    };
+    // (policies in order, what is enforced, what would be)
+    for (policies, enforced, would) in [
+        (vec![about("p", Action::Deny, true), about("q", Action::Allow, false)], true, false),
+        (vec![about("q", Action::Allow, false), about("p", Action::Deny, true)], true, true),
+        (vec![about("p", Action::Allow, true), about("q", Action::Deny, false)], false, true),
+    ] {
+        let snapshot = compiled(&world(policies));
+        let tables = Tables::from(&snapshot);
+        let subject = Subject::ingress(identity(&snapshot, "10.0.0.1"));
+        let probe = Probe { protocol: Protocol::TCP, source_port: 1, destination_port: 80 };
+        let say = |subject| tables.verdict(subject, identity(&snapshot, "10.0.0.2"), probe).unwrap().is_allowed();
+        assert_eq!((say(subject), say(subject.audited())), (enforced, would));
+    }
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn mistakes_are_told_with_their_place() {
         ("-port:90-80", 7, "`90-80` is no port"),
         ("port:65536", 6, "no port"),
         ("proto:quic", 7, "`quic` is no protocol"),
-        ("verdict:maybe", 9, "allowed or denied"),
+        ("verdict:maybe", 9, "allowed, denied or would-drop"),
         ("from:", 6, "`from:` what"),
         ("web \"a b", 5, "\" is not closed"),
         ("web not", 5, "`not` what"),

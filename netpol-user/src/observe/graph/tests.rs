@@ -64,6 +64,7 @@ fn record(side: Side, interface: u32, from: [u8; 4], to: [u8; 4], ports: (u16, u
         ingress_rule: RuleId(2),
         tcp_flags: 0,
         translated: None,
+        audited: None,
         service: 0,
     }
 }

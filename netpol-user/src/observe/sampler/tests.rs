@@ -31,9 +31,9 @@ impl Bench {
 
     fn read_by(&mut self, seconds: u64, records: &[Record], counters: &[Counter], reader: &Arc<Reader>) -> Sample {
         self.at += Duration::from_secs(seconds);
-        self.sampler.begin();
+        self.sampler.begin(reader);
         records.iter().for_each(|record| self.sampler.add(reader, record, self.at));
-        self.sampler.finish(reader, counters, self.at)
+        self.sampler.finish(reader, [counters, &[]], self.at)
     }
 }
 

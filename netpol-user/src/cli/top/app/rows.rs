@@ -4,11 +4,9 @@ use std::{cmp::Ordering, mem};
 
 use super::App;
 use crate::{
-    cli::top::tables::{DropTable, EndpointTable, FlowTable, RuleTable, Tab, Table},
-    datapath::Drop,
+    cli::top::tables::{DropTable, Dropped, EndpointTable, FlowTable, RuleTable, ServiceTable, Tab, Table, drops},
     observe::{
         Connection,
-        sampler::Rate,
         summary::{self, EndpointSum, RuleSum},
     },
 };
@@ -34,7 +32,7 @@ pub(super) struct Derived {
     groups: Vec<Connection>,
     endpoints: Vec<EndpointSum>,
     rules: Vec<RuleSum>,
-    drops: Vec<(Drop, Rate)>,
+    drops: Vec<Dropped>,
 }
 
 impl View {
@@ -70,6 +68,7 @@ impl App {
             Tab::Endpoints => look(&EndpointTable { names, sums: &self.derived.endpoints }),
             Tab::Rules => look(&RuleTable { names, sums: &self.derived.rules }),
             Tab::Drops => look(&DropTable { rates: &self.derived.drops }),
+            Tab::Services => look(&ServiceTable { names, uses: &sample.services }),
         })
     }
 
@@ -89,10 +88,8 @@ impl App {
                 }
                 Tab::Endpoints => self.derived.endpoints = summary::endpoints(names, matching),
                 Tab::Rules => self.derived.rules = summary::rules(names, matching),
-                Tab::Drops => {
-                    let drops = sample.counters.iter();
-                    self.derived.drops = drops.filter_map(|rate| Some((rate.counter.verdict.err()?, *rate))).collect();
-                }
+                Tab::Drops => self.derived.drops = drops(sample),
+                Tab::Services => {}
             }
         }
         if self.tab != Tab::Flows || self.grouped {

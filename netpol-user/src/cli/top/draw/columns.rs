@@ -80,6 +80,7 @@ pub fn table(app: &mut App, frame: &mut Frame<'_>, area: Rect, theme: Theme) {
     if cells.is_empty() {
         let text = match app.tab {
             Tab::Drops => "nothing was dropped",
+            Tab::Services => "no service is published",
             _ if app.filter.is_empty() => "nothing is remembered yet",
             _ => "nothing matches the filter",
         };

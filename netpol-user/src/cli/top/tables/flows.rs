@@ -53,7 +53,7 @@ impl Table for FlowTable<'_> {
         let (x, y) = (&self.connections[a], &self.connections[b]);
         let total = |c: &Connection| (c.record.packets + c.reply_packets, c.record.bytes + c.reply_bytes);
         match COLUMNS[column].title {
-            "VERDICT" => (x.record.denied.map(|drop| drop as u8)).cmp(&y.record.denied.map(|drop| drop as u8)),
+            "VERDICT" => severity(x).cmp(&severity(y)),
             "FROM" => by_name(&self.flow(a).source, &self.flow(b).source),
             "TO" => by_name(&self.flow(a).destination, &self.flow(b).destination),
             "PROTO" => x.record.protocol.cmp(&y.record.protocol),
@@ -79,7 +79,7 @@ impl Table for FlowTable<'_> {
     fn cell(&self, column: usize, row: usize) -> String {
         let (connection, flow) = (&self.connections[row], self.flow(row));
         match COLUMNS[column].title {
-            "VERDICT" => mark(connection.record.denied.is_some(), flow.current).to_owned(),
+            "VERDICT" => mark(&flow).to_owned(),
             "FROM" => flow.source.describe(),
             "TO" => flow.destination.describe(),
             "PROTO" => flow.protocol.to_string(),
@@ -91,30 +91,35 @@ impl Table for FlowTable<'_> {
             "STATE" => connection.tcp_state().map_or("-", |state| state.name()).to_owned(),
             "WAY" => flow.direction.to_owned(),
             "CONNS" => connection.members.unwrap_or(1).to_string(),
-            _ => match flow.explanation.cause {
+            _ => match flow.audit_explanation.unwrap_or(flow.explanation).cause {
                 Cause::Rule(rule) => format!("{} ({})", rule.short(), rule.source),
-                _ => flow.explanation.to_string(),
+                _ => flow.audit_explanation.unwrap_or(flow.explanation).to_string(),
             },
         }
     }
 
     fn tone(&self, row: usize) -> Tone {
-        match (self.is_current(row), self.connections[row].record.denied) {
-            (false, _) => Tone::Dim,
-            (true, Some(_)) => Tone::Bad,
-            (true, None) => Tone::Good,
+        let record = &self.connections[row].record;
+        match (self.is_current(row), record.denied, record.audited) {
+            (false, ..) => Tone::Dim,
+            (true, Some(_), _) => Tone::Bad,
+            (true, None, Some(_)) => Tone::Doubtful,
+            (true, None, None) => Tone::Good,
         }
     }
 
     fn sentence(&self, row: usize) -> String {
         let flow = self.flow(row);
-        format!("{}: {}", mark(flow.drop_reason.is_some(), flow.current), flow.explanation)
+        match flow.audit_explanation {
+            Some(would) => format!("{}: it passes, and would be denied: {would}", mark(&flow)),
+            None => format!("{}: {}", mark(&flow), flow.explanation),
+        }
     }
 
     fn details(&self, row: usize) -> Vec<(&'static str, String)> {
         let (connection, flow) = (&self.connections[row], self.flow(row));
         let mut details = vec![
-            ("verdict", format!("{}{}", mark(flow.drop_reason.is_some(), flow.current), reason(&flow))),
+            ("verdict", format!("{}{}", mark(&flow), reason(&flow))),
             ("because", flow.explanation.to_string()),
             ("from", end(&flow.source)),
             ("to", end(&flow.destination)),
@@ -128,6 +133,7 @@ impl Table for FlowTable<'_> {
             }),
             ("age", format!("{}, idle {}", units::span(connection.age), units::span(connection.record.idle))),
         ];
+        details.extend(flow.audit_explanation.map(|would| ("would deny", would.to_string())));
         for (name, rule) in [("egress rule", flow.egress_rule), ("ingress rule", flow.ingress_rule)] {
             details.extend(rule.map(|rule| (name, rule.describe())));
         }
@@ -151,13 +157,18 @@ impl Table for FlowTable<'_> {
     }
 }
 
+/// What passes before what would not, and that before what does not.
+fn severity(connection: &Connection) -> (Option<u8>, bool) {
+    (connection.record.denied.map(|drop| drop as u8), connection.record.audited.is_some())
+}
+
 fn by_name(a: &Peer<'_>, b: &Peer<'_>) -> Ordering {
     let key = |peer: &Peer<'_>| (peer.address, peer.port);
     a.namespace.cmp(&b.namespace).then(a.name.cmp(&b.name)).then_with(|| key(a).cmp(&key(b)))
 }
 
 fn by_rule(a: &Flow<'_>, b: &Flow<'_>) -> Ordering {
-    let (a, b) = (a.rule, b.rule);
+    let (a, b) = (a.audit_rule.or(a.rule), b.audit_rule.or(b.rule));
     let key = |rule: &'_ crate::state::Rule| (rule.index, rule.source.clone());
     let name = |rule: Option<&crate::state::Rule>| rule.map(|rule| rule.policy().to_string());
     name(a).cmp(&name(b)).then_with(|| a.map(key).cmp(&b.map(key)))

@@ -5,27 +5,31 @@ mod drops;
 mod endpoints;
 mod flows;
 mod rules;
+mod services;
 
 use std::{
     cmp::Ordering,
     hash::{DefaultHasher, Hash, Hasher as _},
 };
 
-pub use drops::DropTable;
+use crate::observe::Flow;
+pub use drops::{DropTable, Dropped, drops};
 pub use endpoints::EndpointTable;
 pub use flows::FlowTable;
 pub use rules::RuleTable;
+pub use services::ServiceTable;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Tab {
     Flows,
     Endpoints,
     Rules,
     Drops,
+    Services,
 }
 
 impl Tab {
-    pub const ALL: [Self; 4] = [Self::Flows, Self::Endpoints, Self::Rules, Self::Drops];
+    pub const ALL: [Self; 5] = [Self::Flows, Self::Endpoints, Self::Rules, Self::Drops, Self::Services];
 
     pub const fn title(self) -> &'static str {
         match self {
@@ -33,6 +37,7 @@ impl Tab {
             Self::Endpoints => "Endpoints",
             Self::Rules => "Rules",
             Self::Drops => "Drops",
+            Self::Services => "Services",
         }
     }
 }
@@ -63,6 +68,8 @@ pub enum Kind {
 pub enum Tone {
     Plain,
     Good,
+    /// It passes, and would not.
+    Doubtful,
     Bad,
     Dim,
 }
@@ -98,12 +105,14 @@ const fn column(title: &'static str, least: usize, rank: u8, kind: Kind) -> Colu
 }
 
 /// The words of a verdict, told apart by more than colour.
-const fn mark(denied: bool, current: bool) -> &'static str {
-    match (current, denied) {
-        (true, false) => "✓ allowed",
-        (true, true) => "✗ denied",
+const fn mark(flow: &Flow<'_>) -> &'static str {
+    match (flow.current, flow.drop_reason.is_some(), flow.would_drop.is_some()) {
+        (true, false, false) => "✓ allowed",
+        // allowed, and audited policies would deny it
+        (true, false, true) => "! audited",
+        (true, true, _) => "✗ denied",
         // of a policy that is no longer enforced
-        (false, false) => "~ allowed",
-        (false, true) => "~ denied",
+        (false, false, _) => "~ allowed",
+        (false, true, _) => "~ denied",
     }
 }

@@ -32,6 +32,7 @@ impl RuleTable<'_> {
     fn verdict(&self, row: usize) -> &'static str {
         match self.sums[row].verdict {
             Some("denied") => "✗ denied",
+            Some("would-drop") => "! audited",
             Some(_) => "✓ allowed",
             None => "-",
         }
@@ -76,6 +77,7 @@ impl Table for RuleTable<'_> {
     fn tone(&self, row: usize) -> Tone {
         match self.sums[row].verdict {
             Some("denied") => Tone::Bad,
+            Some("would-drop") => Tone::Doubtful,
             Some(_) => Tone::Good,
             None => Tone::Dim,
         }
