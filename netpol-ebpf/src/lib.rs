@@ -13,6 +13,7 @@
 //! | [`maps`] | the maps |
 //! | [`rewrite`] | other addresses and ports, and checksums that fit |
 //! | [`aging`] | the timer that ends silent translations |
+//! | [`tell`] | what observers are told |
 //! | [`act`] | verdicts become return codes, redirections and counters, in one place |
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features))]
@@ -26,6 +27,7 @@ pub mod maps;
 pub mod rewrite;
 pub mod socket;
 pub mod tables;
+pub mod tell;
 pub mod unusual;
 pub mod uplink;
 pub mod verified;

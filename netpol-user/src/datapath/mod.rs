@@ -17,14 +17,18 @@
 //! | `published` | what was published, read back |
 //! | `records` | flows, denials and counters, read |
 //! | `usage` | how full the maps are |
+//! | `observer` | a ring buffer for one who observes, and its lease |
+//! | `event` | what it is told |
 //! | `testrun` | frames of ours, without an interface |
 
 mod batch;
 mod calls;
+mod event;
 mod links;
 #[cfg(feature = "log")]
 mod log;
 mod mapped;
+mod observer;
 mod pins;
 mod programs;
 mod publish;
@@ -43,6 +47,9 @@ pub use netpol_common::{
     flow::{FlowFlags, Generation},
     kernel::{Live, Settings},
 };
+pub use event::{Event, Frame};
+pub use netpol_common::event::{Kind, Wants};
+pub use observer::{Observer, Untold};
 pub use pins::Pins;
 pub use programs::{Datapath, Role};
 pub use published::Published;
@@ -141,6 +148,10 @@ pub enum Error {
         #[source]
         error: io::Error,
     },
+    #[error("there are {0} observers already, which is as many as there may be; end one of them")]
+    Observers(u32),
+    #[error(transparent)]
+    State(#[from] Box<crate::state::Error>),
     #[error("the kernel cannot wait for its readers (membarrier)")]
     Barrier(#[source] io::Error),
 }

@@ -124,13 +124,13 @@ impl Datapath {
 }
 
 /// The clock that the classifiers use.
-fn now() -> Ticks {
+pub(super) fn now() -> Ticks {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
         .unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
     Ticks::from_nanos(Duration::from(time).as_nanos() as u64)
 }
 
-fn record<A: Address>(key: &FlowKey<A>, value: &FlowValue<A>, (denials, now): (bool, Ticks)) -> Record {
+pub(super) fn record<A: Address>(key: &FlowKey<A>, value: &FlowValue<A>, (denials, now): (bool, Ticks)) -> Record {
     let flags = value.word.flags();
     let reason = if flags.has(FlowFlags::EGRESS_DENIED) { Drop::PolicyEgress } else { Drop::PolicyIngress };
     let port = |port: PortBe| port.to_host();
