@@ -281,6 +281,10 @@ impl Instance {
             datapath.detach_sockets()?;
         }
         self.state.keep_only(generation.0);
+        if let Err(error) = datapath.reap_observers(&self.state) {
+            // their leases have run out all the same
+            tracing::warn!("{error}");
+        }
         Ok(Report { timings, ..report })
     }
 

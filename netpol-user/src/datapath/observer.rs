@@ -122,6 +122,11 @@ impl Datapath {
         Ok(())
     }
 
+    /// Whether the classifiers look for observers at all.
+    pub fn is_observed(&self) -> Result<bool, Error> {
+        Ok(Leases::open(&self.pins)?.get(0)? != Lease::NONE)
+    }
+
     /// How many observe now, and what they were not told since the maps were made.
     pub fn observers(&self) -> Result<(u32, Untold), Error> {
         let leases = Leases::open(&self.pins)?;

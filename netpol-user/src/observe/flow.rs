@@ -15,6 +15,7 @@ use serde::{Serialize, Serializer};
 
 use super::clock;
 use crate::{
+    datapath::Drop,
     model::{Labels, Opening, explain::Service},
     state::{self, Rule},
 };
@@ -155,6 +156,8 @@ pub enum Cause<'a> {
     Rule(&'a Rule),
     /// No policy is about either end, in its direction.
     NoPolicy,
+    /// Dropped for another reason than policy.
+    Reason(Drop),
     /// The verdict is of a policy that is no longer enforced; the next packet is judged anew.
     Earlier {
         generation: u32,
@@ -173,6 +176,7 @@ impl fmt::Display for Explanation<'_> {
                 rule.explain(f, format_args!("{} {word} {}", Service(self.opening), peer.who()))
             }
             Cause::NoPolicy => f.write_str("no policy"),
+            Cause::Reason(reason) => f.write_str(reason.explanation()),
             Cause::Earlier { generation } => write!(f, "a policy of before (generation {generation})"),
             Cause::Nameless { rule } => write!(f, "rule {rule}, whose name is lost; run `netpol load` again"),
         }

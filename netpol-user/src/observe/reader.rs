@@ -116,11 +116,12 @@ impl Reader {
         // policy is asked about the direction that opened the connection
         let backwards = record.flags.has(FlowFlags::REPLY);
         let (from, to) = if backwards { (destination, source) } else { (source, destination) };
-        let cause = match decided {
-            Some(rule) => Cause::Rule(rule),
-            None if !current => Cause::Earlier { generation: record.generation.0 },
-            None if number != 0 => Cause::Nameless { rule: number },
-            None => Cause::NoPolicy,
+        let cause = match (record.denied.filter(|reason| !reason.is_denial()), decided) {
+            (Some(reason), _) => Cause::Reason(reason),
+            (None, Some(rule)) => Cause::Rule(rule),
+            (None, None) if !current => Cause::Earlier { generation: record.generation.0 },
+            (None, None) if number != 0 => Cause::Nameless { rule: number },
+            (None, None) => Cause::NoPolicy,
         };
         Flow {
             time: now.checked_sub(record.idle).unwrap_or(SystemTime::UNIX_EPOCH),

@@ -17,6 +17,7 @@
 //! | `traffic` | real connections between them, and raw frames |
 //! | `client` | whom a server takes its client for |
 //! | `netpol` | the real command, inside a host |
+//! | `observer` | the command that observes, beside a test |
 //! | `policy` | documents, and what the command counts and remembers |
 //! | `scene` | endpoints, host and outside, bridged or routed |
 //! | `shop` | one of them, busy |
@@ -35,6 +36,7 @@ mod example;
 mod folder;
 mod net;
 mod netpol;
+mod observer;
 pub mod packet;
 pub mod policy;
 mod scene;
@@ -51,6 +53,7 @@ pub use example::{Example, files, policies};
 pub use folder::Folder;
 pub use net::Net;
 pub use netpol::Ran;
+pub use observer::{Watch, wait_until};
 pub use policy::{Counts, FAMILIES, Family};
 pub use scene::{HOST, LAYOUTS, Layout, Scene, pair};
 pub use shop::Shop;
