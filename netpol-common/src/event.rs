@@ -195,7 +195,8 @@ pub const RATIONS: u32 = 1024;
 /// sender's port, which is another one for each attempt.
 #[inline(always)]
 pub fn drop_tag<A: Address>(key: &FlowKey<A>, reason: u32) -> u32 {
-    let ports = if key.protocol().has_ports() { PortPair::new(PortBe::ZERO, key.ports.destination()) } else { key.ports };
+    let ports =
+        if key.protocol().has_ports() { PortPair::new(PortBe::ZERO, key.ports.destination()) } else { key.ports };
     let ends = u64::from(key.source.fold()) << 32 | u64::from(key.destination.fold());
     let mixed = ends ^ u64::from(key.place.0) << 32 ^ u64::from(ports.word()) ^ u64::from(key.protocol.word()) << 40;
     // Fibonacci hashing, twice: what differs in a few bits shall differ in the place as well
@@ -288,7 +289,8 @@ mod tests {
     fn attempts_from_other_ports_are_the_same_drop_and_nothing_else_is() {
         let tag = drop_tag(&key(1, (40_000, 80)), 1);
         assert_eq!(tag, drop_tag(&key(1, (40_001, 80)), 1));
-        for other in [drop_tag(&key(1, (40_000, 81)), 1), drop_tag(&key(3, (40_000, 80)), 1), drop_tag(&key(1, (1, 80)), 0)]
+        for other in
+            [drop_tag(&key(1, (40_000, 81)), 1), drop_tag(&key(3, (40_000, 80)), 1), drop_tag(&key(1, (1, 80)), 0)]
         {
             assert_ne!(tag, other);
         }

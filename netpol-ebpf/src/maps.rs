@@ -10,7 +10,10 @@ use aya_ebpf::{
 use netpol_common::{
     decide::Desk,
     drops::{COUNTERS, Count},
-    event::{HUSHES as HUSHES_ROOM, Hush, LEASES as LEASES_ROOM, Lease, OBSERVERS, RATIONS as RATIONS_ROOM, Ration, Told, UNTOLD as UNTOLD_ROOM},
+    event::{
+        HUSHES as HUSHES_ROOM, Hush, LEASES as LEASES_ROOM, Lease, OBSERVERS, RATIONS as RATIONS_ROOM, Ration, Told,
+        UNTOLD as UNTOLD_ROOM,
+    },
     flow::{FlowKey, FlowValue},
     kernel::{Bucket, FragmentKey, FragmentPorts},
     nat::{NatKey, Translation},

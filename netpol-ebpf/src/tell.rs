@@ -274,11 +274,14 @@ fn publish<A: Address>(skb: Skb, told: &mut Told<A>, (kind, time): (Kind, u64)) 
         let ring = core::ptr::from_ref(ring).cast_mut().cast();
         // what a flood of connections fills leaves a quarter to drops
         // SAFETY: a ring that the program was given.
-        let has_room = kind as u8 == Kind::Drop as u8 || unsafe {
-            let (used, size) =
-                (bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA.into()), bpf_ringbuf_query(ring, BPF_RB_RING_SIZE.into()));
-            used < size - size / 4
-        };
+        let has_room = kind as u8 == Kind::Drop as u8
+            || unsafe {
+                let (used, size) = (
+                    bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA.into()),
+                    bpf_ringbuf_query(ring, BPF_RB_RING_SIZE.into()),
+                );
+                used < size - size / 4
+            };
         let with_frame = lease.wants().has(Wants::FRAMES);
         if with_frame && !is_captured {
             capture(skb, told);

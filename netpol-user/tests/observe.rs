@@ -112,7 +112,10 @@ fn drops_are_told_by_their_reasons() {
     let whole = packet::frame(target, source, &packet::udp(own, other, b"tag"));
     socket.send(&[&whole[..12], &[0x81, 0, 0, 5], &whole[12..]].concat());
     let vlan = watch.drop_of("vlan");
-    assert_eq!((&vlan["protocol"], &vlan["source"]["address"], &vlan["at"]), (&"VLAN".into(), &Value::Null, &"default/a".into()));
+    assert_eq!(
+        (&vlan["protocol"], &vlan["source"]["address"], &vlan["at"]),
+        (&"VLAN".into(), &Value::Null, &"default/a".into())
+    );
 
     let claim = packet::arp(2, (source, c.ipv4()), (target, b.ipv4()));
     socket.send(&packet::ethernet(target, source, 0x0806, &claim));
@@ -194,7 +197,10 @@ fn translation_is_told_with_the_service() {
     check(&[(a, Tcp("10.96.0.10:80".into()), Answered), (c, Tcp("10.96.0.10:80".into()), Silent)]);
     let told = watch.event("a to the service", |event| event["type"] == "new" && event["source"]["name"] == "a");
     assert_eq!((&told["service"], &told["destination"]["address"]), (&"default/web:80".into(), &"10.96.0.10".into()));
-    assert_eq!((&told["destination"]["name"], &told["translated"]["destination"]), (&"b".into(), &"10.0.0.20:8080".into()));
+    assert_eq!(
+        (&told["destination"]["name"], &told["translated"]["destination"]),
+        (&"b".into(), &"10.0.0.20:8080".into())
+    );
     let denied = watch.drop_of("policy-ingress");
     assert_eq!((&denied["service"], &denied["destination"]["name"]), (&"default/web:80".into(), &"b".into()));
     let closed = watch.event("the end", |event| event["type"] == "closed" && event["source"]["name"] == "a");
@@ -342,16 +348,23 @@ fn packets_are_written_with_their_verdicts() {
     let (mut interfaces, mut packets) = (vec![], vec![]);
     while let Some(block) = reader.next_block() {
         match block.expect("a block") {
-            Block::InterfaceDescription(block) => interfaces.extend(block.options.iter().filter_map(|option| match option {
-                InterfaceDescriptionOption::IfName(name) => Some(name.to_string()),
-                _ => None,
-            })),
+            Block::InterfaceDescription(block) => {
+                interfaces.extend(block.options.iter().filter_map(|option| match option {
+                    InterfaceDescriptionOption::IfName(name) => Some(name.to_string()),
+                    _ => None,
+                }))
+            }
             Block::EnhancedPacket(block) => {
                 let comment = block.options.iter().find_map(|option| match option {
                     EnhancedPacketOption::Comment(comment) => Some(comment.to_string()),
                     _ => None,
                 });
-                packets.push((interfaces[block.interface_id as usize].clone(), block.data.to_vec(), comment, block.original_len));
+                packets.push((
+                    interfaces[block.interface_id as usize].clone(),
+                    block.data.to_vec(),
+                    comment,
+                    block.original_len,
+                ));
             }
             _ => {}
         }
@@ -372,15 +385,15 @@ fn packets_are_written_with_their_verdicts() {
 fn recent_past_is_told_from_what_is_remembered() {
     let Scene { host, a, b, c, .. } = &loaded();
     let _server = b.serve_tcp(80);
-    check(&[(a, Tcp(b.at(Family::V4, 80)), Answered)]);
     check(&[(c, Tcp(b.at(Family::V4, 80)), Silent)]);
+    check(&[(a, Tcp(b.at(Family::V4, 80)), Answered)]);
     let lines = |arguments: &[&str]| -> Vec<Value> {
         let told = host.netpol(&[&["observe", "-o", "json"], arguments].concat()).ok();
         told.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     let told = lines(&["--last", "100", "to:b"]);
     let kinds: Vec<_> = told.iter().map(|event| (&event["type"], &event["source"]["name"])).collect();
-    assert_eq!(kinds, [(&"flow".into(), &"a".into()), (&"drop".into(), &"c".into())], "the latest last");
+    assert_eq!(kinds, [(&"drop".into(), &"c".into()), (&"flow".into(), &"a".into())], "the latest last");
     let last = lines(&["--last", "1", "to:b"]);
     assert!(last.len() == 1 && last[0]["source"] == told[1]["source"], "{last:#?}");
     assert!(lines(&["--last", "100", "--type", "drop", "reason:spoofed"]).is_empty());
@@ -401,7 +414,8 @@ fn words_are_for_people() {
     let _server = b.serve_tcp(80);
     for (format, wanted) in [("compact", " > default/b:80 TCP: "), ("table", "default/b:80  ")] {
         let running = thread::scope(|scope| {
-            let watching = scope.spawn(|| host.netpol(&["observe", "-o", format, "--count", "1", "--type", "new", "to:b"]));
+            let watching =
+                scope.spawn(|| host.netpol(&["observe", "-o", format, "--count", "1", "--type", "new", "to:b"]));
             wait_until("it observes", || host.observers() == 1);
             check(&[(a, Tcp(b.at(Family::V4, 80)), Answered), (c, Tcp(b.at(Family::V4, 80)), Silent)]);
             watching.join().expect("an end")

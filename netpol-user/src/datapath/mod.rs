@@ -41,14 +41,14 @@ mod usage;
 
 use std::{io, path::PathBuf};
 
+pub use event::{Event, Frame};
 pub use links::{Hook, Position, Way, unload};
+pub use netpol_common::event::{Kind, Wants};
 pub use netpol_common::{
     drops::{Drop, Pass, Side},
     flow::{FlowFlags, Generation},
     kernel::{Live, Settings},
 };
-pub use event::{Event, Frame};
-pub use netpol_common::event::{Kind, Wants};
 pub use observer::{Observer, Untold};
 pub use pins::Pins;
 pub use programs::{Datapath, Role};

@@ -179,7 +179,8 @@ fn publication(text: &mut Exposition, published: Option<Publication>) {
 }
 
 fn observation(text: &mut Exposition, (observers, Untold { lost, suppressed }): (u32, Untold)) {
-    text.family("netpol_observers", Kind::Gauge, "Observers (netpol observe) whose leases hold.").sample(&[], observers);
+    text.family("netpol_observers", Kind::Gauge, "Observers (netpol observe) whose leases hold.")
+        .sample(&[], observers);
     let families = [
         (
             "netpol_observer_lost_events_total",

@@ -284,9 +284,7 @@ impl Test {
             }
             Self::Protocol(protocol) => flow.protocol == *protocol,
             Self::Denied(denied) => (flow.verdict == "denied") == *denied,
-            Self::Reason(pattern) => {
-                flow.drop_reason.is_some_and(|reason| glob(pattern.as_bytes(), reason.as_bytes()))
-            }
+            Self::Reason(pattern) => flow.drop_reason.is_some_and(|reason| glob(pattern.as_bytes(), reason.as_bytes())),
             Self::DefaultDeny => flow.rule.is_some_and(|rule| rule.index.is_none()),
             Self::NoPolicy => flow.rule.is_none(),
             Self::Rule(part) => flow.rule.is_some_and(|rule| rule.describe().to_lowercase().contains(part)),

@@ -9,7 +9,7 @@ use super::{
     reader::Reader,
     tcp,
 };
-use crate::datapath::{Frame, Record};
+use crate::datapath::{Drop, Frame, Record};
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -112,11 +112,14 @@ impl Happening {
     /// What it is, where it is no IP packet: `ARP`, or the EtherType.
     pub fn ethertype(&self) -> Option<String> {
         let frame = self.frame.as_ref().filter(|frame| !frame.is_ip)?;
+        if self.record.denied == Some(Drop::Vlan) {
+            // the kernel may keep the tag beside the frame
+            return Some("VLAN".to_owned());
+        }
         Some(match frame.ethertype {
             0x0800 => "IPv4".to_owned(),
             0x0806 => "ARP".to_owned(),
             0x86dd => "IPv6".to_owned(),
-            0x8100 | 0x88a8 => "VLAN".to_owned(),
             other => format!("ethertype 0x{other:04x}"),
         })
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Happening, What, Reader,
+    Happening, Reader, What,
     connection::{Key, is_backwards, reversed},
     tcp,
 };
@@ -108,7 +108,8 @@ impl<'a> Stream<'a> {
             items.extend(self.item(event)?.map(|happening| Item::Happening(Box::new(happening))));
         }
         let now = Instant::now();
-        let due: Vec<_> = self.ending.iter().filter(|(_, (due, _))| is_last || *due <= now).map(|(key, _)| *key).collect();
+        let due: Vec<_> =
+            self.ending.iter().filter(|(_, (due, _))| is_last || *due <= now).map(|(key, _)| *key).collect();
         for key in due {
             if let Some((_, event)) = self.ending.remove(&key)
                 && let Some(happening) = self.end(event)?

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::Format;
 use crate::{
     cli::output::escape,
-    observe::{Flow, Happening, Item, What, Leaving, Told, rfc3339},
+    observe::{Flow, Happening, Item, Leaving, Told, What, rfc3339},
 };
 
 /// Writes lines.
@@ -72,14 +72,19 @@ impl<W: Write> Lines<W> {
             Item::Gap(gap) => (
                 "lost",
                 gap.as_secs(),
-                format!("an unknown number of events: netpol did not run for {:.1} s longer than is counted", gap.as_secs_f64()),
+                format!(
+                    "an unknown number of events: netpol did not run for {:.1} s longer than is counted",
+                    gap.as_secs_f64()
+                ),
                 json!({"type": "lost", "time": time, "lost": null, "seconds": gap.as_secs_f64()}),
             ),
         };
         _ = number;
         match self.format {
             Format::Json => self.json(&object),
-            Format::Compact | Format::Table => self.line(name, YELLOW, &format!("{} {words}", clock(SystemTime::now()))),
+            Format::Compact | Format::Table => {
+                self.line(name, YELLOW, &format!("{} {words}", clock(SystemTime::now())))
+            }
         }
     }
 

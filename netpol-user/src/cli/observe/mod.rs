@@ -25,7 +25,7 @@ use super::{Instance, Outcome};
 use crate::{
     datapath::Datapath,
     enforce,
-    observe::{Filter, Happening, Item, What, Reader, Stream, Wanted},
+    observe::{Filter, Happening, Item, Reader, Stream, Wanted, What},
     privileges,
 };
 use capture::Capture;
