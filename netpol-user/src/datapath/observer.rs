@@ -142,7 +142,7 @@ impl Datapath {
 
 impl Observer {
     /// The next event, if there is one by now.
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn hear(&mut self) -> Option<Event> {
         loop {
             // another version's are none of ours
             let event = Event::read(&self.ring.next()?);

@@ -27,6 +27,8 @@ const LINGER: Duration = Duration::from_millis(250);
 const ENDED: Duration = Duration::from_secs(5);
 /// The most events of one look, so that what was read is told before more is read.
 const AT_ONCE: usize = 8192;
+/// The most of the last look, which is to be of all that there is: but more may come meanwhile.
+const LAST: usize = 1 << 24;
 /// How many generations' names are kept: events of an old one may still be in the ring.
 const READERS: usize = 4;
 
@@ -103,8 +105,9 @@ impl<'a> Stream<'a> {
     /// Also when it was unloaded meanwhile.
     pub fn look(&mut self, is_last: bool) -> Result<Vec<Item>, enforce::Error> {
         let mut items = vec![];
-        for _ in 0..AT_ONCE {
-            let Some(event) = self.observer.next() else { break };
+        let most = if is_last { LAST } else { AT_ONCE };
+        for _ in 0..most {
+            let Some(event) = self.observer.hear() else { break };
             items.extend(self.item(event)?.map(|happening| Item::Happening(Box::new(happening))));
         }
         let now = Instant::now();

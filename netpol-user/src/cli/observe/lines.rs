@@ -55,31 +55,25 @@ impl<W: Write> Lines<W> {
     /// What was not told.
     pub fn missed(&mut self, item: &Item) -> io::Result<()> {
         let time = rfc3339(SystemTime::now());
-        let (name, number, words, object) = match item {
+        let (name, words, object) = match item {
             Item::Happening(_) => return Ok(()),
             Item::Lost(lost) => (
                 "lost",
-                *lost,
                 format!("{lost} events, because they were not read in time (a larger --buffer helps)"),
                 json!({"type": "lost", "time": time, "lost": lost}),
             ),
             Item::Suppressed(drops) => (
                 "more",
-                *drops,
                 format!("{drops} drops like those that were told, or too many of one interface"),
                 json!({"type": "suppressed", "time": time, "suppressed": drops}),
             ),
-            Item::Gap(gap) => (
-                "lost",
-                gap.as_secs(),
-                format!(
-                    "an unknown number of events: netpol did not run for {:.1} s longer than is counted",
-                    gap.as_secs_f64()
-                ),
-                json!({"type": "lost", "time": time, "lost": null, "seconds": gap.as_secs_f64()}),
-            ),
+            Item::Gap(gap) => {
+                let seconds = gap.as_secs_f64();
+                let words =
+                    format!("an unknown number of events: netpol was stopped, {seconds:.1} s too long to count them");
+                ("lost", words, json!({"type": "lost", "time": time, "lost": null, "seconds": seconds}))
+            }
         };
-        _ = number;
         match self.format {
             Format::Json => self.json(&object),
             Format::Compact | Format::Table => {
@@ -222,4 +216,66 @@ fn row(cells: [String; COLUMNS.len()]) -> String {
     }
     line.truncate(line.trim_end().len());
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::observe::{
+        Reader, What,
+        scene::{DB, OUTSIDE, WEB, denial, names, record},
+    };
+
+    fn happening(kind: What, record: crate::datapath::Record) -> Happening {
+        let reader = Arc::new(Reader::new(names().into()));
+        let now = SystemTime::UNIX_EPOCH;
+        Happening { kind, now, reader, record, reply: None, was_known: false, suppressed: 0, frame: None }
+    }
+
+    fn written(format: Format, happening: &Happening) -> String {
+        let mut out = vec![];
+        Lines::new(&mut out, format, false).happening(happening).expect("memory");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn drop_is_told_with_its_rule_and_how_many_more_there_were() {
+        let drop = Happening { suppressed: 7, was_known: true, ..happening(What::Drop, denial(OUTSIDE, DB, 3)) };
+        assert_eq!(
+            written(Format::Compact, &drop),
+            "00:00:00.000 drop   policy-ingress 192.0.2.9:40000 > shop/db:5432 TCP: isolated by NetworkPolicy \
+             shop/database ingress at shop.yaml:3, and no rule allows tcp/5432 from 192.0.2.9 (allowed until now, 3 \
+             packets until now, 7 more like it)\n"
+        );
+        let json: serde_json::Value = serde_json::from_str(&written(Format::Json, &drop)).expect("an object");
+        assert_eq!(
+            (&json["type"], &json["suppressed"], &json["was_allowed"]),
+            (&"drop".into(), &7.into(), &true.into())
+        );
+        assert_eq!((&json["destination"]["name"], &json["rule"]["source"]), (&"db".into(), &"shop.yaml:3".into()));
+    }
+
+    #[test]
+    fn end_is_told_with_both_directions() {
+        let reply = record(DB, WEB, 2);
+        let flags = |record| crate::datapath::Record { tcp_flags: 0x13, ..record };
+        let end = Happening { reply: Some(flags(reply)), ..happening(What::Closed, flags(record(WEB, DB, 5))) };
+        let line = written(Format::Compact, &end);
+        assert!(line.contains("CLOSED, 5 packets 500 bytes, answers 2 packets 200 bytes: "), "{line}");
+    }
+
+    #[test]
+    fn names_cannot_move_the_cursor() {
+        let mut names = names();
+        names.endpoints[0].name = "we\x1b[2Jb\n".into();
+        let reader = Arc::new(Reader::new(names.into()));
+        let told = Happening { reader, ..happening(What::New, record(WEB, DB, 1)) };
+        for format in [Format::Compact, Format::Table, Format::Json] {
+            let line = written(format, &told);
+            assert_eq!(line.lines().count(), 1, "{line:?}");
+            assert!(!line.trim_end().contains(|c: char| c.is_control()), "{line:?}");
+        }
+    }
 }
