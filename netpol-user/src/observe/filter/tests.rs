@@ -91,7 +91,7 @@ fn mistakes_are_told_with_their_place() {
         ("proto:quic", 7, "`quic` is no protocol"),
         ("verdict:maybe", 9, "allowed or denied"),
         ("reason:spofed", 8, "did you mean `spoofed`"),
-        ("reason:rain", 8, "only policy-egress"),
+        ("reason:quux", 8, "only policy-egress"),
         ("from:", 6, "`from:` what"),
         ("web \"a b", 5, "\" is not closed"),
         ("web not", 5, "`not` what"),
