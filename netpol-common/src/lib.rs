@@ -17,6 +17,7 @@
 //! | [`tables`] | keys and values of the policy tables that the loader fills |
 //! | [`kernel`] | what the logic asks of the world |
 //! | [`drops`] | why packets are dropped, and where the others go |
+//! | [`event`] | what observers are told of it |
 //! | [`wire`] | addresses, ports and protocols |
 //!
 //! Nothing here allocates, panics or knows about the kernel: the source that the verifier accepts
@@ -28,6 +29,7 @@ mod pod;
 
 pub mod decide;
 pub mod drops;
+pub mod event;
 pub mod flow;
 pub mod guard;
 pub mod headers;

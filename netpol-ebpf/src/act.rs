@@ -16,7 +16,9 @@ use crate::{frame::Skb, maps};
 pub const NEXT: i32 = TC_ACT_UNSPEC;
 const DROP: i32 = TC_ACT_SHOT;
 
-/// What becomes of a packet, in one register: the TC action (bits 0-31) and the verdict's code (32-63).
+/// What becomes of a packet, in one register: the TC action (bits 0-31) and the verdict's code (32-62). The highest bit
+/// is set where more is to be done than to count and to return: nothing is decided yet, or the packet is dropped,
+/// which somebody may want to hear. One comparison tells that from everything that an established packet meets.
 /// (As an enum with fields its undefined parts would be copied about, which the verifier refuses.)
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fate(u64);
@@ -29,9 +31,24 @@ impl Fate {
     /// The same, and nothing was looked for: the packet is not of the usual kind.
     pub const UNUSUAL: Self = Self(u64::MAX - 2);
 
+    /// The highest bit; a counter's number has no room for it.
+    const UNSETTLED: u64 = 1 << 63;
+
     #[inline(always)]
     pub const fn is_open(self) -> bool {
         self.0 >= Self::UNUSUAL.0
+    }
+
+    /// Decided, and not dropped.
+    #[inline(always)]
+    pub const fn is_settled(self) -> bool {
+        self.0 & Self::UNSETTLED == 0
+    }
+
+    /// The code of a dropped packet's reason.
+    #[inline(always)]
+    pub const fn reason(self) -> u32 {
+        ((self.0 >> 32) as u32 & 0xff).wrapping_sub(verdict_code(Err(Drop::PolicyEgress)))
     }
 
     /// In a register, between functions.
@@ -53,7 +70,7 @@ impl Fate {
 
     #[inline(always)]
     pub const fn dropped(reason: Drop) -> Self {
-        Self::new(DROP, Err(reason))
+        Self(Self::new(DROP, Err(reason)).0 | Self::UNSETTLED)
     }
 
     /// On to the next program and the host's stack.
@@ -83,7 +100,7 @@ impl Fate {
         // SAFETY: no pointers.
         let action =
             unsafe { if is_workload { bpf_redirect_peer(interface.0, 0) } else { bpf_redirect(interface.0, 0) } };
-        Self::new(action as i32, Err(reason))
+        Self(Self::new(action as i32, Err(reason)).0 | Self::UNSETTLED)
     }
 
     #[inline(always)]

@@ -27,6 +27,7 @@ use crate::{
     frame::Skb,
     refuse::refuse,
     tables::{Maps, hook, live},
+    tell::{self, about},
     unusual::{decode, encode},
     verified,
 };
@@ -50,17 +51,27 @@ pub fn classify(skb: *mut __sk_buff, side: Side) -> i32 {
 fn frame(skb: Skb, side: Side) -> Fate {
     let Ok(Ethertype { ethertype }) = skb.linear().read(ETHERTYPE) else { return Fate::dropped(Drop::Malformed) };
     // A tag beside the frame is stripped after us (VID 0), so the host would see what we did not.
-    if skb.is_tagged() {
-        return Fate::dropped(Drop::Vlan);
-    }
     let place = Place::new(skb.interface(), side);
-    match u16::from_be(ethertype) {
-        ethertype::IPV4 => ip::<V4>(skb, place),
-        ethertype::IPV6 => ip::<V6>(skb, place),
+    if skb.is_tagged() {
+        return told(skb, place, Fate::dropped(Drop::Vlan));
+    }
+    let fate = match u16::from_be(ethertype) {
+        ethertype::IPV4 => return ip::<V4>(skb, place),
+        ethertype::IPV6 => return ip::<V6>(skb, place),
         ethertype::ARP => undisputed(verified::arp(skb.0, place.0)),
         ethertype::VLAN | ethertype::QINQ => Fate::dropped(Drop::Vlan),
         _ => unknown(skb, place),
+    };
+    told(skb, place, fate)
+}
+
+/// The fate of a frame that is not IP: observers are told if it is dropped.
+#[inline(always)]
+fn told(skb: Skb, place: Place, fate: Fate) -> Fate {
+    if !fate.is_settled() && tell::is_observed() {
+        verified::tell_frame(skb.0, place.0, fate.reason());
     }
+    fate
 }
 
 /// An EtherType that policy says nothing about.
@@ -94,17 +105,34 @@ fn undisputed(code: u32) -> Fate {
 
 #[inline(always)]
 fn ip<F: Maps>(skb: Skb, place: Place) -> Fate {
-    let mut fate = F::fast(skb, place);
-    if fate == Fate::UNUSUAL {
-        fate = unusual::<F>(skb, place);
-    }
-    if fate.is_open() { slow::<F>(skb, place) } else { fate }
+    let fate = F::fast(skb, place);
+    if fate.is_settled() { fate } else { unsettled::<F>(skb, place, fate) }
 }
 
-/// A packet that takes a longer way to its flow, or has none.
+/// Everything but the packets of established connections.
 #[inline(always)]
-fn unusual<F: Maps>(skb: Skb, place: Place) -> Fate {
-    let code = F::unusual(skb.0, place.0);
+fn unsettled<F: Maps>(skb: Skb, place: Place, mut fate: Fate) -> Fate {
+    let mut about = 0;
+    if fate == Fate::UNUSUAL {
+        let code = F::unusual(skb.0, place.0);
+        if decode(code).is_ok() {
+            about = about::ON_DESK;
+        }
+        fate = unusual::<F>(skb, place, code);
+    }
+    if fate.is_open() {
+        fate = slow::<F>(skb, place);
+        about = about::ON_DESK | about::JUDGED;
+    }
+    if !fate.is_settled() && tell::is_observed() {
+        F::tell_drop(skb, place, fate.reason() | about);
+    }
+    fate
+}
+
+/// A packet that takes a longer way to its flow, or has none; `code` is what was found out about it.
+#[inline(always)]
+fn unusual<F: Maps>(skb: Skb, place: Place, code: u32) -> Fate {
     if code == Action::Related as u32 {
         let code = F::related();
         return if code == Action::Translated as u32 { error::<F>(skb, place.side()) } else { undisputed(code) };
@@ -154,6 +182,10 @@ fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
         code = F::settle();
     }
     if code == Action::Remembered as u32 {
+        // as it came: it may be translated next
+        if tell::is_observed() {
+            F::tell_remembered(skb);
+        }
         return F::send(skb, place);
     }
     if code == Action::Confirmed as u32 {

@@ -4,7 +4,7 @@ use netpol_common::{
     decide::{self, Known, Packet},
     drops::{Drop, Pass, Side, audit_code, counter},
     flow::{FlowFlags, FlowKey, FlowValue, Place, Rewrite, Ticks},
-    parse,
+    parse::{self, tcp},
     tables::IfIndex,
     wire::{Address, MacWords},
 };
@@ -14,7 +14,7 @@ use crate::{
     frame::{Frame, Skb, now},
     rewrite,
     tables::{FlowMap as _, Maps},
-    verified,
+    tell, verified,
 };
 
 /// What the way of a packet needs to know beside its key.
@@ -195,7 +195,7 @@ fn plain<F: Maps>(
     if !speaks_for(frame, key, entry) {
         return None;
     }
-    touch(frame, entry, seen.tcp_flags, now);
+    touch::<F>(frame, key, entry, (seen, now));
     Some(deliver(frame, flags, (interface, mac)))
 }
 
@@ -213,7 +213,7 @@ fn special<F: Maps>(
     if !speaks_for(frame, key, entry) {
         return None;
     }
-    touch(frame, entry, seen.tcp_flags, now);
+    touch::<F>(frame, key, entry, (seen, now));
     if flags.counts_as_audited() {
         would_drop(frame.skb, frame.place.side(), flags);
     }
@@ -262,17 +262,26 @@ fn rewritten<F: Maps>(
     }
 }
 
-/// Counts a packet in its flow.
+/// Counts a packet in its flow. Only a flag that its direction had not yet makes more work.
 #[inline(always)]
-fn touch<A: Address>(frame: &Frame, entry: *mut FlowValue<A>, tcp_flags: u8, now: Ticks) {
+fn touch<F: Maps>(
+    frame: &Frame,
+    key: &FlowKey<F::Address>,
+    entry: *mut FlowValue<F::Address>,
+    (seen, now): (Seen, Ticks),
+) {
     // SAFETY: elements of a preallocated map stay mapped; the counters are added to atomically, the
     // others are single stores of whole fields.
     unsafe {
         add(&raw mut (*entry).packets, u64::from(frame.skb.packets()));
         add(&raw mut (*entry).bytes, u64::from(frame.skb.bytes()));
         (*entry).seen = now;
-        if (*entry).tcp_flags | tcp_flags != (*entry).tcp_flags {
-            (*entry).tcp_flags |= tcp_flags;
+        let before = (*entry).tcp_flags;
+        if before | seen.tcp_flags != before {
+            (*entry).tcp_flags = before | seen.tcp_flags;
+            if seen.tcp_flags & !before & (tcp::FIN | tcp::RST) != 0 && tell::is_observed() {
+                F::tell_closing(frame.skb, key);
+            }
         }
     }
 }
@@ -284,7 +293,7 @@ fn touch<A: Address>(frame: &Frame, entry: *mut FlowValue<A>, tcp_flags: u8, now
 ///
 /// The pointer is aligned and valid for reads and writes.
 #[inline(always)]
-unsafe fn add(counter: *mut u64, n: u64) {
+pub unsafe fn add(counter: *mut u64, n: u64) {
     #[cfg(target_arch = "bpf")]
     // SAFETY: the caller's.
     unsafe {

@@ -14,6 +14,7 @@
 //! | [`rewrite`] | other addresses and ports, and checksums that fit |
 //! | [`refuse`] | what a client is told where nobody is behind a published address |
 //! | [`aging`] | the timer that ends silent translations |
+//! | [`tell`] | what observers are told |
 //! | [`act`] | verdicts become return codes, redirections and counters, in one place |
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features))]
@@ -28,6 +29,7 @@ pub mod refuse;
 pub mod rewrite;
 pub mod socket;
 pub mod tables;
+pub mod tell;
 pub mod unusual;
 pub mod uplink;
 pub mod verified;

@@ -4,12 +4,16 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC, bpf_timer},
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use netpol_common::{
     decide::Desk,
     drops::{COUNTERS, Count},
+    event::{
+        HUSHES as HUSHES_ROOM, Hush, LEASES as LEASES_ROOM, Lease, OBSERVERS, RATIONS as RATIONS_ROOM, Ration, Told,
+        UNTOLD as UNTOLD_ROOM,
+    },
     flow::{FlowKey, FlowValue},
     kernel::{Bucket, FragmentKey, FragmentPorts},
     nat::{NatKey, Translation},
@@ -121,3 +125,23 @@ pub static COUNTS: PerCpuArray<Count, { COUNTERS as usize }> = PerCpuArray::new(
 pub static DESK4: PerCpuArray<Desk<Addr4>, 1> = PerCpuArray::new();
 #[btf_map]
 pub static DESK6: PerCpuArray<Desk<Addr6>, 1> = PerCpuArray::new();
+
+/// Until when somebody observes, and who: see [`Lease`]. Observers write their own, and the first, when they renew it.
+#[btf_map]
+pub static LEASES: Array<Lease, { LEASES_ROOM as usize }> = Array::new();
+/// The observers' ring buffers, each made by its observer: the size here is that of the template.
+#[btf_map]
+pub static RINGS: ArrayOfMaps<RingBuf<u8, 4096>, { OBSERVERS as usize }> = ArrayOfMaps::new();
+/// Frames that observers were not told about, by [`netpol_common::event::UNTOLD`].
+#[btf_map]
+pub static UNTOLD: PerCpuArray<u64, { UNTOLD_ROOM as usize }> = PerCpuArray::new();
+/// Which drops were told a moment ago.
+#[btf_map]
+pub static HUSHES: Array<Hush, { HUSHES_ROOM as usize }> = Array::new();
+#[btf_map]
+pub static RATIONS: Array<Ration, { RATIONS_ROOM as usize }> = Array::new();
+/// Where events are written, as on the desks.
+#[btf_map]
+pub static TOLD4: PerCpuArray<Told<Addr4>, 1> = PerCpuArray::new();
+#[btf_map]
+pub static TOLD6: PerCpuArray<Told<Addr6>, 1> = PerCpuArray::new();

@@ -14,6 +14,7 @@ use aya_ebpf::{
 use netpol_common::{
     decide::Desk,
     drops::{Drop, Side},
+    event::Told,
     flow::{FlowKey, FlowValue, Generation, Place, Rewrite, Ticks},
     kernel::{self, FragmentKey, FragmentPorts, Kernel, Live, Remembered, Settings},
     nat::{Claim, NatKey, NatState, Translation},
@@ -74,6 +75,8 @@ pub trait Maps: Answers {
     fn tuple(sent: &NatKey<Self::Address>) -> (bpf_sock_tuple, u32);
     /// This CPU's desk.
     fn desk() -> Option<*mut Desk<Self::Address>>;
+    /// Where this CPU writes an event.
+    fn told() -> Option<*mut Told<Self::Address>>;
 
     // The family's functions in `verified`.
     fn fast(skb: Skb, place: Place) -> Fate;
@@ -95,6 +98,9 @@ pub trait Maps: Answers {
     fn related() -> u32;
     fn related_uplink() -> u32;
     fn rewrite_error(skb: *mut __sk_buff) -> u32;
+    fn tell_remembered(skb: Skb);
+    fn tell_closing(skb: Skb, key: &FlowKey<Self::Address>);
+    fn tell_drop(skb: Skb, place: Place, about: u32);
 }
 
 /// An LRU of flows, whatever its size.
@@ -143,6 +149,11 @@ impl Maps for V4 {
     #[inline(always)]
     fn desk() -> Option<*mut Desk<Addr4>> {
         maps::DESK4.get_ptr_mut(0)
+    }
+
+    #[inline(always)]
+    fn told() -> Option<*mut Told<Addr4>> {
+        maps::TOLD4.get_ptr_mut(0)
     }
 
     #[inline(always)]
@@ -277,6 +288,22 @@ impl Maps for V4 {
     fn rewrite_error(skb: *mut __sk_buff) -> u32 {
         verified::rewrite_error4(skb)
     }
+
+    #[inline(always)]
+    fn tell_remembered(skb: Skb) {
+        verified::tell_remembered4(skb.0);
+    }
+
+    #[inline(always)]
+    fn tell_closing(skb: Skb, key: &FlowKey<Addr4>) {
+        // SAFETY: a reference.
+        unsafe { verified::tell_closing4(skb.0, key) };
+    }
+
+    #[inline(always)]
+    fn tell_drop(skb: Skb, place: Place, about: u32) {
+        verified::tell_drop4(skb.0, place.0, about);
+    }
 }
 
 impl Maps for V6 {
@@ -307,6 +334,11 @@ impl Maps for V6 {
     #[inline(always)]
     fn desk() -> Option<*mut Desk<Addr6>> {
         maps::DESK6.get_ptr_mut(0)
+    }
+
+    #[inline(always)]
+    fn told() -> Option<*mut Told<Addr6>> {
+        maps::TOLD6.get_ptr_mut(0)
     }
 
     #[inline(always)]
@@ -436,6 +468,22 @@ impl Maps for V6 {
     #[inline(always)]
     fn rewrite_error(skb: *mut __sk_buff) -> u32 {
         verified::rewrite_error6(skb)
+    }
+
+    #[inline(always)]
+    fn tell_remembered(skb: Skb) {
+        verified::tell_remembered6(skb.0);
+    }
+
+    #[inline(always)]
+    fn tell_closing(skb: Skb, key: &FlowKey<Addr6>) {
+        // SAFETY: a reference.
+        unsafe { verified::tell_closing6(skb.0, key) };
+    }
+
+    #[inline(always)]
+    fn tell_drop(skb: Skb, place: Place, about: u32) {
+        verified::tell_drop6(skb.0, place.0, about);
     }
 }
 

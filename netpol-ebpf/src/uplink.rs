@@ -18,6 +18,7 @@ use crate::{
     frame::Skb,
     refuse::refuse,
     tables::{Maps, live},
+    tell,
     unusual::decode,
 };
 
@@ -43,7 +44,20 @@ pub fn uplink(skb: *mut __sk_buff, side: Side) -> i32 {
 
 #[inline(always)]
 fn ip<F: Maps>(skb: Skb, place: Place) -> Fate {
-    let mut fate = F::fast(skb, place);
+    let fate = F::fast(skb, place);
+    if fate.is_settled() {
+        return fate;
+    }
+    let fate = unsettled::<F>(skb, place, fate);
+    if !fate.is_settled() && tell::is_observed() {
+        F::tell_drop(skb, place, fate.reason());
+    }
+    fate
+}
+
+/// Everything but the packets of established connections.
+#[inline(always)]
+fn unsettled<F: Maps>(skb: Skb, place: Place, mut fate: Fate) -> Fate {
     if fate == Fate::UNUSUAL {
         // fragments, headers in between: translated like others, if they can be read
         let code = F::unusual(skb.0, place.0);
@@ -92,7 +106,12 @@ fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
         code = F::settle_uplink();
     }
     match decode(code) {
-        Ok(Action::Remembered) => F::send(skb, place),
+        Ok(Action::Remembered) => {
+            if tell::is_observed() {
+                F::tell_remembered(skb);
+            }
+            F::send(skb, place)
+        }
         Ok(Action::Confirmed) => F::confirm(skb, place),
         Ok(_) => Fate::passed(Pass::Stack),
         Err(Drop::NoBackend) => refuse::<F>(skb, place),

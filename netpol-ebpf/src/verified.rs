@@ -7,7 +7,7 @@ use aya_ebpf::bindings::__sk_buff;
 use netpol_common::{
     decide::{self, Action, Desk, translate},
     drops::Drop,
-    flow::{Generation, Place, Rewrite},
+    flow::{FlowKey, Generation, Place, Rewrite},
     nat::Claim,
     parse::{V4, V6},
     policy::{self, Probe},
@@ -20,6 +20,7 @@ use crate::{
     frame::Skb,
     refuse, rewrite,
     tables::{Maps, Tables},
+    tell,
     unusual::{self, encode},
 };
 
@@ -213,4 +214,50 @@ pub extern "C" fn arp(skb: *mut __sk_buff, place: u32) -> u32 {
 #[inline(never)]
 pub extern "C" fn link(skb: *mut __sk_buff, place: u32) -> u32 {
     encode(unusual::link(skb, place))
+}
+
+/// Declares functions for a family: what observers are told ([`tell`]). The verifier wants global functions to return
+/// something.
+macro_rules! tells {
+    ($($family:ident, $address:ty: $remembered:ident, $closing:ident, $drop:ident;)*) => {$(
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $remembered(skb: *mut __sk_buff) -> u32 {
+            tell::remembered::<$family>(Skb(skb));
+            0
+        }
+
+        /// # Safety
+        ///
+        /// The key is null or valid for reads.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub unsafe extern "C" fn $closing(skb: *mut __sk_buff, key: *const FlowKey<$address>) -> u32 {
+            // SAFETY: the caller's, and the verifier proves it; null is what it asks to be told from.
+            if let Some(key) = unsafe { key.as_ref() } {
+                tell::closing::<$family>(Skb(skb), key);
+            }
+            0
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $drop(skb: *mut __sk_buff, place: u32, about: u32) -> u32 {
+            tell::drop::<$family>(Skb(skb), Place(place), about);
+            0
+        }
+    )*};
+}
+
+tells! {
+    V4, Addr4: tell_remembered4, tell_closing4, tell_drop4;
+    V6, Addr6: tell_remembered6, tell_closing6, tell_drop6;
+}
+
+/// [`tell::frame`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell_frame(skb: *mut __sk_buff, place: u32, reason: u32) -> u32 {
+    tell::frame::<V4>(Skb(skb), Place(place), reason);
+    0
 }

@@ -289,6 +289,10 @@ impl Instance {
         }
         close_sockets(&mut report, &datapath, &snapshot, loaded)?;
         self.state.keep_only(generation.0);
+        if let Err(error) = datapath.reap_observers(&self.state) {
+            // their leases have run out all the same
+            tracing::warn!("{error}");
+        }
         Ok(Report { timings, ..report })
     }
 

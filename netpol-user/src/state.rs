@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use netpol_common::event::OBSERVERS;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -29,7 +30,10 @@ pub struct State {
     folder: PathBuf,
 }
 
-/// Held while an instance is changed. Ends with the process, however that ends.
+/// Names of files, with the place of an observer.
+const OBSERVER: &str = "observer-";
+
+/// Held while an instance is changed, or by one observer of it. Ends with the process, however that ends.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held for its lock, which dropping it releases")] Flock<fs::File>);
 
@@ -353,6 +357,20 @@ impl State {
         }
     }
 
+    /// The place of one of several observers, for as long as the lock is held: the kernel gives back those of the dead.
+    /// `None`: somebody has it.
+    pub fn observer(&self, place: u32) -> Result<Option<Lock>, Error> {
+        let path = self.folder.join(format!("{OBSERVER}{place}"));
+        self.create()?;
+        let open = fs::File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        match open.map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock)) {
+            Ok(Ok(lock)) => Ok(is_at(&lock, &path).then_some(Lock(lock))),
+            Ok(Err((_, Errno::EWOULDBLOCK))) => Ok(None),
+            Ok(Err((_, error))) => Err(self.error(&path, error.into())),
+            Err(error) => Err(self.error(&path, error)),
+        }
+    }
+
     /// Writes a generation's names, whole or not at all.
     pub fn write(&self, names: &Names) -> Result<(), Error> {
         let path = self.path(names.generation);
@@ -392,6 +410,9 @@ impl State {
     /// Removes the folder and what netpol put there. The caller holds the lock, and has it no longer.
     pub fn remove(&self) {
         self.keep_only(u32::MAX);
+        for place in 0..OBSERVERS {
+            let _ = fs::remove_file(self.folder.join(format!("{OBSERVER}{place}")));
+        }
         let _ = fs::remove_file(self.folder.join("lock"));
         let _ = fs::remove_dir(&self.folder);
     }

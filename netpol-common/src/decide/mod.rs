@@ -228,6 +228,25 @@ impl<A: Address> Desk<A> {
         if self.translated == Translated::New as u32 { Action::Claim } else { Action::Settle }
     }
 
+    /// The packet begins a connection: nothing was known of it, or its ports are used again.
+    #[inline(always)]
+    pub fn is_new(&self) -> bool {
+        let ended = self.own.totals().2 & (tcp::FIN | tcp::RST) != 0;
+        !self.is_known() || opens(self.packet.tcp_flags) && ended
+    }
+
+    /// There was an entry of either direction, whatever its generation: the connection was allowed once.
+    #[inline(always)]
+    pub const fn is_known(&self) -> bool {
+        self.own.exists() || self.partner.exists()
+    }
+
+    /// The packet has the first FIN or RST of its direction.
+    #[inline(always)]
+    pub const fn is_closing(&self) -> bool {
+        self.packet.tcp_flags & (tcp::FIN | tcp::RST) & !self.own.totals().2 != 0
+    }
+
     /// A packet of a connection that was not there, whose answers somebody's translation could take for its own. (An
     /// entry of the other direction may be that translation's.)
     #[inline(always)]

@@ -14,6 +14,7 @@ mod log;
 mod map;
 mod matrix;
 mod metrics;
+mod observe;
 mod output;
 mod policies;
 mod question;
@@ -77,6 +78,7 @@ enum Command {
     Services(services::Services),
     Flows(flows::Flows),
     Top(top::Top),
+    Observe(observe::Observe),
     Map(map::Map),
     Metrics(metrics::Metrics),
     Policies(policies::Policies),
@@ -118,6 +120,7 @@ pub fn main() -> ExitCode {
         Command::Services(command) => command.run(&instance),
         Command::Flows(command) => command.run(&instance),
         Command::Top(command) => command.run(&instance),
+        Command::Observe(command) => command.run(&instance),
         Command::Map(command) => command.run(&instance),
         Command::Metrics(command) => command.run(&instance),
         Command::Policies(command) => command.run(&instance),

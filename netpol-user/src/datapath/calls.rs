@@ -22,6 +22,8 @@ use netpol_common::{drops::Side, tables::IfIndex};
 #[repr(i32)]
 pub(super) enum Command {
     MapCreate = 0,
+    MapUpdate = 2,
+    MapDelete = 3,
     ObjPin = 6,
     ObjGet = 7,
     ProgQuery = 16,
@@ -56,6 +58,16 @@ pub(super) struct Batch {
     pub map: i32,
     pub element_flags: u64,
     pub flags: u64,
+}
+
+/// The elements that two numbers name: of an array of maps.
+#[repr(C)]
+struct Element {
+    map: i32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 #[repr(C)]
@@ -109,6 +121,22 @@ struct DetachLink {
 
 pub(super) fn create_map(attributes: &CreateMap) -> io::Result<OwnedFd> {
     call(Command::MapCreate, attributes).map(owned)
+}
+
+/// Puts a map into a place of an array of maps.
+pub(super) fn put_map(outer: BorrowedFd<'_>, place: u32, inner: BorrowedFd<'_>) -> io::Result<()> {
+    let inner = inner.as_raw_fd();
+    let (key, value) = (&raw const place as u64, &raw const inner as u64);
+    call(Command::MapUpdate, &Element { map: outer.as_raw_fd(), padding: 0, key, value, flags: 0 }).map(drop)
+}
+
+/// Takes it out again. It is no error if there is none.
+pub(super) fn take_map(outer: BorrowedFd<'_>, place: u32) -> io::Result<()> {
+    let key = &raw const place as u64;
+    match call(Command::MapDelete, &Element { map: outer.as_raw_fd(), padding: 0, key, value: 0, flags: 0 }) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        outcome => outcome.map(drop),
+    }
 }
 
 /// Attaches a program to one side of an interface of this namespace, in front of all others: `BPF_F_BEFORE`

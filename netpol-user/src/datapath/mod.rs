@@ -19,16 +19,20 @@
 //! | `records` | flows, denials and counters, read |
 //! | `translations` | translated connections, read |
 //! | `usage` | how full the maps are |
+//! | `observer` | a ring buffer for one who observes, and its lease |
+//! | `event` | what it is told |
 //! | `testrun` | frames of ours, without an interface |
 //! | `twin` | a second copy of the classifiers, to ask without being noticed |
 
 mod asked;
 mod batch;
 mod calls;
+mod event;
 mod links;
 #[cfg(feature = "log")]
 mod log;
 mod mapped;
+mod observer;
 mod pins;
 mod programs;
 mod publish;
@@ -37,27 +41,30 @@ mod records;
 mod slots;
 mod sockets;
 mod testrun;
-mod twin;
 mod translations;
+mod twin;
 mod usage;
 
 use std::{io, path::PathBuf};
 
 pub use asked::Asked;
+pub use event::{Event, Frame};
 pub use links::{Hook, Position, Way, unload};
+pub use netpol_common::event::{Kind, Wants};
 pub use netpol_common::{
     drops::{Drop, Pass, Side},
     flow::{FlowFlags, Generation},
     kernel::{Live, Settings},
 };
+pub use observer::{Observer, Untold};
 pub use pins::Pins;
 pub use programs::{Datapath, Role};
 pub use published::Published;
 pub use records::{Audited, Counter, Record, Translated};
 pub use sockets::control_group;
 pub use testrun::{Action, Arrival};
-pub use twin::{Client, Tried, Twin};
 pub use translations::Pair;
+pub use twin::{Client, Tried, Twin};
 pub use usage::Usage;
 
 /// What goes wrong between userspace and the kernel.
@@ -150,6 +157,10 @@ pub enum Error {
         #[source]
         error: io::Error,
     },
+    #[error("there are {0} observers already, which is as many as there may be; end one of them")]
+    Observers(u32),
+    #[error(transparent)]
+    State(#[from] Box<crate::state::Error>),
     #[error("the kernel cannot wait for its readers (membarrier)")]
     Barrier(#[source] io::Error),
 }

@@ -9,6 +9,7 @@ use std::{
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use netpol_common::{
     drops::Count,
+    event::{Hush, Lease, Ration},
     flow::{FlowKey, FlowValue},
     kernel::{Bucket, FragmentKey, FragmentPorts, Live},
     nat::{NatKey, Translation},
@@ -66,6 +67,11 @@ pub(super) const MAPS: &[(&str, MapType, usize, usize)] = &[
     ("AGING", MapType::Array, 4, 24),
     ("RATES", MapType::Array, 4, size_of::<Bucket>()),
     ("COUNTS", MapType::PerCpuArray, 4, size_of::<Count>()),
+    ("LEASES", MapType::Array, 4, size_of::<Lease>()),
+    ("RINGS", MapType::ArrayOfMaps, 4, 4),
+    ("UNTOLD", MapType::PerCpuArray, 4, 8),
+    ("HUSHES", MapType::Array, 4, size_of::<Hush>()),
+    ("RATIONS", MapType::Array, 4, size_of::<Ration>()),
 ];
 
 impl Pins {

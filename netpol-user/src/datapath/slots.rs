@@ -5,9 +5,10 @@
 //! has, which reads -ENOENT where a structure was searched and -EINVAL where there is no BTF. So
 //! they are made here, without BTF, and the object finds them pinned.
 
-use std::os::fd::AsRawFd as _;
+use std::{os::fd::AsRawFd as _, path::Path};
 
 use aya::maps::{MapData, lpm_trie::Key};
+use netpol_common::event::OBSERVERS;
 use netpol_common::service::{Backend, MemberKey, ServiceKey, ServiceValue, Uplink};
 use netpol_common::tables::{
     AddressKey, AddressValue, HookValue, Identity, PairKey, PairValue, PortKey, Range, Ruling,
@@ -35,6 +36,7 @@ enum Kind {
     Array = 2,
     LpmTrie = 11,
     ArrayOfMaps = 12,
+    RingBuf = 27,
 }
 
 /// Every table in slots, and what its inner maps are like.
@@ -74,27 +76,47 @@ pub(super) fn create(pins: &Pins) -> Result<(), Error> {
         if path.exists() {
             continue;
         }
-        let flags = match kind {
-            Kind::LpmTrie => NO_PREALLOC,
-            Kind::Array if name == MAPPED => INNER_MAP | MAPPABLE,
-            Kind::Array => INNER_MAP,
-            Kind::Hash | Kind::ArrayOfMaps => 0,
-        };
+        let flags = flags(name, kind);
         let inner = CreateMap { kind: kind as u32, key: key as u32, value: value as u32, entries: 1, flags, inner: 0 };
-        let made = calls::create_map(&inner).and_then(|template| {
-            let inner = template.as_raw_fd();
-            calls::create_map(&CreateMap {
-                kind: Kind::ArrayOfMaps as u32,
-                key: 4,
-                value: 4,
-                entries: 2,
-                flags: 0,
-                inner,
-            })
-        });
-        let made = made.map_err(|error| Error::Slots { map: name, error })?;
-        let map = MapData::from_fd(made).map_err(Error::map(name))?;
-        map.pin(&path).map_err(|error| Error::Pin { path, error: Box::new(error) })?;
+        outer(name, &path, &inner, 2)?;
     }
-    Ok(())
+    let path = pins.maps().join(RINGS);
+    if path.exists() {
+        return Ok(());
+    }
+    outer(RINGS, &path, &ring(page_size()), OBSERVERS)
+}
+
+fn flags(name: &str, kind: Kind) -> u32 {
+    match kind {
+        Kind::LpmTrie => NO_PREALLOC,
+        Kind::Array if name == MAPPED => INNER_MAP | MAPPABLE,
+        Kind::Array => INNER_MAP,
+        Kind::Hash | Kind::ArrayOfMaps | Kind::RingBuf => 0,
+    }
+}
+
+/// An array of maps like this one, pinned.
+fn outer(name: &'static str, path: &Path, inner: &CreateMap, entries: u32) -> Result<(), Error> {
+    let made = calls::create_map(inner).and_then(|template| {
+        let (kind, inner) = (Kind::ArrayOfMaps as u32, template.as_raw_fd());
+        calls::create_map(&CreateMap { kind, key: 4, value: 4, entries, flags: 0, inner })
+    });
+    let made = made.map_err(|error| Error::Slots { map: name, error })?;
+    let map = MapData::from_fd(made).map_err(Error::map(name))?;
+    map.pin(path).map_err(|error| Error::Pin { path: path.to_owned(), error: Box::new(error) })
+}
+
+/// The array of the observers' rings, which is in no slot: nothing of it is published.
+pub(super) const RINGS: &str = "RINGS";
+
+/// A ring buffer with room for so many bytes: a power of two, whole pages.
+pub(super) const fn ring(bytes: u32) -> CreateMap {
+    CreateMap { kind: Kind::RingBuf as u32, key: 0, value: 0, entries: bytes, flags: 0, inner: 0 }
+}
+
+/// The smallest ring.
+pub(super) fn page_size() -> u32 {
+    // SAFETY: no pointers.
+    u32::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }

@@ -6,7 +6,7 @@ mod exposition;
 use std::collections::BTreeMap;
 
 use crate::{
-    datapath::{Counter, Datapath, Drop, Pass, Side, Usage},
+    datapath::{Counter, Datapath, Drop, Pass, Side, Untold, Usage},
     enforce,
     observe::{Condition, Ends, Hits, hits, tally},
     state::{Publication, Rule},
@@ -35,6 +35,8 @@ struct Loaded {
     usage: Vec<Usage>,
     published: Option<Publication>,
     rules: Vec<(Option<Rule>, Hits)>,
+    /// How many observe, and what they were not told.
+    observers: (u32, Untold),
 }
 
 impl Sample {
@@ -55,6 +57,7 @@ impl Sample {
             usage: datapath.usage(&records)?,
             published: names.published,
             rules,
+            observers: datapath.observers()?,
         };
         Ok(Self { condition, loaded: Some(loaded) })
     }
@@ -63,12 +66,13 @@ impl Sample {
     pub fn text(&self) -> String {
         let mut text = Exposition::default();
         state(&mut text, &self.condition);
-        if let Some(Loaded { counters, would_drop, usage, published, rules }) = &self.loaded {
+        if let Some(Loaded { counters, would_drop, usage, published, rules, observers }) = &self.loaded {
             packets(&mut text, counters);
             audited(&mut text, would_drop);
             maps(&mut text, usage);
             publication(&mut text, *published);
             by_rule(&mut text, rules);
+            observation(&mut text, *observers);
         }
         text.finish()
     }
@@ -196,6 +200,26 @@ fn publication(text: &mut Exposition, published: Option<Publication>) {
         .sample(&[], at);
     text.family("netpol_last_publication_duration_seconds", Kind::Gauge, "How long that publication took.")
         .sample(&[], took_us as f64 / 1e6);
+}
+
+fn observation(text: &mut Exposition, (observers, Untold { lost, suppressed }): (u32, Untold)) {
+    text.family("netpol_observers", Kind::Gauge, "Observers (netpol observe) whose leases hold.")
+        .sample(&[], observers);
+    let families = [
+        (
+            "netpol_observer_lost_events_total",
+            "Events that observers were not told, because they did not read them in time.",
+            lost,
+        ),
+        (
+            "netpol_observer_suppressed_drops_total",
+            "Drops that observers were not told, because they were like others or too many of one interface.",
+            suppressed,
+        ),
+    ];
+    for (name, help, value) in families {
+        text.family(name, Kind::Counter, help).sample(&[], value);
+    }
 }
 
 /// Gauges: what a flow counted goes with its entry.

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use netpol_common::wire::Protocol;
 
 use super::flow::{Flow, Peer};
-use crate::state::Rule;
+use crate::{datapath::Drop, state::Rule};
 
 /// The fields, for help and errors: name, what it takes.
 pub const FIELDS: &[(&str, &str)] = &[
@@ -18,6 +18,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("port", "5432 or 8000-8099, of either end"),
     ("proto", "tcp, udp, icmp, icmpv6, sctp or a number"),
     ("verdict", "allowed, denied, or would-drop: allowed, and audited policies would deny it"),
+    ("reason", "why it was dropped: policy-ingress, spoofed, vlan, ...; * stands for anything"),
     ("rule", "a part of the rule's name or place, default-deny, or none"),
 ];
 
@@ -42,6 +43,8 @@ enum Test {
     Protocol(Protocol),
     Denied(bool),
     WouldDrop,
+    /// In lower case, with `*`.
+    Reason(String),
     DefaultDeny,
     NoPolicy,
     /// In lower case.
@@ -200,6 +203,7 @@ fn test(word: &Word) -> Result<Test, FilterError> {
             "would-drop" => Ok(Test::WouldDrop),
             _ => Err(error(format!("a verdict is allowed, denied or would-drop, not `{value}`"))),
         },
+        "reason" => reason(&value.to_lowercase()).map(Test::Reason).map_err(error),
         _ => Ok(match value.to_lowercase().as_str() {
             "default-deny" => Test::DefaultDeny,
             "none" => Test::NoPolicy,
@@ -208,10 +212,25 @@ fn test(word: &Word) -> Result<Test, FilterError> {
     }
 }
 
+/// A reason's name, or a pattern that some have.
+fn reason(value: &str) -> Result<String, String> {
+    let names = || Drop::ALL.iter().map(|drop| drop.name());
+    if names().any(|name| glob(value.as_bytes(), name.as_bytes())) {
+        return Ok(value.to_owned());
+    }
+    match nearest(value, names()) {
+        Some(known) => Err(format!("no packet is dropped for `{value}`; did you mean `{known}`?")),
+        None => Err(format!("no packet is dropped for `{value}`, only {}", names().collect::<Vec<_>>().join(", "))),
+    }
+}
+
+fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let likeness = |known: &str| strsim::normalized_damerau_levenshtein(known, word);
+    known.max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|known| likeness(known) >= 0.5)
+}
+
 fn unknown(field: &str) -> String {
-    let likeness = |known: &str| strsim::normalized_damerau_levenshtein(known, field);
-    let nearest = FIELDS.iter().map(|(known, _)| *known).max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    match nearest.filter(|known| likeness(known) >= 0.5) {
+    match nearest(field, FIELDS.iter().map(|(known, _)| *known)) {
         Some(known) => format!("no field `{field}:`; did you mean `{known}:`?"),
         None => {
             let known: Vec<_> = FIELDS.iter().map(|(known, _)| format!("{known}:")).collect();
@@ -268,6 +287,7 @@ impl Test {
             Self::Protocol(protocol) => flow.protocol == *protocol,
             Self::Denied(denied) => (flow.verdict == "denied") == *denied,
             Self::WouldDrop => flow.would_drop.is_some(),
+            Self::Reason(pattern) => flow.drop_reason.is_some_and(|reason| glob(pattern.as_bytes(), reason.as_bytes())),
             Self::DefaultDeny => rules(flow).any(|rule| rule.index.is_none()),
             Self::NoPolicy => rules(flow).next().is_none(),
             Self::Rule(part) => rules(flow).any(|rule| rule.describe().to_lowercase().contains(part)),

@@ -15,6 +15,7 @@ use serde::{Serialize, Serializer};
 
 use super::clock;
 use crate::{
+    datapath::Drop,
     model::{Labels, Opening, explain::Service},
     state::{self, Rule},
 };
@@ -164,6 +165,8 @@ pub enum Cause<'a> {
     NoPolicy,
     /// A policy that is enforced allows it; the rule is not remembered beside the audited one.
     Unsaid,
+    /// Dropped for another reason than policy.
+    Reason(Drop),
     /// The verdict is of a policy that is no longer enforced; the next packet is judged anew.
     Earlier {
         generation: u32,
@@ -183,6 +186,7 @@ impl fmt::Display for Explanation<'_> {
             }
             Cause::NoPolicy => f.write_str("no policy"),
             Cause::Unsaid => f.write_str("a policy that is enforced"),
+            Cause::Reason(reason) => f.write_str(reason.explanation()),
             Cause::Earlier { generation } => write!(f, "a policy of before (generation {generation})"),
             Cause::Nameless { rule } => write!(f, "rule {rule}, whose name is lost; run `netpol load` again"),
         }

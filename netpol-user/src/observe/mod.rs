@@ -7,6 +7,8 @@
 //! | `connection` | both directions as one row |
 //! | `service` | a service as listings see it |
 //! | `sampler` | what changes from reading to reading: rates, history |
+//! | `happening` | what an observer was told, with names |
+//! | `stream` | one after the other, as they happen, and what was missed |
 //! | `tcp` | the state of a connection, from the flags of both directions |
 //! | `filter` | which flows somebody wants to see |
 //! | `summary` | connections put together: by endpoint, by rule |
@@ -27,12 +29,14 @@ mod ends;
 pub mod filter;
 mod flow;
 pub mod graph;
+mod happening;
 mod hits;
 mod reader;
 pub mod sampler;
 #[cfg(test)]
 pub mod scene;
 mod service;
+mod stream;
 pub mod summary;
 mod tally;
 pub mod tcp;
@@ -44,10 +48,12 @@ pub use conversation::{Conversation, Speaker, conversations};
 pub use ends::{End, Ends};
 pub use filter::Filter;
 pub use flow::{Cause, Explanation, Flow, Interface, Leaving, Peer, TcpFlags};
+pub use happening::{Happening, Told, What};
 pub use hits::{Hits, hits};
 pub use reader::{Between, Reader};
 pub use sampler::{Sample, Sampler};
 pub use service::ServiceRow;
+pub use stream::{Item, Stream, Wanted};
 pub use tally::{Amount, Kind, Reason, Sum, protocol, tally};
 
 #[cfg(test)]

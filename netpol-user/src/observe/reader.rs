@@ -116,12 +116,13 @@ impl Reader {
         // policy is asked about the direction that opened the connection
         let backwards = record.flags.has(FlowFlags::REPLY);
         let (from, to) = if backwards { (destination, source) } else { (source, destination) };
-        let cause = match decided {
-            Some(rule) => Cause::Rule(rule),
-            None if !current => Cause::Earlier { generation: record.generation.0 },
-            None if number != 0 => Cause::Nameless { rule: number },
-            None if self.is_unsaid(record, ends, backwards) => Cause::Unsaid,
-            None => Cause::NoPolicy,
+        let cause = match (record.denied.filter(|reason| !reason.is_denial()), decided) {
+            (Some(reason), _) => Cause::Reason(reason),
+            (None, Some(rule)) => Cause::Rule(rule),
+            (None, None) if !current => Cause::Earlier { generation: record.generation.0 },
+            (None, None) if number != 0 => Cause::Nameless { rule: number },
+            (None, None) if self.is_unsaid(record, ends, backwards) => Cause::Unsaid,
+            (None, None) => Cause::NoPolicy,
         };
         let opening = opening(&record.judged(), backwards);
         let audit_rule = record.audited.and_then(|audited| rule(audited.rule.0));

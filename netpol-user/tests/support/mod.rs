@@ -21,6 +21,7 @@
 //! | `offload` | what interfaces leave to hardware |
 //! | `translated` | services and pools, and a machine behind a router outside |
 //! | `netpol` | the real command, inside a host |
+//! | `observer` | the command that observes, beside a test |
 //! | `policy` | documents, and what the command counts and remembers |
 //! | `scene` | endpoints, host and outside, bridged or routed |
 //! | `shop` | one of them, busy |
@@ -41,6 +42,7 @@ mod example;
 mod folder;
 mod net;
 mod netpol;
+mod observer;
 mod offload;
 pub mod packet;
 pub mod policy;
@@ -60,6 +62,7 @@ pub use example::{Example, files, policies};
 pub use folder::Folder;
 pub use net::Net;
 pub use netpol::Ran;
+pub use observer::{Watch, wait_until};
 pub use offload::Offloads;
 pub use policy::{Counts, FAMILIES, Family};
 pub use scene::{HOST, LAYOUTS, Layout, Scene, pair};
