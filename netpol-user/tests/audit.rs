@@ -350,7 +350,10 @@ fn a_services_packets_are_translated_and_counted() {
         heard(&server, 6);
         assert_eq!(counted(host), ["egress policy-ingress 6"], "{way:?}");
         let rows = flagged(host);
-        let row = rows.iter().find(|row| row["packets"] == 6).unwrap_or_else(|| panic!("{rows:#?}"));
+        let row = rows
+            .iter()
+            .find(|row| row["packets"] == 6 && row["service"] == "default/b:80")
+            .unwrap_or_else(|| panic!("{rows:#?}"));
         assert_eq!((&row["service"], &row["would_drop"]), (&json!("default/b:80"), &json!("policy-ingress")));
     }
 }
