@@ -2,79 +2,15 @@
 
 mod support;
 
-use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
-    time::Duration,
-};
+use std::{net::UdpSocket, time::Duration};
 
 use support::{
-    Attempt, FAMILIES, Family, HOST, LAYOUTS, Layout, Scene, Seen, check, client_of, exchange,
-    policy::{documents, from, ingress},
+    Attempt, FAMILIES, Family, LAYOUTS, Layout, Scene, Seen, check, client_of, exchange,
+    policy::{from, ingress},
+    translated::{WAYS, host_address, host_port, pools, published, service, virtual_address},
 };
 
-/// The addresses of services in these tests.
-const VIRTUAL: [&str; 2] = ["10.96.0.10", "fd96::10"];
 const PATIENCE: Duration = Duration::from_secs(2);
-
-fn virtual_address(family: Family, port: u16) -> String {
-    let [four, six] = VIRTUAL;
-    match family {
-        Family::V4 => format!("{four}:{port}"),
-        Family::V6 => format!("[{six}]:{port}"),
-    }
-}
-
-fn host_address(family: Family) -> IpAddr {
-    let [four, six] = HOST;
-    if family == Family::V4 { four } else { six }.parse().expect("an address")
-}
-
-/// A service at both virtual addresses: port 80 goes to 8080 of `app`, by TCP and UDP.
-fn service(app: &str) -> String {
-    let [four, six] = VIRTUAL;
-    format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {app}}}\nspec:\n  selector: {{app: {app}}}\n  \
-         clusterIPs: ['{four}', '{six}']\n  clusterIP: '{four}'\n  ports:\n  \
-         - {{name: t, port: 80, targetPort: 8080, protocol: TCP}}\n  \
-         - {{name: u, port: 80, targetPort: 8080, protocol: UDP}}\n"
-    )
-}
-
-/// `app`'s port 8080 at port 8000 of the host.
-fn published(app: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {app}-published}}\nspec:\n  type: NodePort\n  \
-         selector: {{app: {app}}}\n  ports:\n  \
-         - {{name: t, port: 8080, nodePort: 8000, protocol: TCP}}\n  \
-         - {{name: u, port: 8080, nodePort: 8000, protocol: UDP}}\n"
-    )
-}
-
-/// Pools of the addresses that a layout's endpoints have.
-fn pools(layout: Layout) -> String {
-    let networks = match layout {
-        Layout::Bridged => ["10.0.0.0/16", "fd00::/64"],
-        Layout::Routed => ["10.1.0.0/16", "fd01::/64"],
-    };
-    let pool = |(number, network): (usize, &str)| {
-        format!(
-            "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: pool-{number}}}\n\
-             spec: {{cidr: '{network}', natOutgoing: true}}\n"
-        )
-    };
-    networks.into_iter().enumerate().map(pool).collect::<Vec<_>>().join("---\n")
-}
-
-/// Every way of forwarding.
-const WAYS: [&[&str]; 2] = [&[], &["--forwarding", "stack"]];
-
-impl Scene {
-    #[track_caller]
-    fn load_nat(&self, flags: &[&str], more: &[String]) {
-        let path = self.host.documents("nat.yaml", &documents(&self.all(), more));
-        self.host.netpol(&[&["load", "--uplink", "v-outside"], flags, &[&path]].concat()).ok();
-    }
-}
 
 #[test]
 fn a_service_reaches_its_backend_by_its_own_address() {
@@ -85,7 +21,7 @@ fn a_service_reaches_its_backend_by_its_own_address() {
         for way in WAYS {
             scene.load_nat(way, &[service("b")]);
             for family in FAMILIES {
-                let to = virtual_address(family, 80);
+                let to = virtual_address(family);
                 check(&[(a, Attempt::Tcp(to.clone()), Seen::Answered), (a, Attempt::Udp(to), Seen::Answered)]);
                 check(&[(a, Attempt::Tcp(b.at(family, 8080)), Seen::Answered)]);
             }
@@ -101,8 +37,8 @@ fn a_backend_sees_its_clients_own_address() {
         for way in WAYS {
             scene.load_nat(way, &[service("b"), published("b"), pools(layout)]);
             for family in FAMILIES {
-                assert_eq!(client_of(b, 8080, a, &virtual_address(family, 80)), a.ip(family), "{layout:?} {way:?}");
-                let host = SocketAddr::new(host_address(family), 8000).to_string();
+                assert_eq!(client_of(b, 8080, a, &virtual_address(family)), a.ip(family), "{layout:?} {way:?}");
+                let host = host_port(family);
                 assert_eq!(client_of(b, 8080, a, &host), a.ip(family), "{layout:?} {way:?}");
                 assert_eq!(client_of(b, 8080, outside, &host), outside.ip(family), "{layout:?} {way:?}");
             }
@@ -120,7 +56,7 @@ fn a_backend_that_is_denied_is_denied_by_every_route() {
             let policy = ingress("b", &[from("c", &["8080/TCP", "8080/UDP"])]);
             scene.load_nat(way, &[service("b"), published("b"), policy]);
             for family in FAMILIES {
-                let (to, host) = (virtual_address(family, 80), SocketAddr::new(host_address(family), 8000).to_string());
+                let (to, host) = (virtual_address(family), host_port(family));
                 check(&[
                     (c, Attempt::Tcp(to.clone()), Seen::Answered),
                     (c, Attempt::Udp(to.clone()), Seen::Answered),
@@ -145,10 +81,10 @@ fn an_endpoint_reaches_itself_through_its_service() {
         for way in WAYS {
             scene.load_nat(way, &[service("b"), published("b"), ingress("b", &[])]);
             for family in FAMILIES {
-                let host = SocketAddr::new(host_address(family), 8000).to_string();
+                let host = host_port(family);
                 check(&[
-                    (b, Attempt::Tcp(virtual_address(family, 80)), Seen::Answered),
-                    (b, Attempt::Udp(virtual_address(family, 80)), Seen::Answered),
+                    (b, Attempt::Tcp(virtual_address(family)), Seen::Answered),
+                    (b, Attempt::Udp(virtual_address(family)), Seen::Answered),
                     (b, Attempt::Tcp(host), Seen::Answered),
                 ]);
             }
@@ -227,14 +163,14 @@ fn an_established_connection_survives_a_publication_and_no_change_of_backends() 
     let Scene { a, b, c, .. } = &scene;
     let _servers = (b.serve_tcp(8080), c.serve_tcp(8080));
     scene.load_nat(&[], &[service("b")]);
-    let mut stream = a.connect(&virtual_address(Family::V4, 80));
+    let mut stream = a.connect(&virtual_address(Family::V4));
     assert_eq!(exchange(&mut stream), Seen::Answered);
     scene.load_nat(&[], &[service("b"), ingress("b", &[from("a", &["8080/TCP"])])]);
     assert_eq!(exchange(&mut stream), Seen::Answered);
     let other = service("b").replace("selector: {app: b}", "selector: {app: c}");
     scene.load_nat(&[], &[other]);
     assert_ne!(exchange(&mut stream), Seen::Answered, "its backend is none of the service's any more");
-    check(&[(a, Attempt::Tcp(virtual_address(Family::V4, 80)), Seen::Answered)]);
+    check(&[(a, Attempt::Tcp(virtual_address(Family::V4)), Seen::Answered)]);
 }
 
 #[test]
@@ -245,11 +181,11 @@ fn an_error_about_a_translated_packet_reaches_its_sender() {
         for way in WAYS {
             scene.load_nat(way, &[service("b"), published("b"), pools(layout)]);
             for family in FAMILIES {
-                let host = SocketAddr::new(host_address(family), 8000).to_string();
+                let host = host_port(family);
                 check(&[
-                    (a, Attempt::Udp(virtual_address(family, 80)), Seen::Refused),
+                    (a, Attempt::Udp(virtual_address(family)), Seen::Refused),
                     (a, Attempt::Udp(host.clone()), Seen::Refused),
-                    (b, Attempt::Udp(virtual_address(family, 80)), Seen::Refused),
+                    (b, Attempt::Udp(virtual_address(family)), Seen::Refused),
                     (a, Attempt::Udp(outside.at(family, 9)), Seen::Refused),
                     (outside, Attempt::Udp(host), Seen::Refused),
                 ]);

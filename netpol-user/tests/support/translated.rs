@@ -78,12 +78,17 @@ pub fn pools(layout: Layout) -> String {
 }
 
 impl Scene {
+    /// Loads all endpoints, and this.
+    #[track_caller]
+    pub fn load_nat(&self, flags: &[&str], more: &[String]) {
+        let path = self.host.documents("nat.yaml", &documents(&self.all(), more));
+        self.host.netpol(&[&["load", "--uplink", "v-outside"], flags, &[&path]].concat()).ok();
+    }
+
     /// Loads [`service`], [`published`] of `b`, and pools.
     #[track_caller]
     pub fn load_translated(&self, layout: Layout, flags: &[&str]) {
-        let all = [service("b"), published("b"), pools(layout)];
-        let path = self.host.documents("nat.yaml", &documents(&self.all(), &all));
-        self.host.netpol(&[&["load", "--uplink", "v-outside"], flags, &[&path]].concat()).ok();
+        self.load_nat(flags, &[service("b"), published("b"), pools(layout)]);
     }
 
     /// A machine with `outside` as its router, whose way there takes no packet above `mtu`; the way back does.
