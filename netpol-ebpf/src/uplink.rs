@@ -18,7 +18,7 @@ use crate::{
     frame::Skb,
     refuse::refuse,
     tables::{Maps, live},
-    tell,
+    tell::{self, about},
     unusual::decode,
 };
 
@@ -45,31 +45,31 @@ pub fn uplink(skb: *mut __sk_buff, side: Side) -> i32 {
 #[inline(always)]
 fn ip<F: Maps>(skb: Skb, place: Place) -> Fate {
     let fate = F::fast(skb, place);
-    if fate.is_settled() {
-        return fate;
-    }
-    let fate = unsettled::<F>(skb, place, fate);
-    if !fate.is_settled() && tell::is_observed() {
-        F::tell_drop(skb, place, fate.reason());
-    }
-    fate
+    if fate.is_settled() { fate } else { unsettled::<F>(skb, place, fate) }
 }
 
 /// Everything but the packets of established connections.
 #[inline(always)]
 fn unsettled<F: Maps>(skb: Skb, place: Place, mut fate: Fate) -> Fate {
+    let mut about = 0;
     if fate == Fate::UNUSUAL {
         // fragments, headers in between: translated like others, if they can be read
-        let code = F::unusual(skb.0, place.0);
-        if code == Action::Related as u32 {
-            return error::<F>(skb);
-        }
-        if code != Action::Remembered as u32 {
-            return Fate::passed(Pass::Stack);
-        }
-        fate = F::again(skb, place);
+        fate = match decode(F::unusual(skb.0, place.0)) {
+            Ok(Action::Related) => error::<F>(skb),
+            Ok(Action::Remembered) => F::again(skb, place),
+            _ => Fate::passed(Pass::Stack),
+        };
+        about = about::ON_DESK;
     }
-    if fate.is_open() { slow::<F>(skb, place) } else { fate }
+    if fate.is_open() {
+        // as it came: a refusal has its answer in its place
+        fate = slow::<F>(skb, place);
+        about = about::ON_DESK;
+    }
+    if !fate.is_settled() && tell::is_observed() {
+        F::tell_drop(skb, place, fate.reason() | about);
+    }
+    fate
 }
 
 /// An ICMP error: about a translated packet, it is translated, too.

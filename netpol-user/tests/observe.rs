@@ -14,10 +14,11 @@ use serde_json::Value;
 use support::{
     Attempt::{Tcp, Udp},
     Family, Scene,
-    Seen::{Answered, Silent},
+    Seen::{Answered, Refused, Silent},
     check,
     packet::{self, seal},
     policy::{anybody, documents, from, ingress},
+    translated::{host_port, published, service, virtual_address},
     wait_until,
 };
 
@@ -205,6 +206,21 @@ fn translation_is_told_with_the_service() {
     assert_eq!((&denied["service"], &denied["destination"]["name"]), (&"default/web:80".into(), &"b".into()));
     let closed = watch.event("the end", |event| event["type"] == "closed" && event["source"]["name"] == "a");
     assert!(closed["reply_packets"].as_u64().unwrap() >= 3, "{closed}");
+    watch.end();
+}
+
+#[test]
+fn refusal_is_told_as_its_client_asked() {
+    let scene = Scene::bridged();
+    let Scene { host, a, outside, .. } = &scene;
+    scene.load_nat(&[], &[service("nobody"), published("nobody")]);
+    let mut watch = host.observe(&["--type", "drop"]);
+    for (client, to, port) in [(a, virtual_address(Family::V4), 80), (outside, host_port(Family::V4), 8000)] {
+        check(&[(client, Tcp(to), Refused)]);
+        let is_it = |event: &Value| event["drop_reason"] == "no-backend" && event["destination"]["port"] == port;
+        let told = watch.event("the refusal", is_it);
+        assert_eq!(told["source"]["address"], client.ip(Family::V4).to_string(), "{told}");
+    }
     watch.end();
 }
 
