@@ -79,11 +79,21 @@ pub enum Pass {
     Waiting = 5,
     /// Allowed where it was sent, a moment ago.
     Vouched = 6,
+    /// Allowed, routed directly out of an uplink.
+    Out = 7,
 }
 
 impl Pass {
-    pub const ALL: &[Self] =
-        &[Self::Stack, Self::Direct, Self::Routed, Self::Control, Self::Unjudged, Self::Waiting, Self::Vouched];
+    pub const ALL: &[Self] = &[
+        Self::Stack,
+        Self::Direct,
+        Self::Routed,
+        Self::Control,
+        Self::Unjudged,
+        Self::Waiting,
+        Self::Vouched,
+        Self::Out,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -94,6 +104,7 @@ impl Pass {
             Self::Unjudged => "unjudged",
             Self::Waiting => "waiting",
             Self::Vouched => "vouched",
+            Self::Out => "out",
         }
     }
 }
@@ -106,6 +117,16 @@ pub enum Side {
     From = 0,
     /// TC egress of the host end: what reaches the workload.
     To = 1,
+}
+
+impl Side {
+    #[inline(always)]
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::From => Self::To,
+            Self::To => Self::From,
+        }
+    }
 }
 
 /// What became of one packet.

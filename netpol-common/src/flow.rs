@@ -213,11 +213,11 @@ pod! {
         pub seen: Ticks,
         /// The last look of the slow path.
         pub judged: Ticks,
-        /// [`Side::From`]: the interface to deliver to. [`Side::To`]: where packets must come from.
+        /// [`Side::From`]: the interface to deliver to, or to leave by. [`Side::To`]: where packets must come from.
         pub ifindex: IfIndex,
         /// [`Side::From`]: the only MAC address that may send this.
         pub source_mac: MacWords,
-        /// The destination's MAC address, for direct delivery.
+        /// For direct delivery the destination's MAC address; with [`FlowFlags::OUT`] the router's, to which packets go.
         pub destination_mac: MacWords,
         pub egress_rule: PackedRule,
         pub ingress_rule: PackedRule,
@@ -396,6 +396,8 @@ impl FlowFlags {
     pub const AUDITED: Self = Self(1 << 7);
     /// With [`FlowFlags::AUDITED`]: the sender's own hook has counted these packets.
     pub const COUNTED: Self = Self(1 << 8);
+    /// Send packets out of an uplink, [`FlowValue::ifindex`], to whoever is the next hop there.
+    pub const OUT: Self = Self(1 << 9);
     /// Of what is on the hot path, what takes a way of its own.
     pub const SPECIAL: Self = Self::TRANSLATED.with(Self::AUDITED);
 

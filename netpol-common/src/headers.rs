@@ -85,6 +85,11 @@ headers! {
         pub destination: Addr4,
     }
 
+    /// Four bytes of a network header, the hop limit among them.
+    pub struct HopWord {
+        pub bytes: [u8; 4],
+    }
+
     /// RFC 8200.
     pub struct Ipv6 {
         pub version_class: u16,

@@ -74,6 +74,10 @@ pub trait Kernel<A: Address>: PolicyTables + Services<A> {
     /// The address of an uplink; unspecified: it has none, or is no uplink.
     fn uplink(&self, interface: IfIndex) -> A;
 
+    /// The interface that the host would route packets of a key out of, which come from `from`; [`IfIndex::NONE`]: it
+    /// would not.
+    fn route(&self, key: &FlowKey<A>, from: IfIndex) -> IfIndex;
+
     /// What is translated; [`Translation::NOTHING`] where nothing is.
     fn translation(&self, key: &NatKey<A>) -> Translation<A>;
 

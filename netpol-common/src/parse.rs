@@ -4,7 +4,7 @@
 use crate::{
     drops::Drop,
     flow::{FlowKey, KeyProtocol, Place, PortPair},
-    headers::{Boundary, Ethernet, Extension, Icmp, Ipv4, Ipv6, Ipv6Fragment, Ports, Tcp, View},
+    headers::{Boundary, Ethernet, Extension, HopWord, Icmp, Ipv4, Ipv6, Ipv6Fragment, Ports, Tcp, View},
     wire::{Addr4, Addr6, Address, PortBe, Protocol},
 };
 
@@ -73,6 +73,13 @@ pub trait Family: Sized + 'static {
     /// Offset of the header's own checksum, where it has one.
     const CHECKSUM: Option<usize>;
 
+    /// Offset of the word that has its hop limit in it.
+    const HOPS: usize;
+
+    /// What a router makes of that word: a hop less, and a header checksum that fits (RFC 1812 section 5.3.1, RFC 8200
+    /// section 3, RFC 1624). `None`: the packet has no hop left.
+    fn hop(word: HopWord) -> Option<HopWord>;
+
     /// Reads the network header at `offset`. Extension headers, where the family has them, are still to
     /// be [followed](Family::follow).
     fn network<V: View + ?Sized>(view: &V, offset: usize) -> Result<Ip<Self::Address>, Drop>;
@@ -129,6 +136,18 @@ impl Family for V4 {
     const ICMP: Protocol = Protocol::ICMP;
     const ADDRESSES: usize = 12;
     const CHECKSUM: Option<usize> = Some(10);
+    const HOPS: usize = 8;
+
+    #[inline(always)]
+    fn hop(HopWord { bytes: [hops, protocol, high, low] }: HopWord) -> Option<HopWord> {
+        if hops <= 1 {
+            return None;
+        }
+        // the sum is of complements: a hop less there is one more here, in the high byte of its word
+        let sum = (u32::from(high) << 8 | u32::from(low)) + 0x100;
+        let [high, low] = ((sum + (sum >> 16)) as u16).to_be_bytes();
+        Some(HopWord { bytes: [hops - 1, protocol, high, low] })
+    }
 
     #[inline(always)]
     fn network<V: View + ?Sized>(view: &V, offset: usize) -> Result<Ip<Addr4>, Drop> {
@@ -179,6 +198,12 @@ impl Family for V6 {
     const ICMP: Protocol = Protocol::ICMPV6;
     const ADDRESSES: usize = 8;
     const CHECKSUM: Option<usize> = None;
+    const HOPS: usize = 4;
+
+    #[inline(always)]
+    fn hop(HopWord { bytes: [high, low, next, hops] }: HopWord) -> Option<HopWord> {
+        if hops <= 1 { None } else { Some(HopWord { bytes: [high, low, next, hops - 1] }) }
+    }
 
     #[inline(always)]
     fn network<V: View + ?Sized>(view: &V, offset: usize) -> Result<Ip<Addr6>, Drop> {

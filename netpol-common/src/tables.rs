@@ -153,7 +153,7 @@ pod! {
         pub segment: u32,
         /// MAC address of the endpoint.
         pub mac: MacWords,
-        /// MAC address of the host end: the next hop of routed endpoints.
+        /// MAC address of the endpoint's next hop: the bridge, or the host end of what is routed.
         pub host_mac: MacWords,
         pub flags: AddressFlags,
         pub reserved: u16,
@@ -217,6 +217,12 @@ impl HookValue {
         identity4: Identity::ANY,
         identity6: Identity::ANY,
     };
+
+    /// The interface that the host routes from what this one sends: the bridge's, where it is a port of one.
+    #[inline(always)]
+    pub fn router(&self, own: IfIndex) -> IfIndex {
+        if self.master == IfIndex::NONE { own } else { self.master }
+    }
 }
 
 const _: () = {
@@ -260,6 +266,8 @@ impl AddressFlags {
     pub const AUDIT_INGRESS: Self = Self(1 << 6);
     /// Some audited policy is about the endpoint's egress.
     pub const AUDIT_EGRESS: Self = Self(1 << 7);
+    /// Between it and the uplinks is the host's routing alone: nothing else on the way has a say.
+    pub const OUTWARD: Self = Self(1 << 8);
 }
 
 bits!(AddressFlags);

@@ -2,10 +2,10 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::generated::{bpf_redirect, bpf_redirect_peer, bpf_skb_store_bytes},
+    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_store_bytes},
 };
 use netpol_common::{
-    drops::{Drop, Pass, Side, Verdict, counter, is_drop, verdict_code},
+    drops::{Drop, Pass, Side, Verdict, counter, verdict_code},
     tables::IfIndex,
     wire::MacWords,
 };
@@ -103,6 +103,15 @@ impl Fate {
         Self(Self::new(action as i32, Err(reason)).0 | Self::UNSETTLED)
     }
 
+    /// Out of an uplink, to whoever is the next hop there.
+    #[inline(always)]
+    pub fn out(skb: Skb, uplink: IfIndex) -> Self {
+        skb.vouch_for(uplink);
+        // SAFETY: no next hop is given: the kernel finds it.
+        let action = unsafe { bpf_redirect_neigh(uplink.0, core::ptr::null_mut(), 0, 0) } as i32;
+        if action == DROP { Self::dropped(Drop::Delivery) } else { Self::new(action, Ok(Pass::Out)) }
+    }
+
     #[inline(always)]
     fn redirected(skb: Skb, interface: IfIndex, pass: Pass) -> Self {
         skb.clear_mark();
@@ -119,12 +128,14 @@ pub fn finish(skb: Skb, side: Side, fate: Fate) -> i32 {
     fate.0 as u32 as i32
 }
 
-/// Ends a packet's way at an uplink. Only drops are counted: what passes is counted at the workload's interface.
+/// Ends a packet's way at an uplink. What the stack brings there or takes from there is counted at the workload's
+/// interface. To endpoints is their ingress, wherever it is seen.
 #[inline(always)]
 pub fn finish_uplink(skb: Skb, side: Side, fate: Fate) -> i32 {
+    const STACK: u32 = verdict_code(Ok(Pass::Stack));
     let verdict = (fate.0 >> 32) as u32;
-    if is_drop(verdict) {
-        count(skb, counter(side, verdict));
+    if verdict != STACK {
+        count(skb, counter(side.opposite(), verdict));
     }
     fate.0 as u32 as i32
 }

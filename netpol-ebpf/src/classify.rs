@@ -4,7 +4,7 @@
 //! fast (a function of its own)    parse -> flow entry -> valid: count it, translate it, act
 //!                                                     -> else: remembered denial -> drop
 //!                                                                    -> else: the desk
-//! slow (one function a stage)     identify -> resolve -> judge -> audit -> claim a translation -> settle (netpol_common::decide)
+//! slow (one function a stage)     identify -> resolve (-> depart) -> judge -> audit -> claim a translation -> settle (netpol_common::decide)
 //! ```
 //!
 //! What is not a whole packet with ports takes the way through [`unusual`](crate::unusual) first. Each stage is a
@@ -168,6 +168,9 @@ fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
     let mut code = F::identify();
     if code == Action::Resolve as u32 {
         code = F::resolve();
+    }
+    if code == Action::Depart as u32 {
+        code = F::depart(skb.0);
     }
     if code == Action::Judge as u32 {
         code = F::judge();

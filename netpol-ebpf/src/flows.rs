@@ -65,10 +65,7 @@ pub fn send<F: Maps>(skb: Skb, place: Place) -> Fate {
     if flags.counts_as_audited() {
         would_drop(skb, place.side(), flags);
     }
-    if flags.has(FlowFlags::TRANSLATED) && rewritten::<F>(skb, &packet.key, packet.transport, &value.rewrite).is_err() {
-        return Fate::dropped(Drop::Translation);
-    }
-    deliver(&frame, flags, (interface, mac))
+    on_its_way::<F>(&frame, (&packet.key, packet.transport), &value.rewrite, (flags, interface, mac))
 }
 
 /// The slow path has just confirmed the entry of the packet on the desk: acts on it.
@@ -217,10 +214,25 @@ fn special<F: Maps>(
     if flags.counts_as_audited() {
         would_drop(frame.skb, frame.place.side(), flags);
     }
-    if flags.has(FlowFlags::TRANSLATED) && rewritten::<F>(frame.skb, key, seen.transport, &to).is_err() {
-        return Some(Fate::dropped(Drop::Translation));
+    Some(on_its_way::<F>(frame, (key, seen.transport), &to, (flags, interface, mac)))
+}
+
+/// Translates an allowed packet, where its entry says so, and sends it on.
+#[inline(always)]
+fn on_its_way<F: Maps>(
+    frame: &Frame,
+    (key, transport): (&FlowKey<F::Address>, u32),
+    to: &Rewrite<F::Address>,
+    (flags, interface, mac): (FlowFlags, IfIndex, MacWords),
+) -> Fate {
+    // the host answers what is too large or has come too far, and needs it as it came
+    if flags.has(FlowFlags::OUT) && (mac != frame.ethernet.destination || !F::take_hop(frame.skb, interface)) {
+        return Fate::passed(Pass::Stack);
     }
-    Some(deliver(frame, flags, (interface, mac)))
+    if flags.has(FlowFlags::TRANSLATED) && rewritten::<F>(frame.skb, key, transport, to).is_err() {
+        return Fate::dropped(Drop::Translation);
+    }
+    deliver(frame, flags, (interface, mac))
 }
 
 /// Sends an allowed packet on, the way that its entry says.
@@ -231,6 +243,9 @@ fn deliver(frame: &Frame, flags: FlowFlags, (interface, mac): (IfIndex, MacWords
     }
     if flags.has(FlowFlags::ROUTED) {
         return Fate::routed(frame.skb, interface, mac);
+    }
+    if flags.has(FlowFlags::OUT) {
+        return Fate::out(frame.skb, interface);
     }
     // to the host's stack; the receiver's hook learns that the packet was judged here
     if let Side::From = frame.place.side()

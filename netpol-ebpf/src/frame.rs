@@ -14,6 +14,8 @@ use netpol_common::{
 
 use crate::tables::live;
 
+const PACKET_HOST: u32 = 0;
+
 /// What every stage needs to know of a frame.
 #[derive(Clone, Copy)]
 pub struct Frame {
@@ -89,6 +91,13 @@ impl Skb {
     #[inline(always)]
     pub fn bytes(self) -> u32 {
         self.get().len
+    }
+
+    /// The frame is for this host: neither for a neighbour, whose frames a switch floods, nor for a group
+    /// (`PACKET_HOST`, linux/if_packet.h).
+    #[inline(always)]
+    pub fn is_for_host(self) -> bool {
+        self.get().pkt_type == PACKET_HOST
     }
 
     /// How many packets the frame is on the wire.

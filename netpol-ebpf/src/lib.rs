@@ -12,6 +12,7 @@
 //! | [`tables`] | netpol-common's questions, answered by maps |
 //! | [`maps`] | the maps |
 //! | [`rewrite`] | other addresses and ports, and checksums that fit |
+//! | [`leave`] | the hop that a packet takes which leaves by an uplink |
 //! | [`refuse`] | what a client is told where nobody is behind a published address |
 //! | [`aging`] | the timer that ends silent translations |
 //! | [`tell`] | what observers are told |
@@ -24,6 +25,7 @@ pub mod aging;
 pub mod classify;
 pub mod flows;
 pub mod frame;
+pub mod leave;
 pub mod maps;
 pub mod refuse;
 pub mod rewrite;

@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 
 use aya_ebpf::{
     bindings::{
-        __sk_buff, BPF_ANY, BPF_F_INNER_MAP, BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_sock_tuple,
+        __sk_buff, BPF_ANY, BPF_F_INNER_MAP, BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_fib_lookup, bpf_sock_tuple,
         bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
         bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
     },
@@ -29,7 +29,7 @@ use netpol_common::{
     wire::{Addr4, Addr6, Address, Protocol},
 };
 
-use crate::{act::Fate, flows, frame::Skb, maps, verified};
+use crate::{act::Fate, flows, frame::Skb, leave, maps, verified};
 
 /// The published generation and settings, read once per packet.
 #[inline(always)]
@@ -73,6 +73,8 @@ pub trait Maps: Answers {
     fn uplink(uplink: &Uplink) -> Self::Address;
     /// What the kernel's search for a socket wants, and how many bytes of it the family uses.
     fn tuple(sent: &NatKey<Self::Address>) -> (bpf_sock_tuple, u32);
+    /// What the kernel is asked of the way of a key's packets, but for where they come from.
+    fn question(key: &FlowKey<Self::Address>) -> bpf_fib_lookup;
     /// This CPU's desk.
     fn desk() -> Option<*mut Desk<Self::Address>>;
     /// Where this CPU writes an event.
@@ -87,12 +89,14 @@ pub trait Maps: Answers {
     fn unreachable(skb: Skb, place: Place) -> Fate;
     fn identify() -> u32;
     fn resolve() -> u32;
+    fn depart(skb: *mut __sk_buff) -> u32;
     fn judge() -> u32;
     fn audit() -> u32;
     fn settle() -> u32;
-    fn identify_uplink() -> u32;
+    fn identify_uplink(skb: *mut __sk_buff) -> u32;
     fn settle_uplink() -> u32;
     fn attempt(skb: *mut __sk_buff) -> u32;
+    fn take_hop(skb: Skb, uplink: IfIndex) -> bool;
     fn rewrite(skb: Skb, from: &Rewrite<Self::Address>, to: &Rewrite<Self::Address>, at: u32) -> u32;
     fn unusual(skb: *mut __sk_buff, place: u32) -> u32;
     fn related() -> u32;
@@ -190,6 +194,14 @@ impl Maps for V4 {
     }
 
     #[inline(always)]
+    fn question(key: &FlowKey<Addr4>) -> bpf_fib_lookup {
+        let mut asked = question(key, AF_INET);
+        asked.__bindgen_anon_3.ipv4_src = key.source.0;
+        asked.__bindgen_anon_4.ipv4_dst = key.destination.0;
+        asked
+    }
+
+    #[inline(always)]
     fn fast(skb: Skb, place: Place) -> Fate {
         // what workloads send is the hottest way of all, and this family's stack frame is small enough
         match place.side() {
@@ -249,8 +261,13 @@ impl Maps for V4 {
     }
 
     #[inline(always)]
-    fn identify_uplink() -> u32 {
-        verified::identify_uplink4()
+    fn depart(skb: *mut __sk_buff) -> u32 {
+        verified::depart4(skb)
+    }
+
+    #[inline(always)]
+    fn identify_uplink(skb: *mut __sk_buff) -> u32 {
+        verified::identify_uplink4(skb)
     }
 
     #[inline(always)]
@@ -261,6 +278,11 @@ impl Maps for V4 {
     #[inline(always)]
     fn attempt(skb: *mut __sk_buff) -> u32 {
         verified::attempt4(skb)
+    }
+
+    #[inline(always)]
+    fn take_hop(skb: Skb, uplink: IfIndex) -> bool {
+        verified::hop4(skb.0, uplink.0) == 0
     }
 
     #[inline(always)]
@@ -375,6 +397,14 @@ impl Maps for V6 {
     }
 
     #[inline(always)]
+    fn question(key: &FlowKey<Addr6>) -> bpf_fib_lookup {
+        let mut asked = question(key, AF_INET6);
+        asked.__bindgen_anon_3.ipv6_src = key.source.0;
+        asked.__bindgen_anon_4.ipv6_dst = key.destination.0;
+        asked
+    }
+
+    #[inline(always)]
     fn fast(skb: Skb, place: Place) -> Fate {
         Fate::unpack(verified::fast6(skb.0, place.0))
     }
@@ -430,8 +460,13 @@ impl Maps for V6 {
     }
 
     #[inline(always)]
-    fn identify_uplink() -> u32 {
-        verified::identify_uplink6()
+    fn depart(skb: *mut __sk_buff) -> u32 {
+        verified::depart6(skb)
+    }
+
+    #[inline(always)]
+    fn identify_uplink(skb: *mut __sk_buff) -> u32 {
+        verified::identify_uplink6(skb)
     }
 
     #[inline(always)]
@@ -442,6 +477,11 @@ impl Maps for V6 {
     #[inline(always)]
     fn attempt(skb: *mut __sk_buff) -> u32 {
         verified::attempt6(skb)
+    }
+
+    #[inline(always)]
+    fn take_hop(skb: Skb, uplink: IfIndex) -> bool {
+        verified::hop6(skb.0, uplink.0) == 0
     }
 
     #[inline(always)]
@@ -485,6 +525,22 @@ impl Maps for V6 {
     fn tell_drop(skb: Skb, place: Place, about: u32) {
         verified::tell_drop6(skb.0, place.0, about);
     }
+}
+
+/// socket.h
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// A question about the way of a key's packets, without addresses.
+#[inline(always)]
+fn question<A: Address>(key: &FlowKey<A>, family: u8) -> bpf_fib_lookup {
+    // SAFETY: integers only.
+    let mut asked: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    asked.family = family;
+    asked.l4_protocol = key.protocol().0;
+    asked.sport = key.ports.source().0;
+    asked.dport = key.ports.destination().0;
+    asked
 }
 
 /// A hash of translations, whatever its size.
@@ -714,6 +770,11 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
             Some(uplink) => F::uplink(uplink),
             None => F::Address::UNSPECIFIED,
         }
+    }
+
+    #[inline(always)]
+    fn route(&self, key: &FlowKey<F::Address>, from: IfIndex) -> IfIndex {
+        leave::route::<F>(self.context, key, from)
     }
 
     #[inline(always)]

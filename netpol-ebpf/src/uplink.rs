@@ -17,7 +17,7 @@ use crate::{
     classify::claimed,
     frame::Skb,
     refuse::refuse,
-    tables::{Maps, live},
+    tables::{Maps, hook, live},
     tell::{self, about},
     unusual::decode,
 };
@@ -26,7 +26,12 @@ use crate::{
 #[inline(always)]
 pub fn uplink(skb: *mut __sk_buff, side: Side) -> i32 {
     let skb = Skb(skb);
-    if skb.is_tagged() || !live().settings.has(Settings::TRANSLATE) {
+    let is_others = match side {
+        Side::From => !skb.is_for_host(),
+        // what one of our interfaces received, and sent out here
+        Side::To => skb.is_vouched() && hook(live().generation.slot(), skb.ingress()).is_some(),
+    };
+    if is_others || skb.is_tagged() || !live().settings.has(Settings::TRANSLATE) {
         return act::NEXT;
     }
     let Ok(Ethertype { ethertype }) = skb.linear().read(ETHERTYPE) else { return act::NEXT };
@@ -64,7 +69,7 @@ fn unsettled<F: Maps>(skb: Skb, place: Place, mut fate: Fate) -> Fate {
     if fate.is_open() {
         // as it came: a refusal has its answer in its place
         fate = slow::<F>(skb, place);
-        about = about::ON_DESK;
+        about = about::ON_DESK | about::JUDGED;
     }
     if !fate.is_settled() && tell::is_observed() {
         F::tell_drop(skb, place, fate.reason() | about);
@@ -95,15 +100,28 @@ fn hosts_own<F: Maps>(skb: Skb, place: Place) -> Fate {
     error::<F>(skb)
 }
 
+/// Whether the packet on the desk goes to its endpoint from here.
+#[inline(always)]
+fn is_direct<F: Maps>() -> bool {
+    // SAFETY: this CPU's desk, which no other program uses meanwhile.
+    F::desk().is_some_and(|desk| unsafe { (*desk).is_direct() })
+}
+
 /// No entry speaks for the packet on the desk.
 #[inline(always)]
 fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
-    let mut code = F::identify_uplink();
+    let mut code = F::identify_uplink(skb.0);
+    if code == Action::Judge as u32 {
+        code = F::judge();
+    }
+    if code == Action::Audit as u32 {
+        code = F::audit();
+    }
     if code == Action::Claim as u32 {
         code = claimed::<F>(skb);
     }
     if code == Action::Settle as u32 {
-        code = F::settle_uplink();
+        code = if is_direct::<F>() { F::settle() } else { F::settle_uplink() };
     }
     match decode(code) {
         Ok(Action::Remembered) => {

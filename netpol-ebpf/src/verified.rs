@@ -11,14 +11,14 @@ use netpol_common::{
     nat::Claim,
     parse::{V4, V6},
     policy::{self, Probe},
-    tables::{Identity, Subject},
+    tables::{Identity, IfIndex, Subject},
     wire::{Addr4, Addr6},
 };
 
 use crate::{
     act, flows,
     frame::Skb,
-    refuse, rewrite,
+    leave, refuse, rewrite,
     tables::{Maps, Tables},
     tell,
     unusual::{self, encode},
@@ -67,13 +67,34 @@ macro_rules! stages {
     )*};
 }
 
+/// The same for stages that ask the kernel about the packet itself.
+macro_rules! stages_of_packet {
+    ($($four:ident, $six:ident: $stage:expr;)*) => {$(
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $four(skb: *mut __sk_buff) -> u32 {
+            stage::<V4>(Skb(skb), $stage)
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $six(skb: *mut __sk_buff) -> u32 {
+            stage::<V6>(Skb(skb), $stage)
+        }
+    )*};
+}
+
+stages_of_packet! {
+    depart4, depart6: decide::depart;
+    identify_uplink4, identify_uplink6: decide::identify_uplink;
+}
+
 stages! {
     identify4, identify6: decide::identify;
     resolve4, resolve6: decide::resolve;
     judge4, judge6: decide::judge;
     audit4, audit6: decide::audit;
     settle4, settle6: decide::settle;
-    identify_uplink4, identify_uplink6: decide::identify_uplink;
     settle_uplink4, settle_uplink6: decide::settle_uplink;
     related4, related6: decide::decide_icmp_error;
     related_uplink4, related_uplink6: decide::decide_uplink_error;
@@ -133,6 +154,20 @@ ways! {
 pub extern "C" fn would_drop(skb: *mut __sk_buff, index: u32) -> u32 {
     act::count(Skb(skb), index);
     0
+}
+
+/// [`leave::hop`]. 0: taken.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn hop4(skb: *mut __sk_buff, uplink: u32) -> u32 {
+    u32::from(!leave::hop::<V4>(Skb(skb), IfIndex(uplink)))
+}
+
+/// The same for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn hop6(skb: *mut __sk_buff, uplink: u32) -> u32 {
+    u32::from(!leave::hop::<V6>(Skb(skb), IfIndex(uplink)))
 }
 
 /// [`translate::attempt`] on this CPU's desk. It searches the sockets of the packet's namespace.

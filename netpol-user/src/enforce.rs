@@ -167,7 +167,7 @@ impl Instance {
         let audited = loaded.world.policies().filter(|policy| policy.audit).count();
         let seen = present.as_ref().map(|present| present.seen.as_slice()).unwrap_or_default();
         let known = Known { seen, accept: options.accept_addresses };
-        let found = timed(&mut timings.discover, || source::discover(&loaded.world, known))?;
+        let mut found = timed(&mut timings.discover, || source::discover(&loaded.world, known))?;
         let mut warnings: Vec<_> = found.refused.iter().map(|refused| refused.diagnostic(&loaded.world)).collect();
         let held = held(&loaded.world, &found, present.as_ref());
         let mut uplinks = timed(&mut timings.discover, || source::uplinks(&found, &options.uplinks))?;
@@ -176,6 +176,7 @@ impl Instance {
         if let Some(endpoint) = present.as_ref().and_then(|present| of_an_endpoint(present, &uplinks)) {
             return Err(Error::Role { interface: endpoint.interface.clone() });
         }
+        timed(&mut timings.discover, || source::outward(&mut found, &uplinks))?;
         let workloads: Vec<_> = found.workloads.iter().map(|found| found.workload.clone()).collect();
         let mut snapshot =
             timed(&mut timings.compile, || compile::compile(&loaded.world, &workloads, &found.host_addresses))?;
@@ -442,7 +443,7 @@ fn names(
     let world = &loaded.world;
     let isolated: HashMap<IfIndex, AddressFlags> =
         snapshot.hooks.iter().map(|(ifindex, hook)| (*ifindex, hook.flags)).collect();
-    let endpoint = |Found { workload, interface, delivery, .. }: &Found| {
+    let endpoint = |Found { workload, interface, delivery, outside, .. }: &Found| {
         let endpoint = &world.endpoints[workload.endpoint];
         let flags = isolated.get(&workload.ifindex).copied().unwrap_or_default();
         state::Endpoint {
@@ -458,6 +459,12 @@ fn names(
                 Delivery::Direct if settings.has(Settings::STACK) => Some("--forwarding stack".into()),
                 Delivery::Direct => None,
                 Delivery::Stack(reason) => Some(reason.clone()),
+            },
+            outside: match outside {
+                Delivery::Stack(reason) if snapshot.translates() && !snapshot.uplinks.is_empty() => {
+                    Some(reason.clone())
+                }
+                Delivery::Stack(_) | Delivery::Direct => None,
             },
         }
     };

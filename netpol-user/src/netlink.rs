@@ -18,6 +18,7 @@ pub enum Family {
     Route = libc::NETLINK_ROUTE,
     Netfilter = libc::NETLINK_NETFILTER,
     SockDiag = libc::NETLINK_SOCK_DIAG,
+    Xfrm = libc::NETLINK_XFRM,
 }
 
 /// A socket in the namespace in which the thread that opened it was.

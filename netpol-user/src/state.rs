@@ -121,6 +121,9 @@ pub struct Endpoint {
     pub egress: bool,
     /// `None`: packets between endpoints are delivered directly; else why not.
     pub stack: Option<String>,
+    /// Where addresses are translated: the same for packets that pass an uplink.
+    #[serde(default)]
+    pub outside: Option<String>,
 }
 
 /// An endpoint that was not found running.

@@ -26,7 +26,7 @@ mod uplink;
 
 use crate::{
     drops::{Drop, Side},
-    flow::{FlowFlags, FlowKey, FlowValue, Generation, REFRESH, Rewrite, Ticks},
+    flow::{FlowFlags, FlowKey, FlowValue, Generation, Place, REFRESH, Rewrite, Ticks},
     guard,
     kernel::{Kernel, Remembered, Settings},
     nat::{NatKey, Translation, Zone},
@@ -49,6 +49,7 @@ use self::{
     opening::{Orientation, may_open, opens, orientation, recall},
     remember::{Judged, delivery, remember},
     translate::{Translated, answers_are_translated, claim, clashes},
+    uplink::translate_out,
 };
 
 /// A packet, as the slow path needs it.
@@ -100,6 +101,8 @@ pub enum Action {
     Resolve,
     /// On with [`audit`].
     Audit,
+    /// On with [`depart`].
+    Depart,
 }
 
 impl Action {
@@ -120,6 +123,7 @@ impl Action {
             10 => Self::Translated,
             11 => Self::Resolve,
             12 => Self::Audit,
+            13 => Self::Depart,
             _ => return None,
         })
     }
@@ -148,6 +152,8 @@ pub struct Desk<A: Address> {
     pub quoted_transport: u32,
     /// The service that it is of; 0: none.
     service: u32,
+    /// The uplink by which packets leave directly, or have come; [`IfIndex::NONE`]: the stack brings them there.
+    uplink: IfIndex,
     /// Answers are translated at another hook, or on another way of this one: that remembers them.
     is_elsewhere: bool,
     /// What the first stage found: [`HookValue`] of the packet's interface, and a [`Translated`].
@@ -197,6 +203,7 @@ impl<A: Address> Desk<A> {
             quoted: Rewrite::NONE,
             quoted_transport: 0,
             service: 0,
+            uplink: IfIndex::NONE,
             is_elsewhere: false,
             hook: HookValue::NOBODY,
             translated: Translated::No as u32,
@@ -207,6 +214,13 @@ impl<A: Address> Desk<A> {
             half: Translation::NOTHING,
             value: FlowValue::EMPTY,
         }
+    }
+
+    /// Whether an uplink's packets come from or go to an endpoint directly: then both ends are judged, and remembered, at
+    /// once.
+    #[inline(always)]
+    pub fn is_direct(&self) -> bool {
+        self.uplink != IfIndex::NONE
     }
 
     /// The interface and the MAC address of who gets the packet; [`IfIndex::NONE`]: no endpoint here.
@@ -268,6 +282,9 @@ pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
     if action == Action::Resolve {
         action = resolve(kernel, desk)?;
     }
+    if action == Action::Depart {
+        action = depart(kernel, desk)?;
+    }
     if action == Action::Judge {
         action = judge(kernel, desk)?;
     }
@@ -299,6 +316,7 @@ pub fn identify<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Res
     ends(kernel, desk, hook)?;
     desk.wire = Rewrite::of(&desk.packet.key);
     desk.service = 0;
+    desk.uplink = IfIndex::NONE;
     desk.is_elsewhere = false;
     desk.translated = Translated::No as u32;
     if desk.packet.settings.has(Settings::TRANSLATE) {
@@ -309,7 +327,8 @@ pub fn identify<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Res
     Ok(Action::Judge)
 }
 
-/// Where addresses are translated: what the packet becomes, and who gets it, behind a service too. [`Action::Judge`].
+/// Where addresses are translated: what the packet becomes, and who gets it, behind a service too. [`Action::Judge`], or
+/// [`Action::Depart`] before that.
 ///
 /// # Errors
 ///
@@ -320,7 +339,20 @@ pub fn resolve<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resu
     desk.translated = translated(kernel, desk, Zone::of(hook.network))? as u32;
     receiver(kernel, desk, &hook);
     desk.other = desk.packet.key.rewritten(&desk.wire).reversed(other_place(desk));
-    Ok(Action::Judge)
+    Ok(if may_depart(desk) { Action::Depart } else { Action::Judge })
+}
+
+/// Whether the host would route what a workload sends out of an uplink, and nobody on the way has a say.
+#[inline(always)]
+fn may_depart<A: Address>(desk: &Desk<A>) -> bool {
+    let Desk { packet, destination, hook, .. } = desk;
+    matches!(packet.key.place.side(), Side::From)
+        && desk.translated == Translated::No as u32
+        && !destination.is_local()
+        && !destination.flags.has(AddressFlags::HOST)
+        && hook.flags.has(AddressFlags::OUTWARD)
+        && !packet.settings.has(Settings::STACK)
+        && packet.destination_mac == hook.host_mac
 }
 
 /// The second: who opened the connection, and whether the policies of both ends allow it. [`Action::Settle`], or
@@ -373,6 +405,27 @@ pub fn judge<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
 pub fn settle<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
     let judged = Judged::new(desk, delivery(desk));
     remember(kernel, desk, judged)
+}
+
+/// What leaves by an uplink: what becomes of it there, and by which. [`Action::Judge`].
+///
+/// # Errors
+///
+/// [`Drop::NoBackend`], [`Drop::Translation`].
+#[inline(always)]
+pub fn depart<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
+    let place = desk.packet.key.place;
+    let uplink = kernel.route(&desk.packet.key, desk.hook.router(place.ifindex()));
+    if kernel.uplink(uplink).is_unspecified() {
+        return Ok(Action::Judge);
+    }
+    let translated = translate_out(kernel, desk, uplink)?;
+    desk.translated = translated as u32;
+    if translated != Translated::No {
+        desk.uplink = uplink;
+        desk.other = desk.packet.key.rewritten(&desk.wire).reversed(Place::new(uplink, Side::From));
+    }
+    Ok(Action::Judge)
 }
 
 /// What a workload's own hook translates: what it sends; of what reaches it, answers of a service.

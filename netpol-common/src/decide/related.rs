@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     drops::{Drop, Side},
-    flow::{Place, Rewrite},
+    flow::{FlowFlags, Place, Rewrite},
     guard,
     kernel::{Kernel, Settings},
     nat::{NatKey, Zone},
@@ -47,6 +47,13 @@ pub fn decide_icmp_error<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A
     desk.own = kernel.recall(&desk.other.at(sender));
     if desk.own.word.generation() == desk.packet.generation {
         return Ok(Action::Related);
+    }
+    // what came directly from an uplink was seen there; the workload's own hook knows its answers
+    if let Side::From = desk.packet.key.place.side() {
+        desk.own = kernel.recall(&desk.other.reversed(Place::new(own, Side::From)));
+        if desk.own.word.generation() == desk.packet.generation && desk.own.word.flags().has(FlowFlags::OUT) {
+            return Ok(Action::Related);
+        }
     }
     if desk.packet.settings.has(Settings::TRANSLATE) && translate(kernel, desk, Zone::of(hook.network)) {
         // who has sent the packet inside may be behind a translation, too

@@ -42,6 +42,10 @@ pub(super) fn remember<A: Address, K: Kernel<A>>(
 pub(super) fn delivery<A: Address>(desk: &Desk<A>) -> FlowFlags {
     let (packet, to, hook) = (&desk.packet, &desk.destination, &desk.hook);
     let is_rewritten = desk.is_rewritten();
+    if desk.is_direct() {
+        // each direction has its own way: see `Judged::new`
+        return FlowFlags::NONE;
+    }
     if packet.key.place.side() as u8 != Side::From as u8 || !to.is_local() {
         return FlowFlags::NONE;
     }
@@ -78,8 +82,12 @@ pub(super) struct Judged {
 }
 
 /// Which flags an entry must have as they are.
-const TELLING: FlowFlags =
-    FlowFlags::REPLY.with(FlowFlags::UNCLEAR).with(FlowFlags::TRANSLATED).with(FlowFlags::UNVOUCHED).with(AUDIT);
+const TELLING: FlowFlags = FlowFlags::REPLY
+    .with(FlowFlags::UNCLEAR)
+    .with(FlowFlags::TRANSLATED)
+    .with(FlowFlags::UNVOUCHED)
+    .with(FlowFlags::OUT)
+    .with(AUDIT);
 
 /// What audited policies would say: of both directions the same.
 const AUDIT: FlowFlags = FlowFlags::AUDITED.with(FlowFlags::EGRESS_DENIED).with(FlowFlags::COUNTED);
@@ -91,7 +99,13 @@ impl Judged {
         let is_reply = desk.flags.has(FlowFlags::REPLY);
         let flags = FlowFlags(flags.0 | desk.flags.0 & AUDIT.0);
         let flags = if desk.flags.has(FlowFlags::UNCLEAR) { flags.with(FlowFlags::UNCLEAR) } else { flags };
-        let (own, other) = if desk.is_rewritten() { legs(desk, flags) } else { (FlowFlags::NONE, FlowFlags::NONE) };
+        let (own, other) = if desk.is_direct() {
+            past_the_host(desk)
+        } else if desk.is_rewritten() {
+            legs(desk, flags)
+        } else {
+            (FlowFlags::NONE, FlowFlags::NONE)
+        };
         let (own, other) =
             if is_reply { (own.with(FlowFlags::REPLY), other) } else { (own, other.with(FlowFlags::REPLY)) };
         Self { rules: desk.rules, own: own.with(flags), other: other.with(flags) }
@@ -114,9 +128,10 @@ impl Judged {
     #[inline(always)]
     fn own<A: Address>(&self, desk: &Desk<A>) -> FlowValue<A> {
         let (packet, before) = (&desk.packet, &desk.own);
-        let ifindex = match packet.key.place.side() {
-            Side::From => desk.destination.ifindex,
-            Side::To => packet.ingress,
+        let (ifindex, mac) = match packet.key.place.side() {
+            Side::From if self.own.has(FlowFlags::OUT) => (desk.uplink, packet.destination_mac),
+            Side::From => (desk.destination.ifindex, desk.destination.mac),
+            Side::To => (packet.ingress, desk.destination.mac),
         };
         // a new connection on the same ports starts anew
         let (packets, bytes, flags) = before.totals();
@@ -127,7 +142,7 @@ impl Judged {
             bytes: bytes + u64::from(packet.bytes),
             ifindex,
             source_mac: packet.source_mac,
-            destination_mac: desk.destination.mac,
+            destination_mac: mac,
             tcp_flags,
             rewrite: desk.wire,
             ..self.entry(desk, before)
@@ -139,6 +154,7 @@ impl Judged {
     fn partner<A: Address>(&self, desk: &Desk<A>) -> FlowValue<A> {
         let (packet, before) = (&desk.packet, &desk.partner);
         let (source_mac, ifindex) = match (packet.key.place.side(), desk.other.place.side()) {
+            _ if self.other.has(FlowFlags::OUT) => (desk.destination.mac, desk.uplink),
             (Side::From, Side::From) => (desk.destination.mac, desk.source.ifindex),
             (Side::To, Side::From) => (desk.hook.mac, desk.source.ifindex),
             // the first packet tells where they really come from
@@ -148,7 +164,7 @@ impl Judged {
             word: Word::new(packet.generation, desk.other.tag(), self.other),
             ifindex,
             source_mac,
-            destination_mac: desk.source.mac,
+            destination_mac: if self.other.has(FlowFlags::OUT) { desk.hook.host_mac } else { desk.source.mac },
             tcp_flags: if opens(packet.tcp_flags) { 0 } else { before.totals().2 },
             rewrite: Rewrite::of(&packet.key).reversed(),
             ..self.entry(desk, before)
@@ -177,6 +193,13 @@ impl Judged {
             service: desk.service,
         }
     }
+}
+
+/// Between an endpoint and the outside, directly: out of the uplink, and from there to the endpoint.
+#[inline(always)]
+fn past_the_host<A: Address>(desk: &Desk<A>) -> (FlowFlags, FlowFlags) {
+    let (out, into) = (FlowFlags::TRANSLATED.with(FlowFlags::OUT), FlowFlags::TRANSLATED.with(FlowFlags::ROUTED));
+    if desk.packet.key.place.ifindex().0 == desk.uplink.0 { (into, out) } else { (out, into) }
 }
 
 /// Which hook translates which direction: see [`translate`](super::translate).

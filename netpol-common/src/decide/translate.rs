@@ -55,6 +55,26 @@ impl Translated {
 /// [`Drop::NoBackend`]: nobody is behind the published address.
 #[inline(always)]
 pub fn resolve<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zone) -> Result<Translated, Drop> {
+    match recalled(kernel, desk, zone)? {
+        Translated::No if !desk.packet.destination_mac.is_group() => match desk.packet.key.place.side() {
+            Side::From => published(kernel, desk),
+            Side::To => Ok(Translated::No),
+        },
+        translated => Ok(translated),
+    }
+}
+
+/// The same, of what there is a pair for.
+///
+/// # Errors
+///
+/// [`Drop::NoBackend`]: TCP to a backend that is none any more.
+#[inline(always)]
+pub(super) fn recalled<A: Address, K: Kernel<A>>(
+    kernel: &K,
+    desk: &mut Desk<A>,
+    zone: Zone,
+) -> Result<Translated, Drop> {
     desk.wire = Rewrite::of(&desk.packet.key);
     desk.service = 0;
     if desk.packet.destination_mac.is_group() {
@@ -71,10 +91,7 @@ pub fn resolve<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Z
             return Err(Drop::NoBackend);
         }
     }
-    match desk.packet.key.place.side() {
-        Side::From => published(kernel, desk),
-        Side::To => Ok(Translated::No),
-    }
+    Ok(Translated::No)
 }
 
 /// The packet is of a connection that is translated already.

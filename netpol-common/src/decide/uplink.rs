@@ -1,16 +1,19 @@
 //! At an uplink: what leaves a pool gets the uplink's address, and what comes for a published address goes to a
-//! backend. Nothing is judged here: that happens at the workloads' own interfaces.
+//! backend. What is for an endpoint here is judged, so that it can be delivered directly; what an endpoint sends was judged
+//! at its own interface.
 
 use super::{
-    Action, Desk, find,
-    translate::{Translated, claim, resolve},
+    Action, Desk, audit,
+    ends::{End, find, outside},
+    judge, settle,
+    translate::{Translated, claim, recalled, resolve},
 };
 use crate::{
     drops::{Drop, Side},
-    flow::{FlowFlags, FlowKey, FlowValue, PackedRule, Word},
-    kernel::Kernel,
-    nat::Zone,
-    tables::{AddressFlags, IfIndex, Network, RuleId},
+    flow::{FlowFlags, FlowKey, FlowValue, PackedRule, Place, Word},
+    kernel::{Kernel, Settings},
+    nat::{NatKey, Zone},
+    tables::{AddressFlags, Identity, IfIndex, Network, RuleId},
     wire::{Address, MacWords, Protocol},
 };
 
@@ -22,41 +25,102 @@ use crate::{
 /// [`Drop::NoBackend`], [`Drop::Translation`], [`Drop::FlowTable`].
 pub fn decide_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
     let mut action = identify_uplink(kernel, desk)?;
+    if action == Action::Judge {
+        action = judge(kernel, desk)?;
+    }
+    if action == Action::Audit {
+        action = audit(kernel, desk)?;
+    }
     if action == Action::Claim {
         claim(kernel, desk)?;
         action = Action::Settle;
     }
-    if action == Action::Settle { settle_uplink(kernel, desk) } else { Ok(action) }
+    match action {
+        Action::Settle if desk.is_direct() => settle(kernel, desk),
+        Action::Settle => settle_uplink(kernel, desk),
+        action => Ok(action),
+    }
 }
 
-/// The first stage: what becomes of the packet. [`Action::Untouched`], [`Action::Settle`], or [`Action::Claim`] before
-/// that.
+/// The first stage: what becomes of the packet. [`Action::Untouched`]; [`Action::Judge`] where an endpoint here gets it;
+/// else [`Action::Settle`], or [`Action::Claim`] before that.
 ///
 /// # Errors
 ///
 /// The reason to drop the packet.
 #[inline(always)]
 pub fn identify_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
-    let side = desk.packet.key.place.side();
-    let translated = match resolve(kernel, desk, Zone::UPLINKS)? {
-        Translated::No => match side {
-            Side::To => masquerade(kernel, desk)?,
-            Side::From => as_it_is(kernel, desk),
+    let place = desk.packet.key.place;
+    desk.uplink = IfIndex::NONE;
+    let translated = match place.side() {
+        Side::To => translate_out(kernel, desk, place.ifindex())?,
+        Side::From => match resolve(kernel, desk, Zone::UPLINKS)? {
+            Translated::No => as_it_is(kernel, desk),
+            translated => translated,
         },
-        translated => translated,
     };
     desk.translated = translated as u32;
-    Ok(match translated {
-        Translated::No => Action::Untouched,
+    match (translated, place.side()) {
+        (Translated::No, _) => Ok(Action::Untouched),
+        (_, Side::From) => arrive(kernel, desk, translated),
+        (Translated::New, Side::To) => Ok(Action::Claim),
+        (_, Side::To) => Ok(Action::Settle),
+    }
+}
+
+/// What leaves by an uplink: it is of a pair, or gets the uplink's address.
+#[inline(always)]
+pub(super) fn translate_out<A: Address, K: Kernel<A>>(
+    kernel: &K,
+    desk: &mut Desk<A>,
+    uplink: IfIndex,
+) -> Result<Translated, Drop> {
+    match recalled(kernel, desk, Zone::UPLINKS)? {
+        Translated::No => masquerade(kernel, desk, uplink),
+        translated => Ok(translated),
+    }
+}
+
+/// Who gets what comes from outside. An endpoint's policy is asked here already: what it does not allow makes no pair.
+#[inline(always)]
+fn arrive<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, translated: Translated) -> Result<Action, Drop> {
+    let place = desk.packet.key.place;
+    let receiver = match find(kernel, Network::SHARED, desk.wire.destination) {
+        Some(value) if value.ifindex != IfIndex::NONE => value,
+        // an address of the host's own
+        Some(_) => return Ok(if translated == Translated::New { Action::Claim } else { Action::Settle }),
         // answers of a backend elsewhere would never pass here
-        Translated::New
-            if matches!(side, Side::From) && find(kernel, Network::SHARED, desk.wire.destination).is_none() =>
-        {
-            return Err(Drop::NoBackend);
-        }
-        Translated::New => Action::Claim,
-        Translated::Original | Translated::Reply => Action::Settle,
-    })
+        None if translated == Translated::New => return Err(Drop::NoBackend),
+        None => return Ok(Action::Settle),
+    };
+    // who is here does not come from outside
+    if find(kernel, Network::SHARED, desk.packet.key.source).is_some() {
+        return Err(Drop::Spoofed);
+    }
+    let Some(hook) = kernel.hook(receiver.ifindex) else { return Err(Drop::NoPolicy) };
+    desk.hook = *hook;
+    desk.destination = receiver.into();
+    let identity = outside(kernel, &desk.packet.key.source, Identity::WORLD);
+    desk.source = End::elsewhere(identity, AddressFlags(0), desk.packet.source_mac);
+    let arriving = desk.packet.key.rewritten(&desk.wire);
+    // an answer of a service's backend outside: the endpoint's own hook has that translation
+    desk.reply = NatKey::of(&arriving, Zone::of(hook.network));
+    desk.half = kernel.translation(&desk.reply);
+    desk.other = arriving.reversed(place);
+    let is_direct = !desk.half.exists()
+        && receiver.flags.has(AddressFlags::OUTWARD)
+        && !desk.packet.settings.has(Settings::STACK)
+        // what the host would answer elsewhere, or would not, it may not take either
+        && kernel.route(&desk.other, hook.router(receiver.ifindex)) == place.ifindex();
+    let back = if is_direct {
+        desk.uplink = place.ifindex();
+        Place::new(receiver.ifindex, Side::From)
+    } else {
+        Place::new(place.ifindex(), Side::To)
+    };
+    desk.other = arriving.reversed(back);
+    desk.is_elsewhere = false;
+    Ok(Action::Judge)
 }
 
 /// The last: what is remembered of the packet's direction.
@@ -111,12 +175,12 @@ fn is_masqueraded<A: Address, K: Kernel<A>>(kernel: &K, address: A) -> bool {
 
 /// What a pool's address sends out of all pools.
 #[inline(always)]
-fn masquerade<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Translated, Drop> {
+fn masquerade<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, uplink: IfIndex) -> Result<Translated, Drop> {
     let key = &desk.packet.key;
     if !is_masqueraded(kernel, key.source) || kernel.is_pooled(&key.destination) {
         return Ok(Translated::No);
     }
-    let address = kernel.uplink(key.place.ifindex());
+    let address = kernel.uplink(uplink);
     // of other protocols (tunnels, SCTP) nothing tells the answers from what is for the host itself
     let has_a_claim = matches!(key.protocol(), Protocol::TCP | Protocol::UDP) || key.protocol.asks();
     if address.is_unspecified() || !has_a_claim {

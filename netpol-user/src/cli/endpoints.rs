@@ -29,6 +29,8 @@ struct Row<'a> {
     isolated: Isolated,
     /// `direct`, or why packets between endpoints go through the host.
     delivery: &'a str,
+    /// The same for what passes the uplinks, where addresses are translated.
+    outside: &'a str,
     /// Why the endpoint is pending.
     reason: Option<&'a str>,
 }
@@ -59,6 +61,7 @@ fn running(endpoint: &Endpoint) -> Row<'_> {
         interface: &endpoint.interface,
         isolated: Isolated { ingress: endpoint.ingress, egress: endpoint.egress },
         delivery: endpoint.stack.as_deref().unwrap_or("direct"),
+        outside: endpoint.stack.as_deref().or(endpoint.outside.as_deref()).unwrap_or("direct"),
         reason: None,
     }
 }
@@ -73,6 +76,7 @@ fn pending(Pending { namespace, name, reason, held }: &Pending) -> Row<'_> {
         interface: held.as_ref().map_or("", |held| &held.interface),
         isolated: Isolated { ingress: false, egress: false },
         delivery: "",
+        outside: "",
         reason: Some(reason),
     }
 }

@@ -51,7 +51,7 @@ impl Flows {
         let mut listing = Listing { reader, now: SystemTime::now(), records: datapath.records()? };
         let Listing { reader, now, records } = &mut listing;
         records.retain(|record| {
-            (self.all || !reader.is_uplink(record)) && self.wants(record, || reader.flow(record, *now))
+            (self.all || !reader.only_passes(record)) && self.wants(record, || reader.flow(record, *now))
         });
         records.sort_unstable_by_key(|record| record.idle);
         output::print(self.output.output, &listing, |listing| self.table(listing))?;

@@ -54,13 +54,13 @@ pub(super) fn fill(
             let known = first.and_then(|&address| identities.endpoints.get(&(workload.endpoint, address)));
             known.copied().unwrap_or(Identity::ANY)
         };
-        let Workload { ifindex, master, segment, mac, host_mac, .. } = *workload;
+        let Workload { ifindex, master, segment, mac, router_mac, .. } = *workload;
         let value = HookValue {
             network: networks.asked_from(workload),
             master,
             segment,
             mac: mac.into(),
-            host_mac: host_mac.into(),
+            host_mac: router_mac.into(),
             flags: flags(workload, marks),
             reserved: 0,
             identity4: identity(true),
@@ -183,6 +183,11 @@ fn flags(workload: &Workload, marks: &Marks) -> AddressFlags {
         (AddressFlags::AUDIT_INGRESS, audit_ingress.contains(workload.endpoint)),
         (AddressFlags::PORT_ISOLATED, workload.port_isolated),
         (AddressFlags::ROUTED, workload.routed),
+        // what audited policies say is counted at the endpoint's own interface
+        (
+            AddressFlags::OUTWARD,
+            workload.outward && !audit_egress.contains(workload.endpoint) && !audit_ingress.contains(workload.endpoint),
+        ),
     ];
     flags.into_iter().filter(|(_, set)| *set).fold(AddressFlags::default(), |all, (flag, _)| all.with(flag))
 }

@@ -126,6 +126,10 @@ pub struct Workload {
     pub segment: u32,
     pub mac: Mac,
     pub host_mac: Mac,
+    /// MAC address of its next hop to other networks: the bridge's, or the host end's of what is routed.
+    pub router_mac: Mac,
+    /// Between it and the uplinks is the host's routing alone: see [`AddressFlags::OUTWARD`].
+    pub outward: bool,
     pub port_isolated: bool,
     pub routed: bool,
     pub addresses: Vec<IpAddr>,

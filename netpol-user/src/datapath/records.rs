@@ -63,6 +63,12 @@ pub struct Translated {
 }
 
 impl Record {
+    /// Of a record at an interface to the outside: it is all that there is of its packets. (Others pass an endpoint's
+    /// interface, too, and are in the records of that.)
+    pub fn ends_at_uplink(&self) -> bool {
+        self.denied.is_some() || self.flags.has(FlowFlags::ROUTED)
+    }
+
     /// Between whom policy judges: the one who sends the packet and, behind a service, the one who gets it.
     pub fn judged(&self) -> Self {
         match self.translated {

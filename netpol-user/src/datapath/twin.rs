@@ -16,7 +16,7 @@ use netpol_common::{
     flow::{FlowFlags, FlowKey, FlowValue},
     kernel::{FragmentKey, FragmentPorts},
     nat::{NatKey, Translation},
-    service::{Affinity, AffinityKey},
+    service::{Affinity, AffinityKey, Uplink},
     tables::{AddressKey, AddressValue, HookValue, IfIndex, Network},
     wire::{Addr4, Addr6, Address, PortBe, Protocol},
 };
@@ -56,7 +56,7 @@ pub struct Client {
 #[derive(Clone, Copy, Debug)]
 pub struct Tried {
     pub action: Action,
-    /// What was counted. `None`: an uplink counts only what it drops.
+    /// What was counted. `None`: an uplink does not count what the host's stack brings on.
     pub verdict: Option<Verdict>,
     /// What was remembered of the frame's own direction: rules, delivery, translation.
     pub record: Option<Record>,
@@ -121,7 +121,9 @@ impl Twin {
         self.forget()?;
         self.know()?;
         let which = Classifier { role, side };
-        let before = self.counts(side)?;
+        // to endpoints is their ingress, wherever it is seen
+        let direction = if role == Role::Uplink { side.opposite() } else { side };
+        let before = self.counts(direction)?;
         let context = Context::new(arrival);
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
@@ -134,7 +136,7 @@ impl Twin {
             }
             Err(error) => return Err(testrun::refused(which, error)),
         };
-        let after = self.counts(side)?;
+        let after = self.counts(direction)?;
         let counted = verdicts().zip(before.into_iter().zip(after)).find(|(_, (before, after))| before != after);
         let record = self.record(arrival.interface, side)?;
         Ok(Tried { action, verdict: counted.map(|(verdict, _)| verdict), record })
@@ -150,6 +152,12 @@ impl Twin {
     pub fn hook(&self, interface: IfIndex, slot: u32) -> Result<Option<HookValue>, Error> {
         let hooks: HashMap<MapData, u32, HookValue> = self.inner("HOOKS", slot)?;
         found(hooks.get(&interface.0, 0)).map_err(Error::map("HOOKS"))
+    }
+
+    /// What is known of an interface to the outside.
+    pub fn uplink(&self, interface: IfIndex, slot: u32) -> Result<Option<Uplink>, Error> {
+        let uplinks: HashMap<MapData, u32, Uplink> = self.inner("UPLINKS", slot)?;
+        found(uplinks.get(&interface.0, 0)).map_err(Error::map("UPLINKS"))
     }
 
     /// Who has an address, asked from a network.

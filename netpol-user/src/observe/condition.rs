@@ -255,7 +255,8 @@ fn unprotected(names: &Names, found: &Discovery) -> Vec<String> {
 }
 
 fn stack(endpoint: &Endpoint) -> Option<Stack> {
-    let reason = endpoint.stack.clone()?;
+    let outside = || endpoint.outside.as_ref().map(|reason| format!("to and from the uplinks: {reason}"));
+    let reason = endpoint.stack.clone().or_else(outside)?;
     Some(Stack { endpoint: format!("{}/{}", endpoint.namespace, endpoint.name), reason })
 }
 

@@ -108,7 +108,7 @@ pub fn conversations(reader: &Reader, records: &[Record], host: &[IpAddr]) -> Ve
     let mut seen = HashSet::new();
     let mut found = Vec::new();
     let is_opener = |record: &&Record| {
-        reader.is_current(record) && !record.flags.has(FlowFlags::REPLY) && !reader.is_uplink(record)
+        reader.is_current(record) && !record.flags.has(FlowFlags::REPLY) && !reader.only_passes(record)
     };
     for record in records.iter().filter(is_opener).map(Record::judged) {
         let record = &record;

@@ -41,9 +41,9 @@ impl Ends {
         Self { interfaces: interfaces.collect(), addresses, host: host.iter().copied().collect(), uplinks }
     }
 
-    /// The record is of an interface to the outside: what is translated there is in the records of endpoints, too.
-    pub fn is_uplink(&self, record: &Record) -> bool {
-        self.uplinks.contains(&record.interface.0)
+    /// See [`Reader::only_passes`](super::Reader::only_passes).
+    pub fn only_passes(&self, record: &Record) -> bool {
+        self.uplinks.contains(&record.interface.0) && !record.ends_at_uplink()
     }
 
     /// Source and destination of the packets that a record counts.

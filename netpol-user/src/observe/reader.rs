@@ -71,10 +71,22 @@ impl Reader {
         self.interfaces.get(&interface.0).map(|index| &self.names.endpoints[*index])
     }
 
-    /// Packets at an interface to the outside, where they are translated and nobody is judged: they are in
-    /// the records of endpoints, too.
-    pub fn is_uplink(&self, record: &Record) -> bool {
+    /// Packets at an interface to the outside, where they are only translated: they are in the records of endpoints,
+    /// too.
+    pub fn only_passes(&self, record: &Record) -> bool {
+        self.is_at_uplink(record) && !record.ends_at_uplink()
+    }
+
+    fn is_at_uplink(&self, record: &Record) -> bool {
         self.names.uplinks.iter().any(|uplink| uplink.ifindex == record.interface.0)
+    }
+
+    /// Which way packets pass an endpoint: what comes from outside reaches one, wherever that is seen.
+    fn direction(&self, record: &Record) -> &'static str {
+        match (record.side, self.is_at_uplink(record)) {
+            (Side::From, false) | (Side::To, true) => "egress",
+            (Side::To, false) | (Side::From, true) => "ingress",
+        }
     }
 
     /// Which endpoints a record is between, as policy sees it.
@@ -141,10 +153,7 @@ impl Reader {
             source,
             destination,
             protocol: record.protocol,
-            direction: match record.side {
-                Side::From => "egress",
-                Side::To => "ingress",
-            },
+            direction: self.direction(record),
             is_reply: record.denied.is_none() && backwards,
             rule: decided,
             egress_rule,
@@ -221,6 +230,8 @@ fn delivery(flags: FlowFlags) -> &'static str {
         "direct"
     } else if flags.has(FlowFlags::ROUTED) {
         "routed"
+    } else if flags.has(FlowFlags::OUT) {
+        "out"
     } else {
         "stack"
     }

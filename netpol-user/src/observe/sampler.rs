@@ -111,7 +111,7 @@ impl Sampler {
 
     fn add(&mut self, reader: &Reader, record: &Record, at: Instant) {
         self.census.record(record);
-        if reader.is_uplink(record) {
+        if reader.only_passes(record) {
             return;
         }
         let record = &record.judged();

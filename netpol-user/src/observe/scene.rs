@@ -35,6 +35,7 @@ pub fn names() -> Names {
         ingress: true,
         egress: false,
         stack: None,
+        outside: None,
     };
     let rule = |index, line| Rule {
         kind: "NetworkPolicy".into(),

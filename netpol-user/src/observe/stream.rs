@@ -143,7 +143,7 @@ impl<'a> Stream<'a> {
         let reader = self.reader(event.record.generation.0)?;
         let kind = match event.kind {
             datapath::Kind::Drop => What::Drop,
-            _ if !self.wanted.uplinks && reader.is_uplink(&event.record) => return Ok(None),
+            _ if !self.wanted.uplinks && reader.only_passes(&event.record) => return Ok(None),
             datapath::Kind::New => What::New,
             datapath::Kind::Closing => {
                 let record = event.record.judged();

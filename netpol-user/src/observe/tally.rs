@@ -137,7 +137,7 @@ impl Sum {
 /// Sums up records, in one pass.
 pub fn tally(records: &[Record], ends: &Ends, generation: u32) -> BTreeMap<Kind, Sum> {
     let mut rows: BTreeMap<Kind, Sum> = BTreeMap::new();
-    for record in records.iter().filter(|record| !ends.is_uplink(record)).map(Record::judged) {
+    for record in records.iter().filter(|record| !ends.only_passes(record)).map(Record::judged) {
         let record = &record;
         let is_reply = record.denied.is_none() && record.flags.has(FlowFlags::REPLY);
         let (source, destination) = ends.of(record);

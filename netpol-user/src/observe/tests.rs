@@ -77,7 +77,7 @@ fn what_passes_an_uplink_is_nobodys_connection() {
     let masqueraded = through(record(WEB, OUTSIDE, 5), ("192.0.2.1", 40_000), (OUTSIDE, 5432));
     let there = Record { interface: UPLINK, side: Side::To, ..masqueraded };
     let reader = reader();
-    assert!(reader.is_uplink(&there) && !reader.is_uplink(&masqueraded));
+    assert!(reader.only_passes(&there) && !reader.only_passes(&masqueraded));
     assert_eq!(connections(&[there]).connections.len(), 0);
     assert!(conversations(&reader, &[there], &[]).is_empty());
     assert!(tally(&[there], &Ends::new(reader.names(), &[]), reader.names().generation).is_empty());

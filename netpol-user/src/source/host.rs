@@ -87,12 +87,21 @@ impl Host {
             segment: 0,
             mac,
             host_mac: link.mac,
+            router_mac: link.master.and_then(|master| self.links.get(&master)).map_or(link.mac, |bridge| bridge.mac),
             port_isolated: link.port.is_some_and(|port| port.isolated),
             routed: master == IfIndex::NONE,
+            outward: false,
             addresses,
         };
-        let delivery = Delivery::Stack(String::new());
-        Ok(Found { workload, interface: link.name.clone(), container_interface: interface, namespace, delivery })
+        let unknown = Delivery::Stack(String::new());
+        Ok(Found {
+            workload,
+            interface: link.name.clone(),
+            container_interface: interface,
+            namespace,
+            delivery: unknown.clone(),
+            outside: unknown,
+        })
     }
 
     /// Decides for each endpoint how packets between it and its neighbours travel.

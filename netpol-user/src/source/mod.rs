@@ -12,6 +12,7 @@
 //! | `host` | this namespace: interfaces, bridges, addresses, settings |
 //! | `delivery` | whether the kernel would take a packet straight from one endpoint to another |
 //! | `netfilter` | which rules would see that packet |
+//! | `outward` | the same between an endpoint and an uplink |
 //! | `uplinks` | the interfaces to the outside |
 //! | `route` | where the host would send something |
 //! | `links` | what the kernel tells of interfaces, addresses and routes |
@@ -22,6 +23,7 @@ mod host;
 mod inside;
 mod links;
 mod netfilter;
+mod outward;
 mod route;
 mod uplinks;
 
@@ -32,6 +34,7 @@ use netpol_common::tables::{IfIndex, Network};
 pub use claims::{Address, Known, Reason, Refused, Seen};
 pub use delivery::Delivery;
 pub use links::PortState;
+pub use outward::outward;
 pub use route::route;
 pub use uplinks::{Uplink, uplinks};
 
@@ -75,6 +78,8 @@ pub struct Found {
     /// The endpoint's own namespace.
     pub namespace: NamespaceId,
     pub delivery: Delivery,
+    /// The same for what passes the uplinks: see [`outward`].
+    pub outside: Delivery,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

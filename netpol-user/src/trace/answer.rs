@@ -64,7 +64,8 @@ pub struct Leaving {
 /// How a packet goes on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Delivery {
-    /// `direct` or `routed`: into the other namespace at once; `stack`: the host brings it there.
+    /// `direct` or `routed`: into the other namespace at once; `out`: out of an uplink at once; `stack`: the host brings
+    /// it there.
     pub way: &'static str,
     pub reason: String,
 }
@@ -126,9 +127,16 @@ pub fn delivery(names: &Names, path: &Path) -> Option<Delivery> {
             let reason = "the host would bring it there, and nothing on the way would have a say".to_owned();
             Some(Delivery { way: "routed", reason })
         }
+        (_, Pass::Out) => {
+            let uplink = path.uplink().map_or_else(String::new, |uplink| interface(names, uplink));
+            let reason = format!("the host would route it, out of {uplink}, and nothing on the way would have a say");
+            Some(Delivery { way: "out", reason })
+        }
         (Hook::To, _) => stack(format!("the host brings it to {}", interface(names, judge.interface))),
         (Hook::From, _) if last.role == Role::Uplink => {
-            stack(format!("the host routes it, out of {}", interface(names, last.interface)))
+            let why = at(judge.interface).and_then(|endpoint| endpoint.stack.as_ref().or(endpoint.outside.as_ref()));
+            let why = why.map(|reason| format!(" ({reason})")).unwrap_or_default();
+            stack(format!("the host routes it, out of {}{why}", interface(names, last.interface)))
         }
         (Hook::From, _) => match receiver() {
             Some(receiver) => {

@@ -17,7 +17,7 @@ use super::{
     published,
 };
 use crate::{
-    datapath::{self, Client, Datapath, Hook, Position, Role, Twin},
+    datapath::{self, Client, Datapath, Hook, Position, Twin},
     enforce::{self, Instance},
     format::Invalid,
     model::{
@@ -305,7 +305,7 @@ impl Live {
 
     fn masquerade(&self, explanation: &mut Explanation, path: &Path, answer: &mut Answer) {
         let found = path.masqueraded();
-        let leaves = path.0.last().is_some_and(|last| last.role == Role::Uplink);
+        let leaves = path.uplink().is_some();
         match (&mut explanation.masquerade, found) {
             (Some(masquerade), Some((uplink, after))) => {
                 masquerade.after = Some(after.to_string());

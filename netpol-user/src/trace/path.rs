@@ -2,9 +2,9 @@
 //!
 //! | from | hooks |
 //! |---|---|
-//! | an endpoint | `from_workload` of its interface; out of a pool also `to_uplink` |
+//! | an endpoint | `from_workload` of its interface; out of a pool through the stack also `to_uplink` |
 //! | the host | `to_workload` of the receiver |
-//! | outside | `from_uplink`, where addresses are translated; `to_workload` of the receiver |
+//! | outside | `from_uplink`, where addresses are translated; through the stack `to_workload` of the receiver |
 //!
 //! Between endpoints the sender's hook judges both ends, and the receiver's believes it.
 
@@ -83,9 +83,22 @@ impl Path {
         self.0.iter().find_map(Passed::dropped)
     }
 
-    /// The hook that judges: the only one of an endpoint's.
+    /// The hook that judges: an uplink's, where it delivers or denies, else the only one of an endpoint's.
     pub fn judge(&self) -> Option<&Passed> {
-        self.0.iter().find(|passed| passed.role == Role::Workload)
+        self.0.iter().find(|passed| {
+            passed.role == Role::Workload
+                || passed.pass() == Some(Pass::Routed)
+                || passed.dropped().is_some_and(Drop::is_denial)
+        })
+    }
+
+    /// The packet has left, through the stack or directly.
+    pub fn uplink(&self) -> Option<IfIndex> {
+        let last = self.0.last()?;
+        match last.pass() {
+            Some(Pass::Out) => last.tried.record.map(|record| record.far),
+            _ => (last.role == Role::Uplink && last.side == Side::To).then_some(last.interface),
+        }
     }
 
     /// The address and port that the packet reached in the end, behind services.
@@ -96,9 +109,9 @@ impl Path {
 
     /// The source that it had in the end, of what left through an uplink.
     pub fn masqueraded(&self) -> Option<(IfIndex, SocketAddr)> {
-        let last = self.0.last().filter(|passed| passed.role == Role::Uplink && passed.side == Side::To)?;
+        let (last, uplink) = (self.0.last()?, self.uplink()?);
         let to = last.translated().filter(|to| to.source != last.packet.source)?;
-        Some((last.interface, SocketAddr::new(to.source, to.source_port)))
+        Some((uplink, SocketAddr::new(to.source, to.source_port)))
     }
 }
 
@@ -158,10 +171,11 @@ impl Walker<'_> {
     fn arrives(&mut self, from: IfIndex, packet: Packet, path: &mut Path) -> Result<(), datapath::Error> {
         let mut packet = packet;
         if self.uplinks.contains(&from) && self.settings.has(Settings::TRANSLATE) {
-            let macs = (MacWords::new(SOMEBODY), MacWords::new(SOMEBODY));
+            let own = self.twin.uplink(from, self.slot)?.map_or(MacWords::new(SOMEBODY), |uplink| uplink.mac);
+            let macs = (MacWords::new(SOMEBODY), own);
             let passed = self.run((Role::Uplink, Side::From, from, from), packet, macs)?;
             path.0.push(passed);
-            if passed.dropped().is_some() {
+            if passed.dropped().is_some() || passed.tried.action == Action::Redirect {
                 return Ok(());
             }
             packet = passed.leaving();

@@ -63,6 +63,8 @@ pub fn of_documents(world: &World) -> Result<Vec<Service>, CompileError> {
         segment: 0,
         mac: [0; 6],
         host_mac: [0; 6],
+        router_mac: [0; 6],
+        outward: false,
         port_isolated: false,
         routed: false,
         addresses: addresses.clone(),

@@ -220,16 +220,26 @@ fn published_port_is_traced_from_outside_and_from_the_host() {
         unnoticed(host, || {
             let said = agreed(host, "192.0.2.9", HOST[0], "8000/tcp");
             let hooks: Vec<_> = said["kernel"]["steps"].as_array().unwrap().iter().map(|step| &step["hook"]).collect();
-            assert_eq!(hooks, [&json!("from_uplink"), &json!("to_workload")], "{said:#}");
+            assert_eq!(hooks, [&json!("from_uplink")], "denied before there is a translation: {said:#}");
             assert_eq!((&said["allowed"], &said["kernel"]["drop_reason"]), (&json!(false), &json!("policy-ingress")));
-            assert_eq!(said["kernel"]["steps"][1]["source"], "192.0.2.9:50000", "the client's own address");
             assert_eq!(agreed(host, "2001:db8::9", HOST[1], "8000/udp")["allowed"], false);
             let own = agreed(host, HOST[0], HOST[0], "8000/tcp");
             assert_eq!(own["allowed"], true, "the host's sockets get the backend's address: {own:#}");
         });
         scene.load_all(&[], &[service("b", "{app: b}"), pool(layout)]);
-        assert_eq!(agreed(host, "192.0.2.9", HOST[0], "8000/tcp")["allowed"], true);
+        let said = agreed(host, "192.0.2.9", HOST[0], "8000/tcp");
+        assert_eq!(
+            (&said["allowed"], &said["kernel"]["delivery"]["way"]),
+            (&json!(true), &json!("routed")),
+            "{said:#}"
+        );
         assert_eq!(agreed(host, "192.0.2.9", "b", "8080/tcp")["allowed"], true, "by its own address, too");
+        scene.load_all(&["--forwarding", "stack"], &[service("b", "{app: b}"), pool(layout)]);
+        let said = agreed(host, "192.0.2.9", HOST[0], "8000/tcp");
+        let steps = said["kernel"]["steps"].as_array().unwrap();
+        let hooks: Vec<_> = steps.iter().map(|step| &step["hook"]).collect();
+        assert_eq!(hooks, [&json!("from_uplink"), &json!("to_workload")], "{said:#}");
+        assert_eq!(steps[1]["source"], "192.0.2.9:50000", "the client's own address");
     }
 }
 
@@ -252,6 +262,11 @@ fn masquerade_is_told_before_and_after() {
                 assert_eq!(agreed(host, "a", to, "80/tcp").get("masquerade"), None, "{what}");
             }
         });
+        let said = agreed(host, "a", "192.0.2.9", "80/tcp");
+        assert_eq!(said["kernel"]["delivery"]["way"], "out", "{said:#}");
+        scene.load_all(&["--forwarding", "stack"], &[pool(layout)]);
+        let said = agreed(host, "a", "192.0.2.9", "80/tcp");
+        assert_eq!(said["kernel"]["steps"][1]["hook"], "to_uplink", "{said:#}");
         let told = host.netpol(&["trace", "--from", "a", "--to", "192.0.2.9", "--port", "80/tcp"]).ok();
         let line = format!("masquerade: {}:50000 becomes 192.0.2.1:50000 out of v-outside, by pool four", a.ipv4());
         assert!(told.contains(&line), "{told}");

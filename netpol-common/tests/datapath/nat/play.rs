@@ -123,6 +123,18 @@ impl Lab {
         lab
     }
 
+    /// The same, and between endpoints and the uplink nobody but the host's routing has a say.
+    pub fn outward() -> Self {
+        let mut lab = Self::translating(&[]);
+        for value in lab.0.v4.addresses.values_mut().filter(|value| value.ifindex != IfIndex::NONE) {
+            value.flags = value.flags.with(AddressFlags::OUTWARD);
+        }
+        for hook in lab.0.hooks.values_mut() {
+            hook.flags = hook.flags.with(AddressFlags::OUTWARD);
+        }
+        lab
+    }
+
     /// These endpoints are isolated, with what [`Lab::may`] allows.
     pub fn isolate(mut self, who: &[Who]) -> Self {
         let isolated = AddressFlags::ISOLATED_INGRESS.with(AddressFlags::ISOLATED_EGRESS);
@@ -225,6 +237,10 @@ impl Lab {
                 last.verdict?;
                 Ok(arrived(&last.frame, to.interface, first))
             }
+            (Pass::Out, None) => {
+                assert_eq!(own.vouched, UPLINK, "the uplink's hook leaves it alone");
+                Ok(arrived(&own.frame, UPLINK, first))
+            }
             (Pass::Stack, None) => {
                 let out = self.at_uplink(Side::To, if from == D { OTHER_BRIDGE } else { BRIDGE }, &own.frame);
                 out.verdict?;
@@ -238,6 +254,10 @@ impl Lab {
         let Passed { verdict, mut frame, .. } = self.at_uplink(Side::From, UPLINK, &frame);
         let first = verdict?;
         let Some(to) = local(tuple(&frame).destination.0) else { return Ok(arrived(&frame, IfIndex::NONE, first)) };
+        if first == Pass::Routed {
+            assert_eq!(frame[..6], to.mac, "it reaches the one that it is for");
+            return Ok(arrived(&frame, to.interface, first));
+        }
         frame[..6].copy_from_slice(&to.mac);
         let last = self.at(Side::To, to, UPLINK, &frame);
         last.verdict?;

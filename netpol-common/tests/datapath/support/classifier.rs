@@ -7,7 +7,7 @@ use netpol_common::{
     drops::{Drop, Pass, Side, Verdict},
     flow::{FlowFlags, FlowValue, KeyProtocol, Place, Rewrite, seconds},
     guard::{self, LinkMessage, Passage},
-    headers::{Arp, Ethernet, Icmp, Ipv6, Neighbour, View as _},
+    headers::{Arp, Ethernet, HopWord, Icmp, Ipv6, Neighbour, View as _},
     kernel::{FragmentKey, FragmentPorts, Kernel, Settings},
     parse::{self, Family, Fragment, FragmentId, IcmpKind, Ip, NETWORK, Transport, V4, V6, ethertype, tcp},
     tables::{AddressFlags, IfIndex},
@@ -344,6 +344,9 @@ impl Way<'_> {
             self.memory.would_drop.borrow_mut().push((packet.key.place.side(), reason));
         }
         let (frame, vouched) = &mut *self.out.borrow_mut();
+        if flags.has(FlowFlags::OUT) && (entry.destination_mac != packet.destination_mac || !hop::<A>(frame)) {
+            return Pass::Stack;
+        }
         if flags.has(FlowFlags::TRANSLATED) {
             rewrite(frame, (NETWORK, packet.transport as usize), packet.key.protocol, &entry.rewrite);
         }
@@ -355,11 +358,24 @@ impl Way<'_> {
             frame[..6].copy_from_slice(mac.as_flattened());
             return Pass::Routed;
         }
+        if flags.has(FlowFlags::OUT) {
+            *vouched = entry.ifindex;
+            return Pass::Out;
+        }
         if packet.key.place.side() == Side::From && !flags.has(FlowFlags::UNVOUCHED) {
             *vouched = entry.ifindex;
         }
         Pass::Stack
     }
+}
+
+/// Takes a hop off a packet; `false`: it has none left.
+fn hop<A: Stored>(frame: &mut [u8]) -> bool {
+    let at = NETWORK + if A::BITS == 32 { V4::HOPS } else { V6::HOPS };
+    let word: HopWord = (*frame).read(at).unwrap();
+    let Some(HopWord { bytes }) = (if A::BITS == 32 { V4::hop(word) } else { V6::hop(word) }) else { return false };
+    frame[at..at + bytes.len()].copy_from_slice(&bytes);
+    true
 }
 
 /// Other addresses and ports, in the headers at these offsets; without a transport header (0) only addresses.

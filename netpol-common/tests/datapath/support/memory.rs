@@ -32,6 +32,8 @@ pub struct Store<A: Address> {
     /// Address, length of the prefix.
     pub pools: Vec<(A, u32)>,
     pub uplinks: HashMap<IfIndex, A>,
+    /// The host would send what is for outside nowhere.
+    pub routes_elsewhere: bool,
     pub translations: RefCell<HashMap<NatKey<A>, Translation<A>>>,
     /// What another CPU claims just before this one claims the same.
     pub rivals: RefCell<HashMap<NatKey<A>, Translation<A>>>,
@@ -84,6 +86,7 @@ impl<A: Address> Default for Store<A> {
             members: HashMap::new(),
             pools: Vec::new(),
             uplinks: HashMap::new(),
+            routes_elsewhere: false,
             translations: RefCell::default(),
             rivals: RefCell::default(),
             room: usize::MAX,
@@ -291,6 +294,16 @@ impl<A: Stored> Kernel<A> for Memory {
 
     fn uplink(&self, interface: IfIndex) -> A {
         A::store(self).uplinks.get(&interface).copied().unwrap_or(A::UNSPECIFIED)
+    }
+
+    fn route(&self, key: &FlowKey<A>, _: IfIndex) -> IfIndex {
+        // whoever is not in a pool is outside
+        let store = A::store(self);
+        if self.is_pooled(&key.destination) || store.routes_elsewhere {
+            IfIndex::NONE
+        } else {
+            store.uplinks.keys().min_by_key(|uplink| uplink.0).copied().unwrap_or(IfIndex::NONE)
+        }
     }
 
     fn translation(&self, key: &NatKey<A>) -> Translation<A> {

@@ -173,7 +173,7 @@ impl Observe {
         let reader = Arc::new(Reader::new(instance.names(&datapath)?.into()));
         let now = SystemTime::now();
         let mut records = datapath.records()?;
-        records.retain(|record| self.all || !reader.is_uplink(record));
+        records.retain(|record| self.all || !reader.only_passes(record));
         records.sort_by_key(|record| record.idle);
         let wants = |kind: What| self.types.is_empty() || self.kinds().contains(&kind);
         let happening = |record| Happening {

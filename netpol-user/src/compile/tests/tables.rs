@@ -209,7 +209,7 @@ fn a_hook_knows_its_interface_even_without_an_address() {
     let w = &workloads[1];
     assert_eq!(
         (ifindex, hook.network, hook.master, hook.segment, hook.mac, hook.host_mac),
-        (w.ifindex, Network::SHARED, w.master, w.segment, w.mac.into(), w.host_mac.into())
+        (w.ifindex, Network::SHARED, w.master, w.segment, w.mac.into(), w.router_mac.into())
     );
 }
 

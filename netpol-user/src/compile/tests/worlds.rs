@@ -81,6 +81,8 @@ pub fn running(world: &World) -> Vec<Workload> {
         segment: 1,
         mac: [2, 0, 0, 0, 0, endpoint as u8],
         host_mac: [2, 1, 0, 0, 0, endpoint as u8],
+        router_mac: [2, 1, 0, 0, 0, endpoint as u8],
+        outward: false,
         port_isolated: false,
         routed: false,
         addresses: e.addresses.clone(),

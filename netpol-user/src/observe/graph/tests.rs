@@ -22,6 +22,7 @@ fn names() -> Names {
         ingress: true,
         egress: true,
         stack: None,
+        outside: None,
     };
     let rule = |name: &str, direction: &str, index: Option<u32>| Rule {
         kind: "NetworkPolicy".into(),

@@ -11,6 +11,8 @@ fn running(endpoint: usize, ifindex: u32, network: u32, addresses: &[&str]) -> F
         segment: 0,
         mac: [2, 0, 0, 0, 1, ifindex as u8],
         host_mac: [2, 0, 0, 0, 0, ifindex as u8],
+        router_mac: [2, 0, 0, 0, 0, ifindex as u8],
+        outward: false,
         port_isolated: false,
         routed: false,
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
@@ -21,6 +23,7 @@ fn running(endpoint: usize, ifindex: u32, network: u32, addresses: &[&str]) -> F
         container_interface: "eth0".to_owned(),
         namespace: NamespaceId { device: 0, inode: u64::from(ifindex) },
         delivery: Delivery::Direct,
+        outside: Delivery::Direct,
     }
 }
 

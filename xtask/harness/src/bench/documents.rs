@@ -140,6 +140,8 @@ mod tests {
             segment: 1,
             mac: [0; 6],
             host_mac: [0; 6],
+            router_mac: [0; 6],
+            outward: false,
             port_isolated: false,
             routed: false,
             addresses: vec![Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 0, 11).to_bits() + u32::from(number)).into()],

@@ -108,6 +108,8 @@ fn running(world: &World) -> Vec<Workload> {
         segment: 1,
         mac: [0; 6],
         host_mac: [0; 6],
+        router_mac: [0; 6],
+        outward: false,
         port_isolated: false,
         routed: false,
         addresses: of.addresses.clone(),

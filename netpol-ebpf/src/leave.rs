@@ -1,0 +1,55 @@
+//! The hop that the host would have been: what leaves by an uplink directly is treated as the host's routing would.
+
+use aya_ebpf::{
+    bindings::{BPF_F_RECOMPUTE_CSUM, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_check_mtu_flags},
+    helpers::generated::{bpf_check_mtu, bpf_fib_lookup, bpf_skb_store_bytes},
+};
+use netpol_common::{
+    flow::FlowKey,
+    headers::{HopWord, View as _},
+    parse::{Family, NETWORK},
+    tables::IfIndex,
+};
+
+use crate::{frame::Skb, tables::Maps};
+
+/// The interface that the host would route a packet out of; [`IfIndex::NONE`]: none, it does not forward, or the packet
+/// at hand is too large for it.
+#[inline(always)]
+pub fn route<F: Maps>(skb: Skb, key: &FlowKey<F::Address>, from: IfIndex) -> IfIndex {
+    let mut asked = F::question(key);
+    asked.ifindex = from.0;
+    let size = size_of_val(&asked) as i32;
+    // SAFETY: a live context, and a whole structure that the kernel may write to.
+    let answer = unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut asked, size, 0) } as u32;
+    // an unknown neighbour is no obstacle: the kernel asks for it when the packet is there
+    if answer == BPF_FIB_LKUP_RET_SUCCESS || answer == BPF_FIB_LKUP_RET_NO_NEIGH {
+        IfIndex(asked.ifindex)
+    } else {
+        IfIndex::NONE
+    }
+}
+
+/// Takes one hop off a packet. `false`: it has none left, or is too large for the uplink, and is as it was.
+#[inline(always)]
+pub fn hop<F: Family>(skb: Skb, uplink: IfIndex) -> bool {
+    let at = NETWORK + F::HOPS;
+    let Ok(word) = skb.linear().read::<HopWord>(at) else { return false };
+    let Some(word) = F::hop(word) else { return false };
+    // 0: the interface's
+    let mut mtu = 0;
+    // SAFETY: a live context, and a word that the kernel may write to.
+    let fits =
+        unsafe { bpf_check_mtu(skb.0.cast(), uplink.0, &raw mut mtu, 0, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS.into()) }
+            == 0;
+    // SAFETY: a live context, and four readable bytes.
+    fits && unsafe {
+        bpf_skb_store_bytes(
+            skb.0,
+            at as u32,
+            (&raw const word).cast(),
+            size_of::<HopWord>() as u32,
+            BPF_F_RECOMPUTE_CSUM.into(),
+        )
+    } == 0
+}
