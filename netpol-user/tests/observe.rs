@@ -3,22 +3,36 @@
 
 mod support;
 
-use std::{fs::File, net::SocketAddr, thread};
+use std::{
+    fs::File,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    thread,
+    time::Duration,
+};
 
-use nix::sys::signal::Signal;
+use aya::maps::{Array, Map, MapData};
+use netpol_common::{
+    flow::Ticks,
+    kernel::{Bucket, Settings},
+};
+use nix::{
+    sys::signal::Signal,
+    time::{ClockId, clock_gettime},
+};
 use pcap_file::pcapng::{
     Block, PcapNgReader,
     blocks::{enhanced_packet::EnhancedPacketOption, interface_description::InterfaceDescriptionOption},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{
     Attempt::{Tcp, Udp},
-    Family, Scene,
+    Family, Layout, Scene,
     Seen::{Answered, Refused, Silent},
     check,
     packet::{self, seal},
     policy::{anybody, documents, from, ingress},
-    translated::{host_port, published, service, virtual_address},
+    translated::{host_port, pools, published, service, virtual_address},
     wait_until,
 };
 
@@ -171,6 +185,67 @@ fn drops_are_told_by_their_reasons() {
 }
 
 #[test]
+fn drops_of_link_control_are_told_by_their_reasons() {
+    let scene = &loaded();
+    let Scene { host, a, b, .. } = scene;
+    let mut watch = host.observe(&["--type", "drop"]);
+    let (socket, source, target) = (a.raw(), a.mac(), b.mac());
+    let send = |packet: &[u8]| socket.send(&packet::frame(target, source, packet));
+    let (IpAddr::V6(other), own) = (b.ipv6(), a.ipv6()) else { panic!("not IPv6") };
+
+    send(&packet::advertisement(own, other.into(), other, source));
+    let claim = watch.drop_of("nd-spoofed");
+    assert_eq!((&claim["at"], &claim["protocol"]), (&"default/a".into(), &"ICMPv6".into()));
+
+    send(&packet::icmp(own, other.into(), [134, 0, 64, 0, 0x70, 8], &[0; 8]));
+    let router = watch.drop_of("router-advertisement");
+    assert_eq!((&router["at"], &router["source"]["name"]), (&"default/a".into(), &"a".into()));
+
+    send(&packet::udp(a.socket(Family::V4, 67), b.socket(Family::V4, 68), &[2; 240]));
+    let offer = watch.drop_of("dhcp-server");
+    assert_eq!((&offer["at"], &offer["destination"]["port"]), (&"default/a".into(), &68.into()));
+}
+
+/// What is left of reasons: limits that are reached, and tables that are not there. (`flow-table` and `delivery` are what the
+/// kernel's errors would be called: its LRU makes room, and redirection refuses nothing that is asked of it.)
+#[test]
+fn drops_at_a_limit_or_without_tables_are_told_by_their_reasons() {
+    let scene = Scene::bridged();
+    let Scene { host, a, c, outside, .. } = &scene;
+    scene.load_nat(&[], &[pools(Layout::Bridged)]);
+    let mut watch = host.observe(&["--type", "drop"]);
+    let pinned = |name: &str| MapData::from_pin(Path::new(host.bpffs()).join("maps").join(name)).expect("pinned");
+
+    // SCTP has no port to be told from others by: it does not leave a pool
+    let sctp =
+        packet::ip(a.ipv4(), outside.ipv4(), 132, &[0x13, 0x88, 0x13, 0x88, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 20]);
+    a.raw().send(&packet::frame(host.mac("br0"), a.mac(), &sctp));
+    let untranslated = watch.drop_of("translation");
+    assert_eq!(
+        (&untranslated["protocol"], &untranslated["destination"]["address"]),
+        (&"SCTP".into(), &"192.0.2.9".into())
+    );
+
+    let mut rates: Array<MapData, Bucket> = Map::Array(pinned("RATES")).try_into().expect("buckets");
+    let clock = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("a clock"));
+    // all that there is for an hour
+    let spent = Bucket { tokens: 0, filled: Ticks::from_nanos((clock + Duration::from_secs(3600)).as_nanos() as u64) };
+    (0..rates.len()).for_each(|place| rates.set(place, spent, 0).expect("a bucket"));
+    check(&[(a, Udp(c.at(Family::V4, 53)), Silent)]);
+    let limited = watch.drop_of("rate");
+    assert_eq!((&limited["source"]["name"], &limited["destination"]["name"]), (&"a".into(), &"c".into()));
+    (0..rates.len()).for_each(|place| rates.set(place, Bucket::UNTOUCHED, 0).expect("a bucket"));
+
+    // a generation that nobody has published, and that isolates whom it does not know
+    let mut live: Array<MapData, u64> = Map::Array(pinned("LIVE")).try_into().expect("the word");
+    let word = live.get(&0, 0).expect("the word");
+    live.set(0, (word >> 32) + 1 << 32 | u64::from(Settings::ISOLATE_WAITING.0), 0).expect("the word");
+    check(&[(a, Udp(c.at(Family::V4, 53)), Silent)]);
+    assert_eq!(watch.drop_of("no-policy")["source"]["address"], a.ipv4().to_string());
+    live.set(0, word, 0).expect("the word");
+}
+
+#[test]
 fn connection_that_a_load_revokes_is_told_as_one_that_was_allowed() {
     let Scene { host, a, b, .. } = &loaded();
     let _server = b.serve_tcp(80);
@@ -256,6 +331,26 @@ fn nobody_observes_and_the_classifiers_know() {
     assert!(host.is_observed());
     second.end();
     assert!(!host.is_observed());
+}
+
+#[test]
+fn status_tells_how_many_observe_and_what_they_were_not_told() {
+    let scene = loaded();
+    let host = &scene.host;
+    assert_eq!(host.status()["observers"], json!({"count": 0, "lost_events": 0, "suppressed_drops": 0}));
+    let watches = [host.observe(&[]), host.observe(&["--type", "drop"])];
+    for _ in 0..20 {
+        check(&[(&scene.c, Udp(scene.b.at(Family::V4, 53)), Silent)]);
+    }
+    let observers = &host.status()["observers"];
+    assert_eq!((&observers["count"], &observers["lost_events"]), (&json!(2), &json!(0)), "{observers}");
+    let told = host.netpol(&["status"]).ok();
+    assert!(
+        told.contains("\nobservers\n  2 now; not told to observers until now: 0 events for want of room"),
+        "{told}"
+    );
+    drop(watches);
+    wait_until("nobody observes", || host.status()["observers"]["count"] == 0);
 }
 
 #[test]

@@ -3,7 +3,10 @@ use clap::Args;
 
 use super::{Instance, Outcome, OutputArgs, output};
 use crate::{
-    observe::{Condition, condition::Row},
+    observe::{
+        Condition,
+        condition::{Observers, Row},
+    },
     privileges,
 };
 
@@ -57,9 +60,21 @@ fn text(report: &Condition) -> String {
     section("pending endpoints", pending.collect());
     section("unprotected interfaces", report.unprotected.clone());
     section("through the host's stack", report.stack.iter().map(|s| format!("{}: {}", s.endpoint, s.reason)).collect());
+    section("observers", observers(report.observers).into_iter().collect());
     section("packets", counted(&report.counters));
     section("packets that passed, and audited policies would have dropped", counted(&report.would_drop));
     text
+}
+
+fn observers(Observers { count, lost_events, suppressed_drops }: Observers) -> Option<String> {
+    let anything = count > 0 || lost_events > 0 || suppressed_drops > 0;
+    anything.then(|| {
+        format!(
+            "{count} now; not told to observers until now: {} for want of room, {} like others",
+            output::counted(lost_events as usize, "event", "events"),
+            output::counted(suppressed_drops as usize, "drop", "drops"),
+        )
+    })
 }
 
 fn counted(rows: &[Row]) -> Vec<String> {

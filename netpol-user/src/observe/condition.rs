@@ -9,7 +9,7 @@ use netpol_common::tables::IfIndex;
 use serde::Serialize;
 
 use crate::{
-    datapath::{self, Counter, Datapath, Hook, Position, Role, Settings, Side, Way},
+    datapath::{self, Counter, Datapath, Hook, Position, Role, Settings, Side, Untold, Way},
     enforce,
     format::Diagnostic,
     model::{
@@ -39,6 +39,7 @@ pub struct Condition {
     pub unprotected: Vec<String>,
     /// Endpoints whose packets go through the host's stack, and why.
     pub stack: Vec<Stack>,
+    pub observers: Observers,
     pub counters: Vec<Row>,
     /// Of those that passed, what audited policies would have dropped.
     pub would_drop: Vec<Row>,
@@ -52,6 +53,17 @@ pub struct Condition {
 pub struct Stack {
     pub endpoint: String,
     pub reason: String,
+}
+
+/// Who observes (`netpol observe`), and what they all were not told since the maps were made.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Observers {
+    /// So many leases hold now.
+    pub count: u32,
+    /// Events for which an observer had no room.
+    pub lost_events: u64,
+    /// Drops like others that were told, or too many of one interface.
+    pub suppressed_drops: u64,
 }
 
 /// Packets by what became of them, since the maps were made.
@@ -120,6 +132,7 @@ impl Condition {
             host_addresses: now.as_ref().map(|now| now.found.host_addresses.clone()).unwrap_or_default(),
             unprotected: now.map(|now| unprotected(&names, &now.found)).unwrap_or_default(),
             stack: names.endpoints.iter().filter_map(stack).collect(),
+            observers: observers(&datapath)?,
             counters: datapath.counters()?.iter().map(row).collect(),
             would_drop: datapath.would_drop()?.iter().map(|c| Row { verdict: "would-drop", ..row(c) }).collect(),
             pending,
@@ -141,6 +154,7 @@ impl Condition {
             pending: vec![],
             unprotected: vec![],
             stack: vec![],
+            observers: Observers::default(),
             counters: vec![],
             would_drop: vec![],
             host_addresses: vec![],
@@ -252,6 +266,11 @@ fn unprotected(names: &Names, found: &Discovery) -> Vec<String> {
         })
         .map(|(bridge, port)| format!("{} on {}", port.name, bridge.name))
         .collect()
+}
+
+fn observers(datapath: &Datapath) -> Result<Observers, datapath::Error> {
+    let (count, Untold { lost, suppressed }) = datapath.observers()?;
+    Ok(Observers { count, lost_events: lost, suppressed_drops: suppressed })
 }
 
 fn stack(endpoint: &Endpoint) -> Option<Stack> {
