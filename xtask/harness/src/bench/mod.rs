@@ -8,6 +8,7 @@
 //! | [`paths`] | rounds of all variants in turn |
 //! | [`packets`], [`testrun`] | one packet in the classifier alone |
 //! | [`nat`] | the same for what is translated, and backends that come and go |
+//! | [`observe`] | what it costs that somebody observes |
 //! | [`scale`] | a thousand endpoints with a thousand policies |
 //! | [`publications`] | new policies while packets flow |
 //! | [`netpol`], [`documents`] | the program that is measured, and what it loads |
@@ -18,6 +19,7 @@ mod documents;
 mod machine;
 mod nat;
 mod netpol;
+mod observe;
 mod only;
 mod packets;
 mod paths;
@@ -55,7 +57,7 @@ pub struct Bench {
     /// A minute instead of a quarter of an hour: few short rounds, only good for a first look.
     #[arg(long)]
     quick: bool,
-    /// Only these: sections (paths, packets, nat, scale, publications), kinds of traffic, paths.
+    /// Only these: sections (paths, packets, nat, observe, scale, publications), kinds of traffic, paths.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// How many rounds of everything; ratios are medians over them.
@@ -99,6 +101,7 @@ const SECTIONS: &[(&str, Run)] = &[
     ("nat-paths", nat::paths::run),
     ("nat-packets", nat::packets::run),
     ("nat-backends", nat::backends::run),
+    ("observe", observe::run),
     ("scale", scale::run),
     ("publications", publications::run),
 ];

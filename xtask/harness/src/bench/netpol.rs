@@ -5,13 +5,19 @@ use std::{
     fs,
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 
+use super::traffic::Cpu;
 use crate::sandbox::{Netns, Sandbox};
 
 /// The `netpol` program.
@@ -39,6 +45,29 @@ pub struct Instance<'a> {
     bpffs: PathBuf,
     state: PathBuf,
     documents: PathBuf,
+}
+
+/// How long an observer may take to begin.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A `netpol observe`, until it is ended or dropped.
+pub struct Observing(Child);
+
+impl Observing {
+    /// As Ctrl-C does, so that it leaves nothing behind.
+    pub fn end(mut self) -> Result<()> {
+        kill(Pid::from_raw(self.0.id() as i32), Signal::SIGINT)?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Observing {
+    fn drop(&mut self) {
+        // it has ended, or what it left is cleared by the next
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// What a `load` said and what it took.
@@ -105,16 +134,38 @@ impl<'a> Instance<'a> {
         Ok(start.elapsed())
     }
 
+    /// Begins to observe, on a CPU; what is told goes nowhere. It observes when this returns.
+    pub fn observe(&self, arguments: &[&str], cpu: &Cpu) -> Result<Observing> {
+        let child = self.host.run(|| {
+            cpu.take()?;
+            let mut command = self.command();
+            command.arg("observe").args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command.spawn().with_context(|| self.binary.0.display().to_string())
+        })?;
+        let observing = Observing(child);
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            let said = serde_json::from_str::<Value>(&self.run(&["status", "--output", "json"])?.0)?;
+            if said["observers"]["count"] != 0 {
+                return Ok(observing);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        bail!("netpol observe does not begin to observe");
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary.0);
+        command.arg("--bpffs").arg(&self.bpffs).arg("--state").arg(&self.state);
+        command
+    }
+
     /// Standard output and the peak of resident memory in KiB.
     fn run(&self, arguments: &[&str]) -> Result<(String, u64)> {
         let complaints = self.state.with_file_name("stderr");
         let output = self.state.with_file_name("stdout");
         let child = self.host.run(|| {
-            Command::new(&self.binary.0)
-                .arg("--bpffs")
-                .arg(&self.bpffs)
-                .arg("--state")
-                .arg(&self.state)
+            self.command()
                 .args(arguments)
                 .stdin(Stdio::null())
                 .stdout(fs::File::create(&output)?)

@@ -32,7 +32,7 @@ const CLIENT_PORT: u16 = 40_000;
 const DENIED_PORTS: u16 = 1_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Case {
+pub enum Case {
     EstablishedTcp4,
     EstablishedTcp6,
     EstablishedUdp4,
@@ -51,7 +51,7 @@ impl Case {
         Self::FirstDenial,
     ];
 
-    fn what(self) -> &'static str {
+    pub fn what(self) -> &'static str {
         match self {
             Self::EstablishedTcp4 => "established TCP, IPv4",
             Self::EstablishedTcp6 => "established TCP, IPv6",
@@ -86,7 +86,7 @@ impl Case {
 }
 
 /// A loaded netpol whose classifiers are called.
-struct Site<'a> {
+pub struct Site<'a> {
     topology: &'a Topology,
     program: Program,
     empty: Program,
@@ -142,7 +142,7 @@ fn publish(instance: &Instance, topology: &Topology, size: Size) -> Result<()> {
 }
 
 impl<'a> Site<'a> {
-    fn new(setting: &Setting<'a>, instance: &Instance, topology: &'a Topology) -> Result<Self> {
+    pub fn new(setting: &Setting<'a>, instance: &Instance, topology: &'a Topology) -> Result<Self> {
         let (a, b) = topology.pair();
         let site = Self {
             topology,
@@ -157,7 +157,7 @@ impl<'a> Site<'a> {
     }
 
     /// Runs `action` where the numbers of the interfaces mean these interfaces, on the CPU of the measurements.
-    fn inside<T: Send>(&self, action: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub fn inside<T: Send>(&self, action: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         self.topology.host.run(|| {
             self.cpu.take()?;
             action()
@@ -218,7 +218,7 @@ impl<'a> Site<'a> {
     }
 
     /// Nanoseconds above the empty classifier.
-    fn cost(&self, case: Case, quick: bool) -> Result<f64> {
+    pub fn cost(&self, case: Case, quick: bool) -> Result<f64> {
         match case {
             Case::NewFlow | Case::FirstDenial => {
                 self.cold((0..if quick { 500 } else { 2_000 }).map(|_| self.packet(case)), case.is_denied())
@@ -304,7 +304,7 @@ fn table(figures: &Figures) -> Table {
     table
 }
 
-fn cell(Spread { median, low, high, .. }: Spread) -> String {
+pub fn cell(Spread { median, low, high, .. }: Spread) -> String {
     format!("{median:.0} ({low:.0}-{high:.0})")
 }
 
