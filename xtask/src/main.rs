@@ -6,10 +6,12 @@
 //! | [`demo`] | the examples of `policies/`, played with real traffic |
 //! | [`test`] | everything that must hold, in one command |
 //! | [`harness`] | `conformance` and `bench`: a program of their own, started from here |
+//! | [`kernel`] | the oldest kernel that netpol is for, in a machine of its own |
 //! | [`shell`], [`say`] | running commands; talking to whoever watches |
 
 mod demo;
 mod harness;
+mod kernel;
 mod say;
 mod setup;
 mod shell;

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    demo, harness, say,
+    demo, harness, kernel, say,
     setup::Install,
     shell::{self, cargo},
 };
@@ -39,6 +39,8 @@ enum Part {
     Conformance,
     /// `cargo xtask run` of each example.
     Demo,
+    /// The classifiers on the oldest kernel that netpol is for, in a machine of its own.
+    Kernel,
 }
 
 /// Where the conformance cases are, relative to the workspace; another folder can be named in the environment.
@@ -53,6 +55,7 @@ impl Part {
             Part::E2e => tests(&["--test", "*"]),
             Part::Conformance => conformance(),
             Part::Demo => demo::play_all(),
+            Part::Kernel => kernel::run(),
         }
     }
 }
@@ -66,8 +69,8 @@ struct Outcome {
 
 impl Test {
     pub fn run(self) -> Result<()> {
-        self.install.ensure()?;
         let wanted = |part: &Part| self.only.is_empty() || self.only.contains(part);
+        self.install.ensure_with(if wanted(&Part::Kernel) { &kernel::PROGRAMS } else { &[] })?;
         let parts = Part::value_variants().iter().copied().filter(wanted);
         // A part that fails does not hide what the others have to say.
         let outcomes: Vec<Outcome> = parts.map(observe).collect();

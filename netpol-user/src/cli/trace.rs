@@ -259,14 +259,14 @@ fn backends(translation: &Translation, colour: Colour) -> String {
 /// What becomes of the source.
 fn leaving(masquerade: &Masquerade) -> String {
     let Masquerade { pool, source, before, after, uplink, possible } = masquerade;
-    if !possible {
-        return escape(&format!(
-            "\nmasquerade: pool {pool} ({source}) translates what leaves it, which this protocol cannot be: it is dropped"
-        )) + "\n";
-    }
-    let after = after.clone().unwrap_or_else(|| "the uplink's address".to_owned());
-    let uplink = uplink.as_ref().map_or_else(String::new, |uplink| format!(" out of {uplink}"));
-    escape(&format!("\nmasquerade: {before} becomes {after}{uplink}, by pool {pool} ({source})")) + "\n"
+    let becomes = if *possible {
+        let after = after.as_deref().unwrap_or("the uplink's address");
+        let uplink = uplink.as_ref().map_or_else(String::new, |uplink| format!(" out of {uplink}"));
+        format!("{before} becomes {after}{uplink}, by pool {pool} ({source})")
+    } else {
+        format!("pool {pool} ({source}) translates what leaves it, which this protocol cannot be: it is dropped")
+    };
+    format!("\nmasquerade: {}\n", escape(&becomes))
 }
 
 /// The kernel's answer, hook by hook.

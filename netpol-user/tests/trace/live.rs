@@ -268,7 +268,7 @@ fn masquerade_is_told_before_and_after() {
         let said = agreed(host, "a", "192.0.2.9", "80/tcp");
         assert_eq!(said["kernel"]["steps"][1]["hook"], "to_uplink", "{said:#}");
         let told = host.netpol(&["trace", "--from", "a", "--to", "192.0.2.9", "--port", "80/tcp"]).ok();
-        let line = format!("masquerade: {}:50000 becomes 192.0.2.1:50000 out of v-outside, by pool four", a.ipv4());
+        let line = format!("\n\nmasquerade: {}:50000 becomes 192.0.2.1:50000 out of v-outside, by pool four", a.ipv4());
         assert!(told.contains(&line), "{told}");
     }
 }
