@@ -24,9 +24,10 @@ use netpol_common::{
 
 use crate::{
     act::{self, Fate},
+    family::Maps,
     frame::Skb,
     refuse::refuse,
-    tables::{Maps, hook, live},
+    tables::{hook, live},
     tell::{self, about},
     unusual::{decode, encode},
     verified,

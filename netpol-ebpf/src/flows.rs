@@ -11,10 +11,9 @@ use netpol_common::{
 
 use crate::{
     act::Fate,
+    family::{FlowMap as _, Maps},
     frame::{Frame, Skb, now},
-    rewrite,
-    tables::{FlowMap as _, Maps},
-    tell, verified,
+    rewrite, tell, verified,
 };
 
 /// What the way of a packet needs to know beside its key.

@@ -11,7 +11,7 @@ use netpol_common::{
     tables::IfIndex,
 };
 
-use crate::{frame::Skb, tables::Maps};
+use crate::{family::Maps, frame::Skb};
 
 /// The interface that the host would route a packet out of; [`IfIndex::NONE`]: none, it does not forward, or the packet
 /// at hand is too large for it.

@@ -9,6 +9,7 @@
 //! | [`verified`] | functions that the verifier looks at on their own |
 //! | [`frame`] | a frame's bytes and what the kernel says of it |
 //! | [`socket`] | the host's own sockets, translated before there is a packet |
+//! | [`family`] | the maps and functions of each address family |
 //! | [`tables`] | netpol-common's questions, answered by maps |
 //! | [`maps`] | the maps |
 //! | [`rewrite`] | other addresses and ports, and checksums that fit |
@@ -23,6 +24,7 @@
 pub mod act;
 pub mod aging;
 pub mod classify;
+pub mod family;
 pub mod flows;
 pub mod frame;
 pub mod leave;

@@ -14,8 +14,9 @@ use netpol_common::{
 
 use crate::{
     act::Fate,
+    family::Maps,
     frame::Skb,
-    tables::{Maps, Tables, hook, live},
+    tables::{Tables, hook, live},
 };
 
 /// Offsets in the transport header.

@@ -15,9 +15,10 @@ use netpol_common::{
 };
 
 use crate::{
+    family::Maps,
     frame::now,
     maps,
-    tables::{Maps, Tables, live},
+    tables::{Tables, live},
 };
 
 /// What programs answer: go on, or fail with the error that was set.

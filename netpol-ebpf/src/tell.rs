@@ -20,10 +20,11 @@ use netpol_common::{
 };
 
 use crate::{
+    family::{FlowMap as _, Maps},
     flows::add,
     frame::{Frame, Skb},
     maps,
-    tables::{FlowMap as _, Maps, live},
+    tables::live,
 };
 
 /// Whether anybody may be observing: all that it costs when nobody is.

@@ -16,9 +16,10 @@ use netpol_common::{
 };
 
 use crate::{
+    family::Maps,
     flows::{Seen, put_on_desk},
     frame::{Frame, Skb, now},
-    tables::{Maps, Tables},
+    tables::Tables,
 };
 
 /// Set in a code when the rest is a reason to drop; else the code is an [`Action`].

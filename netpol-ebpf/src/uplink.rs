@@ -15,9 +15,10 @@ use netpol_common::{
 use crate::{
     act::{self, Fate},
     classify::claimed,
+    family::Maps,
     frame::Skb,
     refuse::refuse,
-    tables::{Maps, hook, live},
+    tables::{hook, live},
     tell::{self, about},
     unusual::decode,
 };

@@ -16,10 +16,12 @@ use netpol_common::{
 };
 
 use crate::{
-    act, flows,
+    act,
+    family::Maps,
+    flows,
     frame::Skb,
     leave, refuse, rewrite,
-    tables::{Maps, Tables},
+    tables::Tables,
     tell,
     unusual::{self, encode},
 };
