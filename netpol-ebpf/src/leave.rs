@@ -11,14 +11,26 @@ use netpol_common::{
     tables::IfIndex,
 };
 
-use crate::{family::Maps, frame::Skb};
+use crate::{family::Maps, frame::Skb, tables::uplink};
 
-/// The interface that the host would route a packet out of; [`IfIndex::NONE`]: none, it does not forward, or the packet
-/// at hand is too large for it.
+/// The interface that the host would route a packet out of; [`IfIndex::NONE`]: none, it does not forward, the packet
+/// at hand is too large for it, or the route takes less than the interface, an uplink, does.
 #[inline(always)]
-pub fn route<F: Maps>(skb: Skb, key: &FlowKey<F::Address>, from: IfIndex) -> IfIndex {
+pub fn route<F: Maps>(skb: Skb, slot: u32, key: &FlowKey<F::Address>, from: IfIndex) -> IfIndex {
+    let found = look::<F>(skb, key, (from, 0));
+    match uplink(slot, found) {
+        // each packet is compared with the interface's size alone
+        Some(uplink) => look::<F>(skb, key, (from, uplink.mtu as u16)),
+        None => found,
+    }
+}
+
+/// The same for a packet of so many bytes (0: the one at hand).
+#[inline(always)]
+fn look<F: Maps>(skb: Skb, key: &FlowKey<F::Address>, (from, bytes): (IfIndex, u16)) -> IfIndex {
     let mut asked = F::question(key);
     asked.ifindex = from.0;
+    asked.__bindgen_anon_1.tot_len = bytes;
     let size = size_of_val(&asked) as i32;
     // SAFETY: a live context, and a whole structure that the kernel may write to.
     let answer = unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut asked, size, 0) } as u32;

@@ -13,7 +13,7 @@ use netpol_common::{
     kernel::{self, FragmentKey, FragmentPorts, Kernel, Live, Remembered, Settings},
     nat::{Claim, NatKey, NatState, Translation},
     policy::{PolicyTables, Probe},
-    service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue},
+    service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue, Uplink},
     socket::{SocketKey, Sockets},
     tables::{
         AddressKey, AddressValue, HookValue, Identity, IfIndex, PairKey, PairValue, PortKey, Range, Ruling, Subject,
@@ -45,6 +45,14 @@ pub fn hook(slot: u32, interface: IfIndex) -> Option<&'static HookValue> {
     // SAFETY: inner tables are never changed once published; the kernel frees them after the
     // programs that could see them have ended.
     unsafe { hooks.get(interface.0) }
+}
+
+/// An interface to the outside.
+#[inline(always)]
+pub fn uplink(slot: u32, interface: IfIndex) -> Option<&'static Uplink> {
+    let uplinks = maps::UPLINKS.get(slot)?;
+    // SAFETY: see `hook`.
+    unsafe { uplinks.get(interface.0) }
 }
 
 /// One generation's tables and the flows, for one address family. What is asked about a packet needs its context;
@@ -227,9 +235,7 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
 
     #[inline(always)]
     fn uplink(&self, interface: IfIndex) -> F::Address {
-        let Some(uplinks) = maps::UPLINKS.get(self.slot) else { return F::Address::UNSPECIFIED };
-        // SAFETY: see `hook`.
-        match unsafe { uplinks.get(interface.0) } {
+        match uplink(self.slot, interface) {
             Some(uplink) => F::uplink(uplink),
             None => F::Address::UNSPECIFIED,
         }
@@ -237,7 +243,7 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
 
     #[inline(always)]
     fn route(&self, key: &FlowKey<F::Address>, from: IfIndex) -> IfIndex {
-        leave::route::<F>(self.context, key, from)
+        leave::route::<F>(self.context, self.slot, key, from)
     }
 
     #[inline(always)]

@@ -292,6 +292,30 @@ fn what_is_too_large_for_the_uplink_is_told_to_its_sender() {
     }
 }
 
+/// A route may take less than its interface does; the host tells the sender, and not only of the first packet.
+#[test]
+fn what_is_too_large_for_a_route_is_told_to_its_sender() {
+    let scene = Scene::bridged();
+    let Scene { host, a, outside, .. } = &scene;
+    let _server = outside.serve_udp(9000);
+    scene.load_translated(Layout::Bridged, &[]);
+    for family in FAMILIES {
+        let width = if family == Family::V4 { 32 } else { 128 };
+        let narrow = format!("{}/{width} dev v-outside mtu lock 1300", outside.ip(family));
+        host.run("ip", &[&["route", "add"][..], &narrow.split(' ').collect::<Vec<_>>()].concat());
+        let any = if family == Family::V4 { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = a.enter(|| UdpSocket::bind(any)).expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
+        socket.connect(outside.at(family, 9000)).expect("an address");
+        socket.send(&[7; 100]).expect("a datagram");
+        assert_eq!(socket.recv(&mut [0; 200]).expect("the echo"), 100, "{family:?}");
+        socket.send(&[7; 1400]).expect("a datagram");
+        let told = socket.recv(&mut [0]).expect_err("not sent on").raw_os_error();
+        assert_eq!(told, Some(libc::EMSGSIZE), "{family:?}");
+        echo(a, &outside.at(family, 9000), 1400);
+    }
+}
+
 /// The endpoint asked a service; only its own hook knows as whom the backend must answer.
 #[test]
 fn a_backend_outside_answers_as_the_service_that_was_asked() {
