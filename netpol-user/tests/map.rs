@@ -53,6 +53,27 @@ fn files_show_who_talks_and_who_is_denied_by_which_rule() {
     assert!(print("mermaid").contains("-.-x|\"✕ denied"));
 }
 
+/// What passes and audited policies would stop is neither: it has an edge of its own.
+#[test]
+fn what_audited_policies_would_drop_is_an_edge_of_its_own() {
+    let Scene { host, a, b, c, .. } = &Scene::bridged();
+    let _server = b.serve_tcp(80);
+    let audited = ingress("b", &[from("a", &["80/TCP"])])
+        .replace("metadata: {", "metadata: {annotations: {netpol.dev/audit: 'true'}, ");
+    host.load(&[a, b, c], &[audited]);
+    check(&[(a, Tcp(b.at(Family::V4, 80)), Answered), (c, Tcp(b.at(Family::V4, 80)), Answered)]);
+    let graph = host.netpol(&["map", "-o", "json"]).json();
+    edge(&graph, "default/a", "default/b", "allowed");
+    let port = &edge(&graph, "default/c", "default/b", "would-drop")["ports"][0];
+    assert_eq!((&port["port"], &port["drop_reason"]), (&80.into(), &"policy-ingress".into()));
+    assert_eq!(port["rules"][0]["direction"], "ingress", "{port:#}");
+    let print = |format: &str| host.netpol(&["map", "-o", format]).ok();
+    let svg = print("svg");
+    assert!(svg.contains("? would drop") && svg.contains("class=\"edge would-drop\""), "{svg}");
+    assert!(print("dot").contains("\"default/c\" -> \"default/b\" [label=\"? would drop"));
+    assert!(print("mermaid").contains("-.->|\"? would drop"));
+}
+
 #[test]
 fn what_cannot_be_meant_is_wrong_usage() {
     let host = support::Host::new();

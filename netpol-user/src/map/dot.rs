@@ -27,6 +27,7 @@ pub fn dot(graph: &Graph) -> String {
     for edge in &graph.edges {
         let style = match edge.verdict {
             Verdict::Allowed => "color=\"#1a7f37\"",
+            Verdict::WouldDrop => "color=\"#9a6700\", fontcolor=\"#9a6700\", style=dashed",
             Verdict::Denied => "color=\"#cf222e\", fontcolor=\"#cf222e\", style=dashed, arrowhead=tee",
         };
         let label = quoted(&words::label(edge).join("\n"));

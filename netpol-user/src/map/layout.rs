@@ -132,7 +132,7 @@ fn blocks(items: &[Item]) -> Vec<Block> {
 /// Places the members of a block from (0, 0) on, in columns; what room they take.
 fn arrange(items: &mut [Item], members: &[usize], links: &[(usize, usize, Verdict)]) -> (f64, f64) {
     let inside: BTreeSet<usize> = members.iter().copied().collect();
-    let allowed = links.iter().filter(|(from, to, verdict)| *verdict == Verdict::Allowed && from != to);
+    let allowed = links.iter().filter(|(from, to, verdict)| *verdict != Verdict::Denied && from != to);
     let mut before: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (from, to, _) in allowed.filter(|(from, to, _)| inside.contains(from) && inside.contains(to)) {
         before.entry(*to).or_default().push(*from);

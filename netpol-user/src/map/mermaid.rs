@@ -21,22 +21,23 @@ pub fn mermaid(graph: &Graph) -> String {
     for node in graph.nodes.iter().filter(|node| node.namespace.is_none()) {
         let _ = writeln!(out, "  {}([\"{}\"])", ids[node.id.as_str()], escape(&node.name));
     }
-    let mut denied = Vec::new();
+    let mut coloured = [(Verdict::Denied, "#cf222e", Vec::new()), (Verdict::WouldDrop, "#9a6700", Vec::new())];
     let known =
         graph.edges.iter().filter_map(|edge| Some((edge, ids.get(edge.from.as_str())?, ids.get(edge.to.as_str())?)));
     for (index, (edge, from, to)) in known.enumerate() {
         let lines: Vec<_> = words::label(edge).iter().map(|line| escape(line)).collect();
         let arrow = match edge.verdict {
             Verdict::Allowed => "-->",
+            Verdict::WouldDrop => "-.->",
             Verdict::Denied => "-.-x",
         };
         let _ = writeln!(out, "  {from} {arrow}|\"{}\"| {to}", lines.join("<br>"));
-        if edge.verdict == Verdict::Denied {
-            denied.push(index.to_string());
+        for (_, _, links) in coloured.iter_mut().filter(|(verdict, ..)| *verdict == edge.verdict) {
+            links.push(index.to_string());
         }
     }
-    if !denied.is_empty() {
-        let _ = writeln!(out, "  linkStyle {} stroke:#cf222e,color:#cf222e", denied.join(","));
+    for (_, colour, links) in coloured.iter().filter(|(.., links)| !links.is_empty()) {
+        let _ = writeln!(out, "  linkStyle {} stroke:{colour},color:{colour}", links.join(","));
     }
     out
 }

@@ -111,7 +111,7 @@ pub fn route(
     let mut written: Vec<Placed> = titles.to_vec();
     let label = |index: usize, curve: &Bezier, written: &mut Vec<Placed>| {
         let lines = labels.get(index).filter(|_| !crowded)?;
-        let must = links[index].2 == Verdict::Denied;
+        let must = links[index].2 != Verdict::Allowed;
         let place = room(curve, lines, (nodes, written), must)?;
         written.push(place);
         let (x, y) = place.middle();
@@ -166,8 +166,12 @@ fn best(nodes: &[Placed], link: &(usize, usize, Verdict), taken: &Taken) -> Bezi
 
 fn candidate(nodes: &[Placed], (from, to, verdict): &(usize, usize, Verdict), bend: f64) -> Bezier {
     let (a, b) = (nodes[*from], nodes[*to]);
-    // denied edges leave and arrive a little higher, so both are seen
-    let shift = if *verdict == Verdict::Denied { -9.0 } else { 9.0 };
+    // denied edges leave and arrive a little higher, so all are seen
+    let shift = match verdict {
+        Verdict::Denied => -9.0,
+        Verdict::WouldDrop => 0.0,
+        Verdict::Allowed => 9.0,
+    };
     let ((_, ay), (_, by)) = (a.middle(), b.middle());
     let (ay, by) = (ay + shift, by + shift);
     let (right, left) = (|place: &Placed| place.x + place.width, |place: &Placed| place.x);

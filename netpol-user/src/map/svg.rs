@@ -13,10 +13,14 @@ const STYLE: &str = include_str!("assets/picture.css");
 /// Above and below the picture.
 const HEAD: f64 = 64.0;
 const FOOT: f64 = 34.0;
+/// A second line of the legend.
+const FOOT_OF_AUDIT: f64 = 20.0;
 
 pub fn svg(graph: &Graph, picture: &Picture) -> String {
     let width = picture.width.max(640.0);
-    let (x, y, height) = (picture.x, picture.y - HEAD, picture.height + HEAD + FOOT);
+    let audited = picture.edges.iter().any(|edge| edge.verdict == Verdict::WouldDrop);
+    let foot = if audited { FOOT + FOOT_OF_AUDIT } else { FOOT };
+    let (x, y, height) = (picture.x, picture.y - HEAD, picture.height + HEAD + foot);
     let mut out = String::new();
     let _ = writeln!(
         out,
@@ -32,7 +36,11 @@ pub fn svg(graph: &Graph, picture: &Picture) -> String {
     picture.edges.iter().for_each(|it| curve(&mut out, it));
     picture.nodes.iter().for_each(|it| item(&mut out, it));
     picture.edges.iter().for_each(|it| label(&mut out, it));
-    legend(&mut out, (x + 26.0, y + height - 16.0));
+    let below = (x + 26.0, y + height - 16.0);
+    legend(&mut out, below);
+    if audited {
+        legend_of_audit(&mut out, (below.0, below.1 - FOOT_OF_AUDIT));
+    }
     out.push_str("</svg>\n");
     out
 }
@@ -61,14 +69,8 @@ fn arrows() -> String {
              markerUnits=\"userSpaceOnUse\" orient=\"auto\"><path class=\"head {name}\" d=\"M0,0.5 L10,5 L0,9.5 z\"/></marker>"
         )
     };
-    format!("<defs>{}{}</defs>\n", arrow("allowed"), arrow("denied"))
-}
-
-fn name(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Allowed => "allowed",
-        Verdict::Denied => "denied",
-    }
+    let arrows = [Verdict::Allowed, Verdict::Denied, Verdict::WouldDrop].map(|verdict| arrow(verdict.name()));
+    format!("<defs>{}</defs>\n", arrows.concat())
 }
 
 fn frame(out: &mut String, Frame { namespace, x, y, width, height }: &Frame) {
@@ -83,7 +85,7 @@ fn frame(out: &mut String, Frame { namespace, x, y, width, height }: &Frame) {
 }
 
 fn curve(out: &mut String, Curve { verdict, path, stroke, strength, sentence, .. }: &Curve) {
-    let name = name(*verdict);
+    let name = verdict.name();
     let _ = writeln!(
         out,
         "<path class=\"edge {name}\" d=\"{path}\" stroke-width=\"{stroke:.2}\" opacity=\"{strength:.2}\" \
@@ -123,7 +125,7 @@ fn label(out: &mut String, Curve { verdict, label, strength, .. }: &Curve) {
     let _ = write!(
         out,
         "<g class=\"label {}\" opacity=\"{:.2}\"><rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\" rx=\"6\"/>",
-        name(*verdict),
+        verdict.name(),
         strength.max(0.6),
         label.width,
         label.height
@@ -133,6 +135,16 @@ fn label(out: &mut String, Curve { verdict, label, strength, .. }: &Curve) {
         let _ = write!(out, "<text x=\"{:.1}\" y=\"{y:.1}\">{}</text>", label.x, escape(line));
     }
     out.push_str("</g>\n");
+}
+
+fn legend_of_audit(out: &mut String, (x, y): (f64, f64)) {
+    let line = y - 4.0;
+    let _ = writeln!(
+        out,
+        "<path class=\"edge would-drop\" d=\"M{x:.0},{line:.0} h44\" stroke-width=\"2\" marker-end=\"url(#arrow-would-drop)\"/>\
+         <text class=\"legend\" x=\"{:.0}\" y=\"{y:.0}\">? would drop: packets pass, and an audited policy would stop them</text>",
+        x + 54.0,
+    );
 }
 
 fn legend(out: &mut String, (x, y): (f64, f64)) {

@@ -44,7 +44,7 @@ pub fn ports(edge: &Edge) -> String {
     ports.join(", ")
 }
 
-/// Who said no, short enough for a picture: `shop/default-deny egress (policies.yaml:8)`.
+/// Who said no, or would, short enough for a picture: `shop/default-deny egress (policies.yaml:8)`.
 pub fn rule(edge: &Edge) -> Option<String> {
     let decider = edge.ports.iter().find_map(|port| port.rules.first())?;
     let rule = &decider.rule;
@@ -60,10 +60,11 @@ pub fn label(edge: &Edge) -> Vec<String> {
     let ports = ports(edge);
     let rate = rate(edge.numbers.packets_per_second);
     match edge.verdict {
-        Verdict::Denied => {
+        Verdict::Denied | Verdict::WouldDrop => {
             let moving = rate.unwrap_or_else(|| format!("{} ago", age(edge.numbers.idle_seconds)));
             let by = rule(edge).map_or_else(|| "by an earlier policy".to_owned(), |rule| format!("by {rule}"));
-            vec![format!("✕ denied {moving} · {ports}"), by]
+            let word = if edge.verdict == Verdict::Denied { "✕ denied" } else { "? would drop" };
+            vec![format!("{word} {moving} · {ports}"), by]
         }
         Verdict::Allowed => vec![rate.map_or(ports.clone(), |rate| format!("{ports} · {rate}"))],
     }
@@ -77,6 +78,10 @@ pub fn sentence(edge: &Edge) -> String {
         Verdict::Denied => {
             let by = rule(edge).map(|rule| format!(", by {rule}")).unwrap_or_default();
             format!("{from} is denied {to}, {ports}{by}")
+        }
+        Verdict::WouldDrop => {
+            let by = rule(edge).map(|rule| format!(", by {rule}")).unwrap_or_default();
+            format!("{from} is allowed to {to}, {ports}; audited policies would deny it{by}")
         }
         Verdict::Allowed => format!("{from} is allowed to {to}, {ports}"),
     }

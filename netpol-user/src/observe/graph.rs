@@ -70,13 +70,34 @@ pub struct Node {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     Denied,
+    /// It passes, and audited policies would have denied it.
+    WouldDrop,
     Allowed,
 }
 
-/// All connections, or all denied attempts, from one node to another. Direction is that of who opens.
+impl Verdict {
+    fn of(kind: &Kind) -> Self {
+        match (kind.denied, kind.would_drop) {
+            (Some(_), _) => Self::Denied,
+            (None, Some(_)) => Self::WouldDrop,
+            (None, None) => Self::Allowed,
+        }
+    }
+
+    /// As in JSON, and in style sheets.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::WouldDrop => "would-drop",
+            Self::Allowed => "allowed",
+        }
+    }
+}
+
+/// All connections of one verdict, or all denied attempts, from one node to another. Direction is that of who opens.
 #[derive(Clone, Debug, Serialize)]
 pub struct Edge {
     /// Ids of nodes.
@@ -113,7 +134,7 @@ pub struct Port {
     pub protocol: String,
     /// `null` for protocols without ports.
     pub port: Option<u16>,
-    /// `policy-egress` or `policy-ingress`, where denied.
+    /// `policy-egress` or `policy-ingress`, where denied, or where it would be.
     pub drop_reason: Option<&'static str>,
     /// Those that decided. Empty: no policy had a say, or it was an earlier generation's.
     pub rules: Vec<Decider>,
@@ -132,7 +153,7 @@ pub struct Decider {
 }
 
 /// What lanes of traffic are told apart by. Rules are not: a connection that is judged again goes on.
-type Lane = (End, End, bool, u8, Option<u16>);
+type Lane = (End, End, Verdict, u8, Option<u16>);
 
 /// Sums that rates are made of: two of them, and the time between.
 #[derive(Clone, Debug)]
@@ -163,7 +184,7 @@ impl Lanes {
         self.bytes += sent.bytes + replied.bytes;
         self.idle = Some(self.idle.map_or(sum.idle(), |idle| idle.min(sum.idle())));
         self.rules.extend(kind.deciders());
-        self.reason = self.reason.or(kind.denied.map(super::tally::Reason::name));
+        self.reason = self.reason.or(kind.denied.or(kind.would_drop).map(super::tally::Reason::name));
         self.current |= kind.current;
         self.addresses.extend(&sum.addresses);
         self.more_addresses |= sum.more_addresses;
@@ -178,7 +199,7 @@ pub fn graph(
 ) -> (Graph, Totals) {
     let mut lanes: BTreeMap<Lane, Lanes> = BTreeMap::new();
     for (kind, sum) in rows {
-        let lane = (kind.client, kind.server, kind.denied.is_some(), kind.protocol, kind.port);
+        let lane = (kind.client, kind.server, Verdict::of(kind), kind.protocol, kind.port);
         lanes.entry(lane).or_default().add(kind, sum);
     }
     let totals = Totals {
@@ -194,13 +215,13 @@ pub fn graph(
         let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / elapsed.as_secs_f64().max(1e-3);
         Some((per_second(lanes.packets, packets), per_second(lanes.bytes, bytes)))
     };
-    let mut edges: BTreeMap<(End, End, bool), Edge> = BTreeMap::new();
+    let mut edges: BTreeMap<(End, End, Verdict), Edge> = BTreeMap::new();
     for (lane, lanes) in &lanes {
-        let (client, server, denied, number, port) = *lane;
-        let edge = edges.entry((client, server, denied)).or_insert_with(|| Edge {
+        let (client, server, verdict, number, port) = *lane;
+        let edge = edges.entry((client, server, verdict)).or_insert_with(|| Edge {
             from: id(names, client),
             to: id(names, server),
-            verdict: if denied { Verdict::Denied } else { Verdict::Allowed },
+            verdict,
             numbers: Numbers { idle_seconds: f64::MAX, ..Numbers::default() },
             ports: Vec::new(),
             more_ports: 0,

@@ -21,6 +21,8 @@ pub struct Kind {
     pub server: End,
     /// `None`: allowed.
     pub denied: Option<Reason>,
+    /// Allowed, and audited policies would say no.
+    pub would_drop: Option<Reason>,
     /// IANA's number.
     pub protocol: u8,
     /// The server's; `None` for protocols without ports.
@@ -28,17 +30,20 @@ pub struct Kind {
     /// Numbers in the names of the present generation; 0: no policy had a say.
     pub egress_rule: u32,
     pub ingress_rule: u32,
+    /// The one that would say no.
+    pub audit_rule: u32,
     /// Judged by the present generation; else the rules are not known any more.
     pub current: bool,
 }
 
 impl Kind {
-    /// Numbers of the rules that decided: of a denied connection the one that said no.
+    /// Numbers of the rules that decided: of a denied connection the one that said no, or would.
     pub fn deciders(&self) -> impl Iterator<Item = u32> + use<> {
-        let rules = match self.denied {
-            Some(Reason::Egress) => [self.egress_rule, 0],
-            Some(Reason::Ingress) => [0, self.ingress_rule],
-            None => [self.egress_rule, self.ingress_rule],
+        let rules = match (self.denied, self.would_drop) {
+            (Some(Reason::Egress), _) => [self.egress_rule, 0],
+            (Some(Reason::Ingress), _) => [0, self.ingress_rule],
+            (None, Some(_)) => [self.audit_rule, 0],
+            (None, None) => [self.egress_rule, self.ingress_rule],
         };
         rules.into_iter().filter(|rule| *rule != 0)
     }
@@ -49,6 +54,12 @@ impl Kind {
 pub enum Reason {
     Egress,
     Ingress,
+}
+
+impl From<Drop> for Reason {
+    fn from(reason: Drop) -> Self {
+        if matches!(reason, Drop::PolicyEgress) { Self::Egress } else { Self::Ingress }
+    }
 }
 
 impl Reason {
@@ -145,17 +156,17 @@ pub fn tally(records: &[Record], ends: &Ends, generation: u32) -> BTreeMap<Kind,
         let port = if is_reply { record.source_port } else { record.destination_port };
         let current = record.generation.0 == generation;
         let rule = |number: u32| if current { number } else { 0 };
+        let audited = record.audited.filter(|_| record.denied.is_none());
         let kind = Kind {
             client,
             server,
-            denied: record.denied.map(|reason| match reason {
-                Drop::PolicyEgress => Reason::Egress,
-                _ => Reason::Ingress,
-            }),
+            denied: record.denied.map(Reason::from),
+            would_drop: audited.map(|audited| audited.reason.into()),
             protocol: record.protocol.0,
             port: record.protocol.has_ports().then_some(port),
             egress_rule: rule(record.egress_rule.0),
             ingress_rule: rule(record.ingress_rule.0),
+            audit_rule: audited.map_or(0, |audited| rule(audited.rule.0)),
             current,
         };
         let sum = rows.entry(kind).or_default();

@@ -1,6 +1,6 @@
 // What is known of the node or edge that was chosen.
 
-import { age, byId, bytes, count, html, perSecond, portName, set } from "./dom.js";
+import { age, byId, bytes, count, html, perSecond, portName, set, verdictWord } from "./dom.js";
 
 let drawn = "";
 
@@ -30,7 +30,7 @@ function aboutNode({ node, edges }, { choose }) {
   const button = ({ edge, index }) => {
     const other = edge.from === node.id ? `to ${edge.to}` : `from ${edge.from}`;
     const ports = edge.ports.slice(0, 3).map(portName).join(", ");
-    const word = edge.verdict === "denied" ? "✕ denied" : "allowed";
+    const word = verdictWord(edge.verdict);
     const element = html("button", { type: "button", class: `edge-button ${edge.verdict}`, "data-key": `e${index}` },
       `${word} ${other}, ${ports}`);
     element.addEventListener("click", () => choose(index));
@@ -53,7 +53,7 @@ function aboutNode({ node, edges }, { choose }) {
 
 function aboutEdges({ title, edges }) {
   const parts = edges.slice(0, 40).flatMap(({ edge }) => {
-    const word = edge.verdict === "denied" ? "✕ denied" : "allowed";
+    const word = verdictWord(edge.verdict);
     const head = html("h3", { class: edge.verdict }, `${word}: ${edge.from} → ${edge.to}`);
     const from = edge.addresses.length
       ? [html("p", {}, `Outside: ${edge.addresses.join(", ")}${edge.more_addresses ? " and others" : ""}`)] : [];

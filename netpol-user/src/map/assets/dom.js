@@ -77,6 +77,9 @@ export function age(seconds) {
   return `${(seconds / 86400).toFixed(0)} d ago`;
 }
 
+export const verdictWord = (verdict) =>
+  ({ denied: "✕ denied", "would-drop": "? would drop" })[verdict] ?? "allowed";
+
 export function portName({ protocol, port }) {
   if (port !== null) return `${protocol} ${port}`;
   return /^\d/.test(protocol) ? `protocol ${protocol}` : protocol;

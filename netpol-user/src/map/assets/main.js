@@ -123,7 +123,9 @@ function draw() {
     .reduce((sum, edge) => (edge.packets_per_second === null ? sum : (sum ?? 0) + edge.packets_per_second), null);
   const word = graph.enforced ? `● enforced, generation ${graph.generation}` : "▲ NOT ENFORCED";
   const policies = `${count(graph.policies)} ${graph.policies === 1 ? "policy" : "policies"}`;
-  const rates = ["allowed", "denied"].map((verdict) => `${verdict} ${perSecond(rate(verdict))} packets/s`);
+  const verdicts = ["allowed", "denied", "would-drop"].filter((verdict) =>
+    verdict !== "would-drop" || graph.edges.some((edge) => edge.verdict === verdict));
+  const rates = verdicts.map((verdict) => `${verdict} ${perSecond(rate(verdict))} packets/s`);
   say([word, policies, ...rates].join(" · "), graph.enforced ? "enforced" : "unenforced");
   const quiet = graph.edges.length === 0;
   set(byId("empty"), { hidden: quiet ? null : "" });

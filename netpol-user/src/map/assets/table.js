@@ -1,6 +1,6 @@
 // The same as a table: a row for each port of each edge. Denied ones first, and in an order that does not jump.
 
-import { age, byId, count, html, keyed, perSecond, portName, ruleText, set, text } from "./dom.js";
+import { age, byId, count, html, keyed, perSecond, portName, ruleText, set, text, verdictWord } from "./dom.js";
 
 const ROWS = 400;
 
@@ -31,13 +31,14 @@ export function draw(graph, { matches, chosen }) {
     set(line, { class: `${edge.verdict} ${chosen.has(index) ? "chosen" : ""}`, "data-edge": index });
     const idle = age(port.idle_seconds);
     const cells = [
-      edge.verdict === "denied" ? "✕ denied" : "allowed", edge.from, edge.to, portName(port),
+      verdictWord(edge.verdict), edge.from, edge.to, portName(port),
       perSecond(port.packets_per_second), count(port.packets), idle, ruleText(port),
     ];
     cells.forEach((cell, column) => text(line.children[column], cell));
   });
-  const denied = wanted.filter((row) => row.edge.verdict === "denied").length;
-  text(byId("caption"), `The same as a table: ${denied} denied, ${wanted.length - denied} allowed`);
+  const of = (verdict) => wanted.filter((row) => row.edge.verdict === verdict).length;
+  const would = of("would-drop") ? `, ${of("would-drop")} that audited policies would drop` : "";
+  text(byId("caption"), `The same as a table: ${of("denied")} denied, ${of("allowed")} allowed${would}`);
   const left = wanted.length - shown.length + graph.more_edges;
   set(byId("more"), { hidden: left === 0 ? "" : null });
   text(byId("more"), left ? `${count(left)} more; search finds them` : "");
