@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     harness, say,
-    setup::Program,
+    setup::{Program, refresh},
     shell::{self, quietly},
 };
 
@@ -59,19 +59,21 @@ struct Kernel {
 
 /// Downloads the package that stands for the newest build of that kernel, once for each.
 fn unpacked(folder: &Path) -> Result<Kernel> {
-    let depends = quietly(Command::new("apt-cache").args(["depends", "--important", PACKAGE]).env("LC_ALL", "C"))?;
-    let depends = String::from_utf8_lossy(&depends.stdout).into_owned();
-    let package = depends
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Depends: ").filter(|name| name.starts_with("linux-image-")))
-        .with_context(|| format!("apt-cache names no kernel for {PACKAGE}"))?;
+    let package = match newest() {
+        Some(package) => package,
+        // without the lists of packages nothing is known
+        None => {
+            refresh()?;
+            newest().with_context(|| format!("apt-cache names no kernel for {PACKAGE}"))?
+        }
+    };
     let version = package.trim_start_matches("linux-image-");
     let unpacked = folder.join(version);
     if !unpacked.exists() {
         say::note(format_args!("fetching {package}: unpacked, not installed"));
         let download = folder.join("download");
         fs::create_dir_all(&download)?;
-        quietly(Command::new("apt-get").args(["download", "-qq", package]).current_dir(&download))?;
+        quietly(Command::new("apt-get").args(["download", "-qq", &package]).current_dir(&download))?;
         let file = fs::read_dir(&download)?.flatten().map(|entry| entry.path()).find(|path| {
             path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{package}_")))
         });
@@ -84,6 +86,15 @@ fn unpacked(folder: &Path) -> Result<Kernel> {
         image: unpacked.join(format!("boot/vmlinuz-{version}")),
         modules: unpacked.join(format!("lib/modules/{version}/kernel")),
     })
+}
+
+/// The package that [`PACKAGE`] stands for.
+fn newest() -> Option<String> {
+    let depends =
+        Command::new("apt-cache").args(["depends", "--important", PACKAGE]).env("LC_ALL", "C").output().ok()?;
+    let depends = String::from_utf8_lossy(&depends.stdout).into_owned();
+    let names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    names.filter(|name| name.starts_with("linux-image-")).map(str::to_owned).next()
 }
 
 /// Lays out what the machine begins with.

@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+pub use debian::refresh;
 use toolchain::Core;
 
 use crate::{say, shell};
