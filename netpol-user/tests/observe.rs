@@ -239,7 +239,7 @@ fn drops_at_a_limit_or_without_tables_are_told_by_their_reasons() {
     // a generation that nobody has published, and that isolates whom it does not know
     let mut live: Array<MapData, u64> = Map::Array(pinned("LIVE")).try_into().expect("the word");
     let word = live.get(&0, 0).expect("the word");
-    live.set(0, (word >> 32) + 1 << 32 | u64::from(Settings::ISOLATE_WAITING.0), 0).expect("the word");
+    live.set(0, ((word >> 32) + 1) << 32 | u64::from(Settings::ISOLATE_WAITING.0), 0).expect("the word");
     check(&[(a, Udp(c.at(Family::V4, 53)), Silent)]);
     assert_eq!(watch.drop_of("no-policy")["source"]["address"], a.ipv4().to_string());
     live.set(0, word, 0).expect("the word");

@@ -22,7 +22,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// [`Drop::NoBackend`], [`Drop::Translation`], [`Drop::FlowTable`].
+/// The reason to drop the packet.
 pub fn decide_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
     let mut action = identify_uplink(kernel, desk)?;
     if action == Action::Judge {
