@@ -464,6 +464,9 @@ fn names(
                 Delivery::Stack(reason) if snapshot.translates() && !snapshot.uplinks.is_empty() => {
                     Some(reason.clone())
                 }
+                Delivery::Direct if snapshot.translates() && !flags.has(AddressFlags::OUTWARD) => {
+                    Some("an audited policy is about it, whose verdicts are counted at its own interface".into())
+                }
                 Delivery::Stack(_) | Delivery::Direct => None,
             },
         }

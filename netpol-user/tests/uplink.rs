@@ -257,6 +257,8 @@ fn an_audited_endpoint_takes_the_stack_and_its_verdicts_are_counted() {
     scene.load_nat(&[], &[published("b"), pools(Layout::Bridged), audited]);
     let ((), counts) = host.counted(|| check(&[(outside, Attempt::Udp(host_port(Family::V4)), Seen::Answered)]));
     assert_eq!(counts.of(IN), 0, "{counts:?}");
+    assert!(outside_of(host, "b").starts_with("an audited policy is about it"));
+    assert_eq!(outside_of(host, "a"), "direct");
     let would = &host.status()["would_drop"];
     assert_eq!(would[0]["reason"], "policy-ingress", "{would}");
 }

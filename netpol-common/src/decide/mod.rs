@@ -285,6 +285,12 @@ pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
     if action == Action::Depart {
         action = depart(kernel, desk)?;
     }
+    let action = judged(kernel, desk, action)?;
+    if action == Action::Settle { settle(kernel, desk) } else { Ok(action) }
+}
+
+/// From [`Action::Judge`] on, as far as [`Action::Settle`].
+fn judged<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, mut action: Action) -> Result<Action, Drop> {
     if action == Action::Judge {
         action = judge(kernel, desk)?;
     }
@@ -295,7 +301,7 @@ pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
         claim(kernel, desk)?;
         action = Action::Settle;
     }
-    if action == Action::Settle { settle(kernel, desk) } else { Ok(action) }
+    Ok(action)
 }
 
 /// The first stage: who has sent the packet, and whether it may. [`Action::Judge`], or [`Action::Resolve`] before that,

@@ -3,10 +3,10 @@
 //! at its own interface.
 
 use super::{
-    Action, Desk, audit,
+    Action, Desk,
     ends::{End, find, outside},
-    judge, settle,
-    translate::{Translated, claim, recalled, resolve},
+    judged, settle,
+    translate::{Translated, recalled, resolve},
 };
 use crate::{
     drops::{Drop, Side},
@@ -24,18 +24,8 @@ use crate::{
 ///
 /// The reason to drop the packet.
 pub fn decide_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
-    let mut action = identify_uplink(kernel, desk)?;
-    if action == Action::Judge {
-        action = judge(kernel, desk)?;
-    }
-    if action == Action::Audit {
-        action = audit(kernel, desk)?;
-    }
-    if action == Action::Claim {
-        claim(kernel, desk)?;
-        action = Action::Settle;
-    }
-    match action {
+    let action = identify_uplink(kernel, desk)?;
+    match judged(kernel, desk, action)? {
         Action::Settle if desk.is_direct() => settle(kernel, desk),
         Action::Settle => settle_uplink(kernel, desk),
         action => Ok(action),

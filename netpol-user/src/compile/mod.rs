@@ -135,6 +135,26 @@ pub struct Workload {
     pub addresses: Vec<IpAddr>,
 }
 
+impl Workload {
+    /// Of which nothing is known but this; in nobody's network, and delivered to by the host's stack.
+    pub fn at(endpoint: usize, ifindex: IfIndex, addresses: Vec<IpAddr>) -> Self {
+        Self {
+            endpoint,
+            ifindex,
+            network: Network::SHARED,
+            master: IfIndex::NONE,
+            segment: 0,
+            mac: [0; 6],
+            host_mac: [0; 6],
+            router_mac: [0; 6],
+            outward: false,
+            port_isolated: false,
+            routed: false,
+            addresses,
+        }
+    }
+}
+
 /// One generation's tables, and the names of what is in them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Snapshot {

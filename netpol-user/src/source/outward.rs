@@ -107,8 +107,6 @@ fn encrypts() -> io::Result<bool> {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use netpol_common::tables::Network;
-
     use super::*;
     use crate::{compile::Workload, netns::NamespaceId};
 
@@ -117,20 +115,8 @@ mod tests {
     }
 
     fn found() -> Found {
-        let workload = Workload {
-            endpoint: 0,
-            ifindex: IfIndex(7),
-            network: Network(3),
-            master: IfIndex(3),
-            segment: 3,
-            mac: [2; 6],
-            host_mac: [4; 6],
-            router_mac: [6; 6],
-            port_isolated: false,
-            routed: false,
-            outward: false,
-            addresses: vec![Ipv4Addr::new(10, 0, 0, 1).into()],
-        };
+        let workload =
+            Workload { master: IfIndex(3), ..Workload::at(0, IfIndex(7), vec![Ipv4Addr::new(10, 0, 0, 1).into()]) };
         Found {
             workload,
             interface: "v-a".into(),

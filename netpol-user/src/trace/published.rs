@@ -55,19 +55,9 @@ impl Service {
 /// What could not be published if all of it ran: see [`CompileError`].
 pub fn of_documents(world: &World) -> Result<Vec<Service>, CompileError> {
     let paper = |(index, addresses): (usize, &Vec<IpAddr>)| Workload {
-        endpoint: index,
-        ifindex: IfIndex(index as u32 + 1),
         // on paper nobody knows who shares a network
         network: Network(index as u32 + 1),
-        master: IfIndex::NONE,
-        segment: 0,
-        mac: [0; 6],
-        host_mac: [0; 6],
-        router_mac: [0; 6],
-        outward: false,
-        port_isolated: false,
-        routed: false,
-        addresses: addresses.clone(),
+        ..Workload::at(index, IfIndex(index as u32 + 1), addresses.clone())
     };
     let placed = world.endpoints.iter().map(|endpoint| &endpoint.addresses).enumerate();
     let workloads: Vec<_> = placed.filter(|(_, addresses)| !addresses.is_empty()).map(paper).collect();

@@ -74,18 +74,12 @@ pub fn tier(default: TierDefault, policies: Vec<Policy>) -> Tier {
 /// The first has interface number 1.
 pub fn running(world: &World) -> Vec<Workload> {
     let one = |(endpoint, e): (usize, &Endpoint)| Workload {
-        endpoint,
-        ifindex: IfIndex(endpoint as u32 + 1),
         network: Network(7),
         master: IfIndex(100),
         segment: 1,
         mac: [2, 0, 0, 0, 0, endpoint as u8],
-        host_mac: [2, 1, 0, 0, 0, endpoint as u8],
         router_mac: [2, 1, 0, 0, 0, endpoint as u8],
-        outward: false,
-        port_isolated: false,
-        routed: false,
-        addresses: e.addresses.clone(),
+        ..Workload::at(endpoint, IfIndex(endpoint as u32 + 1), e.addresses.clone())
     };
     world.endpoints.iter().enumerate().map(one).collect()
 }

@@ -4,18 +4,11 @@ use crate::{compile::Workload, model::sample, netns::NamespaceId, source::Delive
 /// The interface with that number, in that network, with these addresses.
 fn running(endpoint: usize, ifindex: u32, network: u32, addresses: &[&str]) -> Found {
     let workload = Workload {
-        endpoint,
-        ifindex: IfIndex(ifindex),
         network: Network(network),
         master: IfIndex(network),
-        segment: 0,
         mac: [2, 0, 0, 0, 1, ifindex as u8],
         host_mac: [2, 0, 0, 0, 0, ifindex as u8],
-        router_mac: [2, 0, 0, 0, 0, ifindex as u8],
-        outward: false,
-        port_isolated: false,
-        routed: false,
-        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        ..Workload::at(endpoint, IfIndex(ifindex), addresses.iter().map(|address| address.parse().unwrap()).collect())
     };
     Found {
         workload,

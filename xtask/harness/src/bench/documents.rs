@@ -117,7 +117,7 @@ fn network_policy(name: &str, app: &str, clause: &str) -> String {
 #[cfg(test)]
 mod tests {
     use anyhow::{Result, anyhow};
-    use netpol_common::tables::{IfIndex, Network};
+    use netpol_common::tables::IfIndex;
     use netpol_user::{
         compile::{Snapshot, Workload, compile},
         format::{self, Source},
@@ -132,19 +132,10 @@ mod tests {
         let loaded = format::parse(vec![Source { name: "bench.yaml".into(), text: text.into() }])
             .map_err(|invalid| anyhow!("{:?}", invalid.errors))?;
         assert_eq!(loaded.warnings, []);
-        let workloads = (0_u16..).zip(&loaded.world.endpoints).map(|(number, _)| Workload {
-            endpoint: number.into(),
-            ifindex: IfIndex(u32::from(number) + 1),
-            network: Network::SHARED,
-            master: IfIndex(2_000),
-            segment: 1,
-            mac: [0; 6],
-            host_mac: [0; 6],
-            router_mac: [0; 6],
-            outward: false,
-            port_isolated: false,
-            routed: false,
-            addresses: vec![Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 0, 11).to_bits() + u32::from(number)).into()],
+        let workloads = (0_u16..).zip(&loaded.world.endpoints).map(|(number, _)| {
+            let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 0, 11).to_bits() + u32::from(number));
+            let workload = Workload::at(number.into(), IfIndex(u32::from(number) + 1), vec![address.into()]);
+            Workload { master: IfIndex(2_000), segment: 1, ..workload }
         });
         Ok(compile(&loaded.world, &workloads.collect::<Vec<_>>(), &[])?)
     }

@@ -101,18 +101,9 @@ fn probe(Opening { protocol, source_port, destination_port, icmp }: Opening) -> 
 fn running(world: &World) -> Vec<Workload> {
     let found = world.endpoints.iter().enumerate().filter(|(_, endpoint)| !endpoint.addresses.is_empty());
     let workload = |((endpoint, of), ifindex): ((usize, &Endpoint), u32)| Workload {
-        endpoint,
-        ifindex: IfIndex(ifindex),
-        network: Network::SHARED,
         master: IfIndex(u32::MAX),
         segment: 1,
-        mac: [0; 6],
-        host_mac: [0; 6],
-        router_mac: [0; 6],
-        outward: false,
-        port_isolated: false,
-        routed: false,
-        addresses: of.addresses.clone(),
+        ..Workload::at(endpoint, IfIndex(ifindex), of.addresses.clone())
     };
     found.zip(1..).map(workload).collect()
 }
