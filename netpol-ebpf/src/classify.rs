@@ -121,19 +121,8 @@ fn unsettled<F: Maps>(skb: Skb, place: Place, mut fate: Fate) -> Fate {
         }
         fate = unusual::<F>(skb, place, code);
     }
-    finally::<F>(skb, place, (fate, about), slow::<F>)
-}
-
-/// The slow path decides about what is open still, and observers are told of a drop. `about`: what is known so far.
-#[inline(always)]
-pub fn finally<F: Maps>(
-    skb: Skb,
-    place: Place,
-    (mut fate, mut about): (Fate, u32),
-    slow: impl FnOnce(Skb, Place) -> Fate,
-) -> Fate {
     if fate.is_open() {
-        fate = slow(skb, place);
+        fate = slow::<F>(skb, place);
         about = about::ON_DESK | about::JUDGED;
     }
     if !fate.is_settled() && tell::is_observed() {
@@ -184,7 +173,15 @@ fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
     if code == Action::Depart as u32 {
         code = F::depart(skb.0);
     }
-    code = judged::<F>(skb, code);
+    if code == Action::Judge as u32 {
+        code = F::judge();
+    }
+    if code == Action::Audit as u32 {
+        code = F::audit();
+    }
+    if code == Action::Claim as u32 {
+        code = claimed::<F>(skb);
+    }
     if code == Action::Settle as u32 {
         code = F::settle();
     }
@@ -201,24 +198,9 @@ fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
     if code == encode(Err(Drop::NoBackend)) { refuse::<F>(skb, place) } else { undisputed(code) }
 }
 
-/// From [`Action::Judge`] on, as far as [`Action::Settle`].
-#[inline(always)]
-pub fn judged<F: Maps>(skb: Skb, mut code: u32) -> u32 {
-    if code == Action::Judge as u32 {
-        code = F::judge();
-    }
-    if code == Action::Audit as u32 {
-        code = F::audit();
-    }
-    if code == Action::Claim as u32 {
-        code = claimed::<F>(skb);
-    }
-    code
-}
-
 /// Gets a pair of translations for the packet on the desk: [`Action::Settle`], or why not.
 #[inline(always)]
-fn claimed<F: Maps>(skb: Skb) -> u32 {
+pub fn claimed<F: Maps>(skb: Skb) -> u32 {
     for _ in 0..nat::ATTEMPTS {
         let claim = F::attempt(skb.0);
         if claim == Claim::Made as u32 {

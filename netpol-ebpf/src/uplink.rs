@@ -14,7 +14,7 @@ use netpol_common::{
 
 use crate::{
     act::{self, Fate},
-    classify::{finally, judged},
+    classify::claimed,
     family::Maps,
     frame::Skb,
     refuse::refuse,
@@ -67,7 +67,15 @@ fn unsettled<F: Maps>(skb: Skb, place: Place, mut fate: Fate) -> Fate {
         };
         about = about::ON_DESK;
     }
-    finally::<F>(skb, place, (fate, about), slow::<F>)
+    if fate.is_open() {
+        // as it came: a refusal has its answer in its place
+        fate = slow::<F>(skb, place);
+        about = about::ON_DESK | about::JUDGED;
+    }
+    if !fate.is_settled() && tell::is_observed() {
+        F::tell_drop(skb, place, fate.reason() | about);
+    }
+    fate
 }
 
 /// An ICMP error: about a translated packet, it is translated, too.
@@ -103,7 +111,16 @@ fn is_direct<F: Maps>() -> bool {
 /// No entry speaks for the packet on the desk.
 #[inline(always)]
 fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
-    let mut code = judged::<F>(skb, F::identify_uplink(skb.0));
+    let mut code = F::identify_uplink(skb.0);
+    if code == Action::Judge as u32 {
+        code = F::judge();
+    }
+    if code == Action::Audit as u32 {
+        code = F::audit();
+    }
+    if code == Action::Claim as u32 {
+        code = claimed::<F>(skb);
+    }
     if code == Action::Settle as u32 {
         code = if is_direct::<F>() { F::settle() } else { F::settle_uplink() };
     }
