@@ -173,15 +173,7 @@ fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
     if code == Action::Depart as u32 {
         code = F::depart(skb.0);
     }
-    if code == Action::Judge as u32 {
-        code = F::judge();
-    }
-    if code == Action::Audit as u32 {
-        code = F::audit();
-    }
-    if code == Action::Claim as u32 {
-        code = claimed::<F>(skb);
-    }
+    code = judged::<F>(skb, code);
     if code == Action::Settle as u32 {
         code = F::settle();
     }
@@ -198,9 +190,24 @@ fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
     if code == encode(Err(Drop::NoBackend)) { refuse::<F>(skb, place) } else { undisputed(code) }
 }
 
+/// From [`Action::Judge`] on, as far as [`Action::Settle`].
+#[inline(always)]
+pub fn judged<F: Maps>(skb: Skb, mut code: u32) -> u32 {
+    if code == Action::Judge as u32 {
+        code = F::judge();
+    }
+    if code == Action::Audit as u32 {
+        code = F::audit();
+    }
+    if code == Action::Claim as u32 {
+        code = claimed::<F>(skb);
+    }
+    code
+}
+
 /// Gets a pair of translations for the packet on the desk: [`Action::Settle`], or why not.
 #[inline(always)]
-pub fn claimed<F: Maps>(skb: Skb) -> u32 {
+fn claimed<F: Maps>(skb: Skb) -> u32 {
     for _ in 0..nat::ATTEMPTS {
         let claim = F::attempt(skb.0);
         if claim == Claim::Made as u32 {

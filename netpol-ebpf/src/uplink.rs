@@ -14,7 +14,7 @@ use netpol_common::{
 
 use crate::{
     act::{self, Fate},
-    classify::claimed,
+    classify::judged,
     family::Maps,
     frame::Skb,
     refuse::refuse,
@@ -111,16 +111,7 @@ fn is_direct<F: Maps>() -> bool {
 /// No entry speaks for the packet on the desk.
 #[inline(always)]
 fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
-    let mut code = F::identify_uplink(skb.0);
-    if code == Action::Judge as u32 {
-        code = F::judge();
-    }
-    if code == Action::Audit as u32 {
-        code = F::audit();
-    }
-    if code == Action::Claim as u32 {
-        code = claimed::<F>(skb);
-    }
+    let mut code = judged::<F>(skb, F::identify_uplink(skb.0));
     if code == Action::Settle as u32 {
         code = if is_direct::<F>() { F::settle() } else { F::settle_uplink() };
     }
