@@ -13,6 +13,17 @@ pub trait View {
     ///
     /// [`Drop::Malformed`] where the readable part of the frame ends before the header does.
     fn read<H: Header>(&self, offset: usize) -> Result<H, Drop>;
+
+    /// Two words, as they are in memory, at an even `offset`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`View::read`].
+    #[inline(always)]
+    fn words(&self, offset: usize) -> Result<[u32; 2], Drop> {
+        let Words { first, second } = self.read(offset)?;
+        Ok([first, second])
+    }
 }
 
 /// Where an [`Ethertype`] is in a frame.
@@ -47,6 +58,12 @@ headers! {
         pub destination: MacWords,
         pub source: MacWords,
         pub ethertype: u16,
+    }
+
+    /// See [`View::words`].
+    pub struct Words {
+        pub first: u32,
+        pub second: u32,
     }
 
     /// The last field of [`Ethernet`].
@@ -158,6 +175,11 @@ headers! {
         pub flags: u32,
         pub target: Addr6,
     }
+}
+
+impl Ethernet {
+    /// Of no frame.
+    pub const NONE: Self = Self { destination: MacWords::ZERO, source: MacWords::ZERO, ethertype: 0 };
 }
 
 impl View for [u8] {

@@ -84,6 +84,9 @@ pub trait Family: Sized + 'static {
     /// be [followed](Family::follow).
     fn network<V: View + ?Sized>(view: &V, offset: usize) -> Result<Ip<Self::Address>, Drop>;
 
+    /// The source and the destination of the header at [`NETWORK`], word by word.
+    fn ends<V: View + ?Sized>(view: &V) -> Result<(Self::Address, Self::Address), Drop>;
+
     /// Whether what comes next is not the transport header.
     fn has_extensions(ip: &Ip<Self::Address>) -> bool;
 
@@ -171,6 +174,12 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn ends<V: View + ?Sized>(view: &V) -> Result<(Addr4, Addr4), Drop> {
+        let [source, destination] = view.words(NETWORK + Self::ADDRESSES)?;
+        Ok((Addr4(source), Addr4(destination)))
+    }
+
+    #[inline(always)]
     fn has_extensions(_: &Ip<Addr4>) -> bool {
         false
     }
@@ -219,6 +228,14 @@ impl Family for V6 {
             end: offset + size_of::<Ipv6>() + usize::from(u16::from_be(header.payload_length)),
             fragment: Fragment::Whole,
         })
+    }
+
+    #[inline(always)]
+    fn ends<V: View + ?Sized>(view: &V) -> Result<(Addr6, Addr6), Drop> {
+        const SOURCE: usize = NETWORK + V6::ADDRESSES;
+        let ([a, b], [c, d]) = (view.words(SOURCE)?, view.words(SOURCE + 8)?);
+        let ([e, f], [g, h]) = (view.words(SOURCE + 16)?, view.words(SOURCE + 24)?);
+        Ok((Addr6([a, b, c, d]), Addr6([e, f, g, h])))
     }
 
     #[inline(always)]
@@ -331,6 +348,9 @@ pub fn plain<F: Family, V: View + ?Sized>(view: &V) -> Option<(Ip<F::Address>, T
     if F::has_extensions(&ip) || ip.fragment != Fragment::Whole {
         return None;
     }
+    // the same addresses again: in place of these the compiler leaves the others unread
+    let (source, destination) = F::ends(view).ok()?;
+    let ip = Ip { source, destination, ..ip };
     let transport = transport::<F, V>(view, &ip).ok()?;
     if transport.icmp.is_some_and(|class| !class.is_flow()) { None } else { Some((ip, transport)) }
 }

@@ -77,9 +77,24 @@ impl PortBe {
 pub type Mac = [u8; 6];
 
 /// The same, as the three words that headers are compared by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Eq)]
 #[repr(transparent)]
 pub struct MacWords(pub [u16; 3]);
+
+/// By words: of two arrays the compiler makes one number of 48 bits each, shift by shift.
+impl PartialEq for MacWords {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let ([a, b, c], [d, e, f]) = (self.0, other.0);
+        (a ^ d) | (b ^ e) | (c ^ f) == 0
+    }
+}
+
+impl core::hash::Hash for MacWords {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
 
 impl MacWords {
     pub const ZERO: Self = Self([0; 3]);

@@ -4,6 +4,7 @@ use netpol_common::{
     decide::{self, Known, Packet},
     drops::{Drop, Pass, Side, audit_code, counter},
     flow::{FlowFlags, FlowKey, FlowValue, Place, Rewrite, Ticks},
+    headers::{Ethernet, View as _},
     parse::{self, tcp},
     tables::IfIndex,
     wire::{Address, MacWords},
@@ -104,10 +105,12 @@ pub fn put_on_desk<F: Maps>(frame: &Frame, key: FlowKey<F::Address>, seen: Seen,
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     let desk = unsafe { &mut *desk };
     desk.known = known;
+    // from the frame as it is now: Linux 6.1 does not see that a frame whose fate is open was not changed
+    let ethernet: Ethernet = frame.skb.linear().read(0)?;
     desk.packet = Packet {
         key,
-        source_mac: frame.ethernet.source,
-        destination_mac: frame.ethernet.destination,
+        source_mac: ethernet.source,
+        destination_mac: ethernet.destination,
         ingress: frame.skb.ingress(),
         tcp_flags: seen.tcp_flags,
         transport: seen.transport,
@@ -143,7 +146,7 @@ fn established<F: Maps>(
     // SAFETY: elements of a preallocated map stay mapped; each field read is whole.
     let value = unsafe { &*entry };
     let came_from_elsewhere = match frame.place.side() {
-        Side::From => value.source_mac != frame.ethernet.source,
+        Side::From => value.source_mac != frame.ethernet().source,
         Side::To => value.ifindex != frame.skb.ingress(),
     };
     let now = now();
@@ -192,7 +195,7 @@ fn plain<F: Maps>(
         return None;
     }
     touch::<F>(frame, key, entry, (seen, now));
-    Some(deliver(frame, flags, (interface, mac)))
+    Some(deliver(frame, flags, (interface, mac), mac == frame.ethernet().destination))
 }
 
 /// What else is to be done with a packet before it is sent on.
@@ -224,20 +227,22 @@ fn on_its_way<F: Maps>(
     to: &Rewrite<F::Address>,
     (flags, interface, mac): (FlowFlags, IfIndex, MacWords),
 ) -> Fate {
+    // asked before the frame is changed
+    let is_for_receiver = mac == frame.ethernet().destination;
     // the host answers what is too large or has come too far, and needs it as it came
-    if flags.has(FlowFlags::OUT) && (mac != frame.ethernet.destination || !F::take_hop(frame.skb, interface)) {
+    if flags.has(FlowFlags::OUT) && (!is_for_receiver || !F::take_hop(frame.skb, interface)) {
         return Fate::passed(Pass::Stack);
     }
     if flags.has(FlowFlags::TRANSLATED) && rewritten::<F>(frame.skb, key, transport, to).is_err() {
         return Fate::dropped(Drop::Translation);
     }
-    deliver(frame, flags, (interface, mac))
+    deliver(frame, flags, (interface, mac), is_for_receiver)
 }
 
-/// Sends an allowed packet on, the way that its entry says.
+/// Sends an allowed packet on, the way that its entry says. `is_for_receiver`: the frame came addressed to `mac`.
 #[inline(always)]
-fn deliver(frame: &Frame, flags: FlowFlags, (interface, mac): (IfIndex, MacWords)) -> Fate {
-    if flags.has(FlowFlags::DIRECT) && mac == frame.ethernet.destination {
+fn deliver(frame: &Frame, flags: FlowFlags, (interface, mac): (IfIndex, MacWords), is_for_receiver: bool) -> Fate {
+    if flags.has(FlowFlags::DIRECT) && is_for_receiver {
         return Fate::direct(frame.skb, interface);
     }
     if flags.has(FlowFlags::ROUTED) {

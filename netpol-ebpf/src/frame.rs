@@ -21,7 +21,6 @@ const PACKET_HOST: u32 = 0;
 pub struct Frame {
     pub skb: Skb,
     pub linear: Linear,
-    pub ethernet: Ethernet,
     pub place: Place,
     pub live: Live,
 }
@@ -33,8 +32,15 @@ impl Frame {
     #[inline(always)]
     pub fn read(skb: Skb, place: Place) -> Result<Self, Drop> {
         let linear = skb.linear();
-        let ethernet = linear.read(0)?;
-        Ok(Self { skb, linear, ethernet, place, live: live() })
+        let Ethernet { .. } = linear.read(0)?;
+        Ok(Self { skb, linear, place, live: live() })
+    }
+
+    /// Its link addresses. They are read where they are asked for, which must be before the frame is changed: kept from
+    /// the beginning they would cost six words of stack, written and read again, on the way of each packet.
+    #[inline(always)]
+    pub fn ethernet(&self) -> Ethernet {
+        self.linear.read(0).unwrap_or(Ethernet::NONE)
     }
 }
 
@@ -170,6 +176,31 @@ impl View for Linear {
         // SAFETY: inside the frame (checked above, as the verifier proves). Frames begin at even
         // addresses and headers lie at even offsets; every bit pattern is a valid header.
         Ok(unsafe { *(at as *const H) })
+    }
+
+    /// One load for each: from what is aligned to 2 the compiler reads halves, and puts them together. (In the verifier's
+    /// count, which begins two bytes before the frame, the addresses of a packet are aligned to 4.) The offset must be a
+    /// constant: else the address is computed anew for the assembly, and the verifier does not know that it was checked.
+    #[cfg(target_arch = "bpf")]
+    #[inline(always)]
+    fn words(&self, offset: usize) -> Result<[u32; 2], Drop> {
+        let at = self.data + offset;
+        if at + size_of::<[u32; 2]>() > self.end {
+            return Err(Drop::Malformed);
+        }
+        let (first, second);
+        // SAFETY: inside the frame (checked above, as the verifier proves).
+        unsafe {
+            core::arch::asm!(
+                "{first} = *(u32 *)({at} + 0)",
+                "{second} = *(u32 *)({at} + 4)",
+                at = in(reg) at,
+                first = out(reg) first,
+                second = lateout(reg) second,
+                options(pure, readonly, nostack),
+            );
+        }
+        Ok([first, second])
     }
 }
 

@@ -19,7 +19,7 @@
 //! | [`tell`] | what observers are told |
 //! | [`act`] | verdicts become return codes, redirections and counters, in one place |
 #![no_std]
-#![cfg_attr(target_arch = "bpf", feature(core_intrinsics), allow(internal_features))]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics, asm_experimental_arch), allow(internal_features))]
 
 pub mod act;
 pub mod aging;

@@ -57,7 +57,7 @@ fn whole(skb: *mut __sk_buff, place: u32) -> Result<Frame, Drop> {
 fn passage(frame: &Frame) -> Passage {
     Passage {
         place: frame.place,
-        source_mac: frame.ethernet.source,
+        source_mac: frame.ethernet().source,
         ingress: frame.skb.ingress(),
         settings: frame.live.settings,
     }
