@@ -19,6 +19,13 @@ macro_rules! pod {
                 size_of::<Self>() == 0 $(+ size_of::<$type>())*,
                 concat!("padding in ", stringify!($name)),
             );
+
+            /// Takes a copy of the other. Of an assignment, which says nothing of whether both overlap, the BPF backend
+            /// makes a loop over the bytes.
+            #[inline(always)]
+            pub fn copy_from(&mut self, other: &Self) {
+                core::slice::from_mut(self).copy_from_slice(core::slice::from_ref(other));
+            }
         }
 
         #[cfg(feature = "user")]

@@ -76,38 +76,44 @@ impl PortBe {
 /// A MAC address.
 pub type Mac = [u8; 6];
 
-/// The same, as the three words that headers are compared by.
+/// The same, as the three words that headers are compared by. (Of arrays the compiler makes one number of 48 bits each to
+/// compare them, shift by shift, and to copy one, a loop over its bytes.)
 #[derive(Clone, Copy, Debug, Eq)]
-#[repr(transparent)]
-pub struct MacWords(pub [u16; 3]);
+#[repr(C)]
+pub struct MacWords(pub u16, pub u16, pub u16);
 
-/// By words: of two arrays the compiler makes one number of 48 bits each, shift by shift.
+/// All words, whatever the first says: what differs is rare, and each branch costs.
 impl PartialEq for MacWords {
     #[inline(always)]
     fn eq(&self, other: &Self) -> bool {
-        let ([a, b, c], [d, e, f]) = (self.0, other.0);
-        (a ^ d) | (b ^ e) | (c ^ f) == 0
+        (self.0 ^ other.0) | (self.1 ^ other.1) | (self.2 ^ other.2) == 0
     }
 }
 
 impl core::hash::Hash for MacWords {
     fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
-        self.0.hash(state);
+        (self.0, self.1, self.2).hash(state);
     }
 }
 
 impl MacWords {
-    pub const ZERO: Self = Self([0; 3]);
+    pub const ZERO: Self = Self(0, 0, 0);
 
     #[inline(always)]
     pub const fn new([a, b, c, d, e, f]: Mac) -> Self {
-        Self([u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])])
+        Self(u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f]))
+    }
+
+    /// The reverse of [`MacWords::new`].
+    pub const fn bytes(self) -> Mac {
+        let ([a, b], [c, d], [e, f]) = (self.0.to_ne_bytes(), self.1.to_ne_bytes(), self.2.to_ne_bytes());
+        [a, b, c, d, e, f]
     }
 
     /// Sent to a group: broadcast or multicast (IEEE 802, the first byte's lowest bit).
     #[inline(always)]
     pub const fn is_group(self) -> bool {
-        self.0[0].to_ne_bytes()[0] & 1 != 0
+        self.0.to_ne_bytes()[0] & 1 != 0
     }
 }
 

@@ -4,7 +4,7 @@
 //! fast (a function of its own)    parse -> flow entry -> valid: count it, translate it, act
 //!                                                     -> else: remembered denial -> drop
 //!                                                                    -> else: the desk
-//! slow (one function a stage)     identify -> resolve (-> depart) -> judge -> audit -> claim a translation -> settle (netpol_common::decide)
+//! slow (one function a stage)     renew -> identify -> resolve (-> depart) -> judge -> audit -> claim a translation -> settle (netpol_common::decide)
 //! ```
 //!
 //! What is not a whole packet with ports takes the way through [`unusual`](crate::unusual) first. Each stage is a
@@ -166,7 +166,10 @@ fn error<F: Maps>(skb: Skb, side: Side) -> Fate {
 /// No entry has decided about the packet on the desk: the policy does.
 #[inline(always)]
 fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
-    let mut code = F::identify();
+    let mut code = F::renew();
+    if code == Action::Identify as u32 {
+        code = F::identify();
+    }
     if code == Action::Resolve as u32 {
         code = F::resolve();
     }

@@ -70,6 +70,7 @@ pub trait Maps: Answers {
     fn confirm(skb: Skb, place: Place) -> Fate;
     fn reset(skb: Skb, place: Place) -> Fate;
     fn unreachable(skb: Skb, place: Place) -> Fate;
+    fn renew() -> u32;
     fn identify() -> u32;
     fn resolve() -> u32;
     fn depart(skb: *mut __sk_buff) -> u32;
@@ -239,6 +240,7 @@ family! {
         unreachable = unreachable4;
     }
     stages {
+        renew = renew4;
         identify = identify4;
         resolve = resolve4;
         judge = judge4;
@@ -317,6 +319,7 @@ family! {
         unreachable = unreachable6;
     }
     stages {
+        renew = renew6;
         identify = identify6;
         resolve = resolve6;
         judge = judge6;

@@ -89,6 +89,9 @@ fn remembered<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, seen: Seen) -> 
     if let Some(entry) = entry {
         known = known.with(Known::FLOW);
         let fate = established::<F>(frame, key, entry, seen);
+        if fate == Fate::TELLS {
+            known = known.with(Known::TELLS);
+        }
         // a denial is older than an entry that is valid
         if fate != Fate::UNDECIDED {
             return (fate, known.with(Known::DENIAL));
@@ -150,15 +153,15 @@ fn established<F: Maps>(
         Side::To => value.ifindex != frame.skb.ingress(),
     };
     let now = now();
+    if came_from_elsewhere || decide::is_due(value, now, seen.tcp_flags) {
+        return Fate::DUE;
+    }
     // asked once: what is neither translated nor audited has a way of its own
     if value.word.flags().has(FlowFlags::SPECIAL) {
-        if came_from_elsewhere || decide::is_due(value, now, seen.tcp_flags) {
-            return Fate::DUE;
+        if decide::tells(value, seen.tcp_flags) {
+            return Fate::TELLS;
         }
         return special::<F>(frame, key, entry, (seen, now)).unwrap_or(Fate::UNDECIDED);
-    }
-    if came_from_elsewhere || decide::is_plain_due(value, now, seen.tcp_flags) {
-        return Fate::DUE;
     }
     plain::<F>(frame, key, entry, (seen, now)).unwrap_or(Fate::UNDECIDED)
 }

@@ -64,6 +64,20 @@ fn lease(place: u32) -> Lease {
     }
 }
 
+/// Whether any observer wants to hear of this. Their leases are read one by one: a word of them all would be written by all
+/// observers, and one could take back what another has just written.
+#[inline(always)]
+fn is_wanted(kind: Kind, time: u64) -> bool {
+    lease(0).holds(time) && (0..OBSERVERS).any(|observer| wants(observer, kind, time).is_some())
+}
+
+/// The lease of an observer that wants to hear of this.
+#[inline(always)]
+fn wants(observer: u32, kind: Kind, time: u64) -> Option<Lease> {
+    let lease = lease(observer + 1);
+    (lease.wants().has(kind.wanted()) && lease.holds(time)).then_some(lease)
+}
+
 /// Counts frames that an observer, or all of them, were not told about.
 #[inline(always)]
 fn miss(place: u32) {
@@ -76,10 +90,6 @@ fn miss(place: u32) {
 /// connection, or ends one.
 #[inline(always)]
 pub fn remembered<F: Maps>(skb: Skb) {
-    let time = nanos();
-    if !lease(0).holds(time) {
-        return;
-    }
     let (Some(desk), Some(told)) = (F::desk(), F::told()) else { return };
     // SAFETY: this CPU's, which no other program uses meanwhile.
     let (desk, told) = unsafe { (&*desk, &mut *told) };
@@ -90,8 +100,12 @@ pub fn remembered<F: Maps>(skb: Skb) {
     } else {
         return;
     };
-    told.event.key = desk.packet.key;
-    told.event.value = desk.value;
+    let time = nanos();
+    if !is_wanted(kind, time) {
+        return;
+    }
+    told.event.key.copy_from(&desk.packet.key);
+    told.event.value.copy_from(&desk.value);
     told.event.reserved = 0;
     head(skb, &mut told.event.head, (kind, family::<F::Address>()), time);
     publish(skb, told, (kind, time));
@@ -101,18 +115,18 @@ pub fn remembered<F: Maps>(skb: Skb) {
 #[inline(always)]
 pub fn closing<F: Maps>(skb: Skb, key: &FlowKey<F::Address>) {
     let time = nanos();
-    if !lease(0).holds(time) {
+    if !is_wanted(Kind::Closing, time) {
         return;
     }
     let Some(told) = F::told() else { return };
     // SAFETY: this CPU's, which no other program uses meanwhile.
     let told = unsafe { &mut *told };
     // looked for from there: before Linux 6.2 a function's argument is no place for a map's key
-    told.event.key = *key;
+    told.event.key.copy_from(key);
     let Some(entry) = F::FLOWS.find(&told.event.key) else { return };
     // SAFETY: elements of a preallocated map stay mapped.
     let entry = unsafe { &*entry };
-    told.event.value = *entry;
+    told.event.value.copy_from(entry);
     told.event.reserved = 0;
     head(skb, &mut told.event.head, (Kind::Closing, family::<F::Address>()), time);
     publish(skb, told, (Kind::Closing, time));
@@ -122,7 +136,7 @@ pub fn closing<F: Maps>(skb: Skb, key: &FlowKey<F::Address>) {
 #[inline(always)]
 pub fn drop<F: Maps>(skb: Skb, place: Place, about: u32) {
     let time = nanos();
-    if !lease(0).holds(time) {
+    if !is_wanted(Kind::Drop, time) {
         return;
     }
     let reason = about & about::REASON;
@@ -132,7 +146,7 @@ pub fn drop<F: Maps>(skb: Skb, place: Place, about: u32) {
     let (desk, told) = unsafe { (&*desk, &mut *told) };
     let event = &mut told.event;
     if about & about::ON_DESK != 0 {
-        event.key = desk.packet.key;
+        event.key.copy_from(&desk.packet.key);
     } else if let Some((ip, transport)) = parse::plain::<F, _>(&frame.linear) {
         event.key = parse::key(&ip, transport.ports, transport.protocol, place);
     } else if let Ok(ip) = F::network(&frame.linear, NETWORK) {
@@ -157,7 +171,7 @@ pub fn drop<F: Maps>(skb: Skb, place: Place, about: u32) {
 #[inline(always)]
 pub fn frame<F: Maps<Address = Addr4>>(skb: Skb, place: Place, reason: u32) {
     let time = nanos();
-    if !lease(0).holds(time) {
+    if !is_wanted(Kind::Drop, time) {
         return;
     }
     let Some(told) = F::told() else { return };
@@ -210,7 +224,7 @@ fn denial<F: Maps>(event: &mut Event<F::Address>) -> bool {
     if entry.word.tag() != event.key.tag() {
         return false;
     }
-    event.value = *entry;
+    event.value.copy_from(entry);
     true
 }
 
@@ -271,10 +285,7 @@ fn head(skb: Skb, head: &mut Head, (kind, family): (Kind, u8), time: u64) {
 fn publish<A: Address>(skb: Skb, told: &mut Told<A>, (kind, time): (Kind, u64)) {
     let mut is_captured = false;
     for observer in 0..OBSERVERS {
-        let lease = lease(observer + 1);
-        if !lease.wants().has(kind.wanted()) || !lease.holds(time) {
-            continue;
-        }
+        let Some(lease) = wants(observer, kind, time) else { continue };
         let Some(ring) = maps::RINGS.get(observer) else { continue };
         let ring = core::ptr::from_ref(ring).cast_mut().cast();
         // what a flood of connections fills leaves a quarter to drops

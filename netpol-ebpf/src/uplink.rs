@@ -111,7 +111,11 @@ fn is_direct<F: Maps>() -> bool {
 /// No entry speaks for the packet on the desk.
 #[inline(always)]
 fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
-    let mut code = judged::<F>(skb, F::identify_uplink(skb.0));
+    let mut code = F::renew();
+    if code == Action::Identify as u32 {
+        code = F::identify_uplink(skb.0);
+    }
+    code = judged::<F>(skb, code);
     if code == Action::Settle as u32 {
         code = if is_direct::<F>() { F::settle() } else { F::settle_uplink() };
     }

@@ -92,6 +92,7 @@ stages_of_packet! {
 }
 
 stages! {
+    renew4, renew6: decide::renew;
     identify4, identify6: decide::identify;
     resolve4, resolve6: decide::resolve;
     judge4, judge6: decide::judge;

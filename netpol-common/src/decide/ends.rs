@@ -38,8 +38,8 @@ impl End {
 impl From<&AddressValue> for End {
     #[inline(always)]
     fn from(value: &AddressValue) -> Self {
-        let AddressValue { identity, ifindex, segment, mac, flags } = *value;
-        Self { identity, ifindex, segment, mac, flags }
+        let AddressValue { identity, ifindex, segment, mac: MacWords(a, b, c), flags } = *value;
+        Self { identity, ifindex, segment, mac: MacWords(a, b, c), flags }
     }
 }
 

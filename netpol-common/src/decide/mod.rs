@@ -1,6 +1,7 @@
 //! The slow path: what happens to a packet that no valid flow entry speaks for.
 //!
 //! ```text
+//! has only its translation to be told?            renew
 //! who are the two ends, and may they say so?      ends
 //! what does a service make of it?                 translate
 //! which of them opened the connection?            opening
@@ -103,6 +104,8 @@ pub enum Action {
     Audit,
     /// On with [`depart`].
     Depart,
+    /// On with [`identify`], or [`identify_uplink`].
+    Identify,
 }
 
 impl Action {
@@ -124,6 +127,7 @@ impl Action {
             11 => Self::Resolve,
             12 => Self::Audit,
             13 => Self::Depart,
+            14 => Self::Identify,
             _ => return None,
         })
     }
@@ -184,6 +188,8 @@ impl Known {
     /// A denial.
     pub const DENIAL: Self = Self(1 << 1);
     pub const EVERYTHING: Self = Self::FLOW.with(Self::DENIAL);
+    /// The flow's entry holds, and [tells](tells).
+    pub const TELLS: Self = Self(1 << 2);
 }
 
 impl<A: Address> Desk<A> {
@@ -278,7 +284,10 @@ impl<A: Address> Desk<A> {
 ///
 /// The reason to drop it.
 pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
-    let mut action = identify(kernel, desk)?;
+    let mut action = renew(kernel, desk)?;
+    if action == Action::Identify {
+        action = identify(kernel, desk)?;
+    }
     if action == Action::Resolve {
         action = resolve(kernel, desk)?;
     }
@@ -304,6 +313,35 @@ fn judged<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, mut action: 
     Ok(action)
 }
 
+/// In front of the others: a packet of a translated connection that it holds for, and of which the translation must only be
+/// told ([`tells`]). [`Action::Confirmed`]; [`Action::Identify`] where it does not hold.
+///
+/// # Errors
+///
+/// None: a stage like the others.
+#[inline(always)]
+pub fn renew<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
+    if !desk.known.has(Known::TELLS) {
+        return Ok(Action::Identify);
+    }
+    let place = desk.packet.key.place;
+    desk.own = kernel.recall(&desk.packet.key);
+    let zone = match kernel.hook(place.ifindex()) {
+        Some(hook) if !desk.own.word.flags().has(FlowFlags::OUT) => Zone::of(hook.network),
+        _ => Zone::UPLINKS,
+    };
+    desk.original = NatKey::of(&desk.packet.key, zone);
+    desk.half = kernel.translation(&desk.original);
+    // the pair may have gone, and another be in its place
+    let holds = desk.half.exists()
+        && desk.half.rewrite == desk.own.rewrite
+        && desk.own.word.generation() == desk.packet.generation;
+    if holds {
+        translate::known(kernel, desk);
+    }
+    Ok(if holds { Action::Confirmed } else { Action::Identify })
+}
+
 /// The first stage: who has sent the packet, and whether it may. [`Action::Judge`], or [`Action::Resolve`] before that,
 /// unless no policy is asked.
 ///
@@ -317,7 +355,7 @@ pub fn identify<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Res
     if let Some(result) = dhcp(kernel, packet, hook) {
         return result;
     }
-    desk.hook = *hook;
+    desk.hook.copy_from(hook);
     desk.other = desk.packet.key.reversed(desk.packet.key.place);
     ends(kernel, desk, hook)?;
     desk.wire = Rewrite::of(&desk.packet.key);
@@ -452,18 +490,17 @@ fn translated<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zo
     Ok(Translated::No)
 }
 
+/// Whether a packet that an entry speaks for says something that the pair of its translation must learn: that the connection
+/// was answered (nothing passed yet), begins anew, or ends.
+#[inline(always)]
+pub fn tells<A: Address>(entry: &FlowValue<A>, tcp_flags: u8) -> bool {
+    let told = tcp_flags & (tcp::SYN | !entry.tcp_flags & (tcp::FIN | tcp::RST)) != 0;
+    entry.word.flags().has(FlowFlags::TRANSLATED) && (entry.packets == 0 || told)
+}
+
 /// Whether the slow path must look at a packet that an entry speaks for.
 #[inline(always)]
 pub fn is_due<A: Address>(entry: &FlowValue<A>, now: Ticks, tcp_flags: u8) -> bool {
-    // a translation must learn that its connection was answered (nothing passed yet), begins anew, and ends
-    let told = tcp_flags & (tcp::SYN | !entry.tcp_flags & (tcp::FIN | tcp::RST)) != 0;
-    let tells = entry.word.flags().has(FlowFlags::TRANSLATED) && (entry.packets == 0 || told);
-    tells || is_plain_due(entry, now, tcp_flags)
-}
-
-/// The same of what is not translated.
-#[inline(always)]
-pub fn is_plain_due<A: Address>(entry: &FlowValue<A>, now: Ticks, tcp_flags: u8) -> bool {
     // a plain SYN from the replying side opens a new connection, and tells who opened where that was unclear
     let flags = entry.word.flags();
     let reopens = opens(tcp_flags) && (flags.has(FlowFlags::REPLY) || flags.has(FlowFlags::UNCLEAR));

@@ -28,7 +28,7 @@ pub fn decide_icmp_error<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A
     if desk.other.source != packet.key.destination {
         return Err(Drop::IcmpUnrelated);
     }
-    desk.hook = *hook;
+    desk.hook.copy_from(hook);
     desk.wire = Rewrite::of(&desk.packet.key);
     ends(kernel, desk, hook)?;
     receiver(kernel, desk, hook);

@@ -96,7 +96,7 @@ pub(super) fn recalled<A: Address, K: Kernel<A>>(
 
 /// The packet is of a connection that is translated already.
 #[inline(always)]
-fn known<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Translated {
+pub(super) fn known<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Translated {
     let is_reply = desk.half.is_reply();
     let state = desk.half.state.after(desk.packet.tcp_flags, is_reply);
     desk.wire = desk.half.rewrite;

@@ -5,7 +5,7 @@
 use super::{
     Action, Desk,
     ends::{End, find, outside},
-    judged, settle,
+    judged, renew, settle,
     translate::{Translated, recalled, resolve},
 };
 use crate::{
@@ -24,7 +24,10 @@ use crate::{
 ///
 /// The reason to drop the packet.
 pub fn decide_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
-    let action = identify_uplink(kernel, desk)?;
+    let mut action = renew(kernel, desk)?;
+    if action == Action::Identify {
+        action = identify_uplink(kernel, desk)?;
+    }
     match judged(kernel, desk, action)? {
         Action::Settle if desk.is_direct() => settle(kernel, desk),
         Action::Settle => settle_uplink(kernel, desk),
@@ -88,7 +91,7 @@ fn arrive<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, translated: 
         return Err(Drop::Spoofed);
     }
     let Some(hook) = kernel.hook(receiver.ifindex) else { return Err(Drop::NoPolicy) };
-    desk.hook = *hook;
+    desk.hook.copy_from(hook);
     desk.destination = receiver.into();
     let identity = outside(kernel, &desk.packet.key.source, Identity::WORLD);
     desk.source = End::elsewhere(identity, AddressFlags(0), desk.packet.source_mac);

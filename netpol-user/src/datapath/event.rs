@@ -81,8 +81,8 @@ impl Event {
             suppressed: head.suppressed,
             frame: Frame {
                 ethertype: u16::from_be(head.ethertype),
-                source: mac(head.source_mac.0),
-                destination: mac(head.destination_mac.0),
+                source: head.source_mac.bytes(),
+                destination: head.destination_mac.bytes(),
                 length: head.length,
                 bytes: captured[..captured.len().min(head.captured as usize)].to_vec(),
                 is_ip: head.family != 0 && !key.source.is_unspecified(),
@@ -103,11 +103,6 @@ fn others<A: Address>(key: &FlowKey<A>, value: &FlowValue<A>) -> [FlowKey<A>; 2]
     let here = leaving.reversed(Place::new(key.place.ifindex(), other));
     let there = leaving.reversed(Place::new(value.ifindex, side));
     if value.ifindex == IfIndex::NONE { [here, there] } else { [there, here] }
-}
-
-fn mac(words: [u16; 3]) -> [u8; 6] {
-    let [a, b, c] = words.map(u16::to_ne_bytes);
-    [a[0], a[1], b[0], b[1], c[0], c[1]]
 }
 
 /// A structure that lies in these bytes.

@@ -209,7 +209,7 @@ impl Walker<'_> {
         (source, destination): (MacWords, MacWords),
     ) -> Result<Passed, datapath::Error> {
         // one family: the caller asks between addresses of one alone
-        let frame = packet.frame(bytes(source), bytes(destination)).unwrap_or_default();
+        let frame = packet.frame(source.bytes(), destination.bytes()).unwrap_or_default();
         let tried = self.twin.run((role, side), &frame, Arrival { interface, ingress })?;
         Ok(Passed { role, side, interface, packet, tried })
     }
@@ -217,9 +217,4 @@ impl Walker<'_> {
 
 fn is_endpoint(value: &AddressValue) -> bool {
     value.ifindex != IfIndex::NONE && !value.flags.has(AddressFlags::HOST)
-}
-
-const fn bytes(MacWords([a, b, c]): MacWords) -> Mac {
-    let ([a, b], [c, d], [e, f]) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes());
-    [a, b, c, d, e, f]
 }

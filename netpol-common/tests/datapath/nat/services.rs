@@ -347,3 +347,17 @@ fn a_pair_learns_that_its_connection_ends_and_begins_anew() {
         }
     }
 }
+
+#[test]
+fn an_entry_does_not_outlive_its_pair() {
+    for way in WAYS {
+        let mut lab = Lab::translating(way).with_service(V, &[B8080]);
+        let arrived = lab.play(asks(A, V), SYN).unwrap();
+        lab.answer(&arrived, SYN | ACK).unwrap();
+        lab.play(asks(A, V), ACK).unwrap();
+        lab.0.v4.translations.get_mut().clear();
+        // what the entry alone decides still passes; what the pair must learn finds that there is none
+        lab.play(asks(A, V), ACK).unwrap();
+        assert_eq!(lab.play(asks(A, V), FIN | ACK), Err(Drop::NoBackend), "{way:?}");
+    }
+}

@@ -72,6 +72,8 @@ enum Said {
     Pass(Pass),
     /// It is valid, and the slow path must look all the same.
     Due,
+    /// The same, and it is only the translation that must be told.
+    Tells,
     Nothing,
 }
 
@@ -167,7 +169,7 @@ impl Way<'_> {
         if self.arrival.side == Side::To || interface == IfIndex::NONE {
             return Ok(Pass::Stack);
         }
-        self.out.borrow_mut().0[..6].copy_from_slice(mac.0.map(u16::to_ne_bytes).as_flattened());
+        self.out.borrow_mut().0[..6].copy_from_slice(&mac.bytes());
         Ok(Pass::Routed)
     }
 
@@ -299,6 +301,7 @@ impl Way<'_> {
         desk.known = [
             (Known::FLOW, store.flows.borrow().contains_key(&packet.key)),
             (Known::DENIAL, store.denials.borrow().contains_key(&packet.key)),
+            (Known::TELLS, matches!(said, Said::Tells)),
         ]
         .into_iter()
         .fold(Known::NOTHING, |all, (kind, there)| if there { all.with(kind) } else { all });
@@ -323,6 +326,9 @@ impl Way<'_> {
         };
         if from_elsewhere || decide::is_due(entry, packet.now, packet.tcp_flags) {
             return Said::Due;
+        }
+        if decide::tells(entry, packet.tcp_flags) {
+            return Said::Tells;
         }
         Said::Pass(self.touch(packet, entry))
     }
@@ -354,8 +360,8 @@ impl Way<'_> {
             return Pass::Direct;
         }
         if flags.has(FlowFlags::ROUTED) {
-            let mac = entry.destination_mac.0.map(u16::to_ne_bytes);
-            frame[..6].copy_from_slice(mac.as_flattened());
+            let mac = entry.destination_mac.bytes();
+            frame[..6].copy_from_slice(&mac);
             return Pass::Routed;
         }
         if flags.has(FlowFlags::OUT) {

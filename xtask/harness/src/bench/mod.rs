@@ -16,6 +16,7 @@
 //! | [`report`], [`plot`], [`machine`] | what is written |
 
 mod documents;
+mod fresh;
 mod machine;
 mod nat;
 mod netpol;

@@ -97,6 +97,11 @@ impl<'a> Instance<'a> {
         self.bpffs.join("programs").join(name)
     }
 
+    /// Where a map of this instance is pinned.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.bpffs.join("maps").join(name)
+    }
+
     /// Replaces the documents.
     pub fn write(&self, documents: &str) -> Result<()> {
         fs::write(self.documents.join("bench.yaml"), documents).context("writing documents")

@@ -1,26 +1,31 @@
 //! One packet under BPF_PROG_TEST_RUN: nanoseconds above a classifier that does nothing.
 //!
-//! A packet that may be repeated (an established flow, a denial that is remembered) runs hundreds of thousands of
-//! times in one call. One that may not (each opens a flow) runs once per call, so the caches are colder and the clock
-//! itself counts; the empty classifier, called in the same way, takes the clock out again.
+//! Hundreds of thousands of packets run in one call. Where each must be of another flow, [`fresh`](super::fresh) gives it
+//! other ports, in front of the empty classifier as well: a few hundred flows that are forgotten between the calls, or, in
+//! a flood, so many that the tables are full and far larger than the caches.
+//!
+//! Many established flows run one packet per call, so the caches are colder and the clock itself counts; the empty
+//! classifier, called in the same way, takes the clock out again.
 
-use std::{
-    collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use netpol_common::{
+    drops::Side,
+    flow::{FlowKey, Place, PortPair},
+    tables::IfIndex,
+    wire::{Addr4, PortBe, Protocol},
+};
 
 use super::{
     Setting,
     documents::{self, DENIED_PORT, Size},
+    fresh::{FIRST_CLIENT, Fresh, Range},
     netpol::Instance,
     progress::Progress,
     report::{Bound, Goal, Section, Table, Unit, thousands},
     stats::{Spread, median},
-    testrun::{Arrival, DROP, Program, ifindex},
+    testrun::{Arrival, DROP, Map, Outcome, Program, ifindex},
     topology::{Families, Topology},
     traffic::{Cpu, PORT, PORTS},
 };
@@ -30,6 +35,12 @@ use crate::frame::{Ends, Ports, TcpFlags, Transport, frame};
 const CLIENT_PORT: u16 = 40_000;
 /// Below [`DENIED_PORT`], so many ports are denied as well: for denials that nobody remembers.
 const DENIED_PORTS: u16 = 1_000;
+/// Flows whose memory stays in the caches.
+const FEW_FLOWS: u16 = 256;
+/// Clients of a flood.
+const MANY_CLIENTS: u16 = 32_768;
+/// More flows than are remembered.
+const MOST_FLOWS: u32 = 300_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Case {
@@ -90,12 +101,12 @@ pub struct Site<'a> {
     topology: &'a Topology,
     program: Program,
     empty: Program,
+    /// Where flows and denials are remembered.
+    memory: [Map; 2],
     /// Where they are called.
     cpu: &'a Cpu,
     /// Of the host's ends.
     ports: [u32; 2],
-    /// Tuples used so far: none may come twice.
-    used: AtomicU64,
 }
 
 /// First the entries grow, then the networks.
@@ -131,13 +142,15 @@ pub fn run(setting: &Setting) -> Result<Section> {
     let figures = measure(setting, &site, |size| publish(&instance, &topology, size))?;
     section.tables.push(table(&figures));
     section.goals = goals(&figures);
+    section.tables.push(flood(setting, &site)?);
     section.tables.push(many_flows(setting, &site)?);
     Ok(section)
 }
 
 fn publish(instance: &Instance, topology: &Topology, size: Size) -> Result<()> {
     instance.write(&(documents::endpoints(topology) + &documents::pair() + &documents::bulk(size)))?;
-    instance.load(&[]).with_context(|| format!("{} policy entries", size.entries()))?;
+    // a flood of new flows is what is measured
+    instance.load(&["--unlimited-flows"]).with_context(|| format!("{} policy entries", size.entries()))?;
     Ok(())
 }
 
@@ -148,9 +161,9 @@ impl<'a> Site<'a> {
             topology,
             program: Program::pinned(&instance.program("from_workload"))?,
             empty: Program::empty()?,
+            memory: [Map::pinned(&instance.map("FLOWS4"))?, Map::pinned(&instance.map("DENIALS4"))?],
             cpu: setting.cpus.last().context("no CPU")?,
             ports: [ifindex(&topology.host, &a.host_end())?, ifindex(&topology.host, &b.host_end())?],
-            used: AtomicU64::new(0),
         };
         site.inside(|| site.establish())?;
         Ok(site)
@@ -199,47 +212,72 @@ impl<'a> Site<'a> {
         bail!("the classifier drops a packet that the policy allows");
     }
 
-    /// The next packet of the case.
+    /// A packet of the case. Its ports are still to be given where each packet must have its own.
     fn packet(&self, case: Case) -> Vec<u8> {
-        let fresh = |first: u16, count: u16| -> Ports {
-            let number = self.used.fetch_add(1, Relaxed);
-            // The ports of the client first: CLIENT_PORT itself belongs to the flows that stay.
-            let client = 1_024 + (number % u64::from(CLIENT_PORT - 1_024)) as u16;
-            [client, first + (number / u64::from(CLIENT_PORT - 1_024) % u64::from(count)) as u16]
-        };
         let (transport, ports) = match case {
             Case::EstablishedTcp4 | Case::EstablishedTcp6 => (Transport::Tcp(TcpFlags::ACK), [CLIENT_PORT, PORT]),
-            Case::EstablishedUdp4 => (Transport::Udp, [CLIENT_PORT, PORT]),
-            Case::NewFlow => (Transport::Udp, fresh(PORT, PORTS)),
+            Case::EstablishedUdp4 | Case::NewFlow | Case::FirstDenial => (Transport::Udp, [CLIENT_PORT, PORT]),
             Case::RememberedDenial => (Transport::Udp, [CLIENT_PORT, DENIED_PORT]),
-            Case::FirstDenial => (Transport::Udp, fresh(DENIED_PORT - DENIED_PORTS, DENIED_PORTS)),
         };
         frame(self.ends(case), transport, ports)
     }
 
     /// Nanoseconds above the empty classifier.
     pub fn cost(&self, case: Case, quick: bool) -> Result<f64> {
-        match case {
-            Case::NewFlow | Case::FirstDenial => {
-                self.cold((0..if quick { 500 } else { 2_000 }).map(|_| self.packet(case)), case.is_denied())
-            }
-            _ => self.hot(&self.packet(case), case.is_denied(), if quick { 50_000 } else { 200_000 }),
+        let repeat = if quick { 50_000 } else { 200_000 };
+        if matches!(case, Case::NewFlow | Case::FirstDenial) {
+            return self.first(case, repeat / u32::from(FEW_FLOWS));
         }
-    }
-
-    fn hot(&self, packet: &[u8], denied: bool, repeat: u32) -> Result<f64> {
-        let arrival = self.arrival(0);
+        let (packet, arrival) = (self.packet(case), self.arrival(0));
         // A denial is remembered from the second packet on.
-        self.program.run(packet, &arrival, 10)?;
-        let empty = self.empty.run(packet, &arrival, repeat)?;
-        let full = self.program.run(packet, &arrival, repeat)?;
-        if (full.action == DROP) != denied {
-            bail!("the classifier returned {} for a packet that is {}", full.action, word(denied));
-        }
-        Ok(f64::from(full.nanoseconds) - f64::from(empty.nanoseconds))
+        self.program.run(&packet, &arrival, 10)?;
+        let empty = self.empty.run(&packet, &arrival, repeat)?;
+        difference(case, empty, self.program.run(&packet, &arrival, repeat)?)
     }
 
-    fn cold(&self, packets: impl Iterator<Item = Vec<u8>>, denied: bool) -> Result<f64> {
+    /// Of the first packets of a few flows, which are forgotten before each call.
+    fn first(&self, case: Case, calls: u32) -> Result<f64> {
+        let port = if case.is_denied() { DENIED_PORT } else { PORT };
+        let range = Range { clients: FEW_FLOWS, first: port, count: 1 };
+        let [empty, full] = [Fresh::of(&self.empty, range)?, Fresh::of(&self.program, range)?];
+        let (packet, arrival) = (self.packet(case), self.arrival(0));
+        let mut costs = Vec::new();
+        for _ in 0..calls {
+            (0..FEW_FLOWS).try_for_each(|client| self.forget([FIRST_CLIENT + client, port]))?;
+            let [empty, full] = [&empty, &full].map(|program| program.run(&packet, &arrival, FEW_FLOWS.into()));
+            costs.push(difference(case, empty?, full?)?);
+        }
+        median(&costs).context("no calls")
+    }
+
+    /// Forgets a UDP flow over IPv4, allowed or denied, in both directions.
+    fn forget(&self, [client, server]: Ports) -> Result<()> {
+        let (a, b) = self.topology.pair();
+        let place = |end: usize| Place::new(IfIndex(self.ports[end]), Side::From);
+        let key = FlowKey::<Addr4> {
+            source: a.v4().into(),
+            destination: b.v4().into(),
+            ports: PortPair::new(PortBe::from_host(client), PortBe::from_host(server)),
+            place: place(0),
+            protocol: Protocol::UDP.into(),
+        };
+        let [flows, denials] = &self.memory;
+        flows.forget(&key)?;
+        flows.forget(&key.reversed(place(1)))?;
+        denials.forget(&key)
+    }
+
+    /// Of first packets, when more flows came before them than are remembered.
+    fn flood(&self, case: Case, repeat: u32) -> Result<f64> {
+        let (first, count) = if case.is_denied() { (DENIED_PORT - DENIED_PORTS, DENIED_PORTS) } else { (PORT, PORTS) };
+        let range = Range { clients: MANY_CLIENTS, first, count };
+        let [empty, full] = [Fresh::of(&self.empty, range)?, Fresh::of(&self.program, range)?];
+        let (packet, arrival) = (self.packet(case), self.arrival(0));
+        full.run(&packet, &arrival, MOST_FLOWS)?;
+        difference(case, empty.run(&packet, &arrival, repeat)?, full.run(&packet, &arrival, repeat)?)
+    }
+
+    fn cold(&self, packets: impl Iterator<Item = Vec<u8>>) -> Result<f64> {
         let arrival = self.arrival(0);
         // One after the other: programs that take turns would find the CPU's caches with the other's code.
         let packets = packets.collect::<Vec<_>>();
@@ -248,7 +286,7 @@ impl<'a> Site<'a> {
         let (mut full, mut odd) = (Vec::new(), 0);
         for packet in &packets {
             let outcome = self.program.run(packet, &arrival, 1)?;
-            if (outcome.action == DROP) == denied {
+            if outcome.action != DROP {
                 full.push(f64::from(outcome.nanoseconds));
             } else {
                 odd += 1;
@@ -257,11 +295,18 @@ impl<'a> Site<'a> {
             }
         }
         if odd > full.len() {
-            bail!("the classifier treated {odd} of {} packets as not {}", odd + full.len(), word(denied));
+            bail!("the classifier dropped {odd} of {} packets that are allowed", odd + full.len());
         }
         let middle = |values: &[f64]| median(values).context("no packets");
         Ok(middle(&full)? - middle(&empty)?)
     }
+}
+
+fn difference(case: Case, empty: Outcome, full: Outcome) -> Result<f64> {
+    if (full.action == DROP) != case.is_denied() {
+        bail!("the classifier returned {} for a packet that is {}", full.action, word(case.is_denied()));
+    }
+    Ok(f64::from(full.nanoseconds) - f64::from(empty.nanoseconds))
 }
 
 fn word(denied: bool) -> &'static str {
@@ -327,6 +372,20 @@ fn goals(figures: &Figures) -> Vec<Goal> {
     goals
 }
 
+/// First packets of ever more flows.
+fn flood(setting: &Setting, site: &Site) -> Result<Table> {
+    let mut table = Table::new(["flood of", "one packet of it, ns above an empty classifier"]);
+    let repeat = if setting.quick { 50_000 } else { 500_000 };
+    let progress = Progress::start("measuring floods", 2);
+    for (case, what) in [(Case::NewFlow, "new UDP flows"), (Case::FirstDenial, "first denials")] {
+        let measured = (0..setting.rounds).map(|_| site.inside(|| site.flood(case, repeat))).collect::<Result<Vec<_>>>()?;
+        table.rows.push(vec![what.to_owned(), Spread::of(&measured).map_or(String::new(), cell)]);
+        progress.step(what);
+    }
+    progress.done();
+    Ok(table)
+}
+
 /// Established flows in an order that no cache foresees, one packet per call.
 fn many_flows(setting: &Setting, site: &Site) -> Result<Table> {
     let mut table = Table::new(["UDP flows", "one packet of them, ns above an empty classifier"]);
@@ -340,7 +399,7 @@ fn many_flows(setting: &Setting, site: &Site) -> Result<Table> {
             let rounds = (0..setting.rounds).map(|_| {
                 // A step without a common factor with the count visits them all, far from each other.
                 let order = (0..u64::from(count.clamp(500, 5_000))).map(|i| (i * 40_503 % u64::from(count)) as u16);
-                site.cold(order.map(flow), false)
+                site.cold(order.map(flow))
             });
             rounds.collect::<Result<Vec<_>>>()
         })?;

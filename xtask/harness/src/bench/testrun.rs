@@ -16,10 +16,17 @@ use nix::errno::Errno;
 use crate::sandbox::Netns;
 
 /// Commands of bpf(2) and the type of a classifier, as in the kernel's `uapi/linux/bpf.h`.
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+
+/// Types of maps, from there.
+pub const ARRAY: u32 = 2;
+pub const PROG_ARRAY: u32 = 3;
 
 /// The instruction that returns r0.
 const EXIT: u64 = 0x95;
@@ -29,6 +36,9 @@ pub const DROP: i32 = 2;
 
 /// A loaded classifier.
 pub struct Program(OwnedFd);
+
+/// A map.
+pub struct Map(pub OwnedFd);
 
 /// What one call of the kernel found.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +65,24 @@ struct Load {
     log_buffer: u64,
     version: u32,
     flags: u32,
+}
+
+/// For BPF_MAP_CREATE; what follows is zero.
+#[repr(C)]
+struct Create {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+/// For the commands about an element.
+#[repr(C)]
+struct Element {
+    map: u64,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 /// For BPF_OBJ_GET.
@@ -108,6 +136,47 @@ fn own(descriptor: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 
+fn pinned(path: &Path) -> Result<OwnedFd> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let mut get = Get { path: name.as_ptr() as u64, descriptor: 0, flags: 0 };
+    let descriptor = bpf(BPF_OBJ_GET, &mut get).with_context(|| path.display().to_string())?;
+    Ok(own(descriptor))
+}
+
+impl Map {
+    /// One element, and keys of four bytes.
+    pub fn new(map_type: u32, value_size: u32) -> Result<Self> {
+        let mut create = Create { map_type, key_size: 4, value_size, max_entries: 1 };
+        let descriptor = bpf(BPF_MAP_CREATE, &mut create).context("creating a map")?;
+        Ok(Self(own(descriptor)))
+    }
+
+    pub fn pinned(path: &Path) -> Result<Self> {
+        pinned(path).map(Self)
+    }
+
+    /// `value` is as large as the map's values.
+    pub fn set(&self, key: u32, value: &[u8]) -> Result<()> {
+        self.element(BPF_MAP_UPDATE_ELEM, &raw const key as u64, value.as_ptr() as u64)
+            .context("setting a map's element")?;
+        Ok(())
+    }
+
+    /// Takes an element out, if it is there. `K` is the map's type of keys.
+    pub fn forget<K: Copy>(&self, key: &K) -> Result<()> {
+        match self.element(BPF_MAP_DELETE_ELEM, &raw const *key as u64, 0) {
+            Err(error) if error.raw_os_error() != Some(Errno::ENOENT as i32) => {
+                Err(error).context("deleting a map's element")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn element(&self, command: libc::c_long, key: u64, value: u64) -> io::Result<i32> {
+        bpf(command, &mut Element { map: self.0.as_raw_fd() as u64, key, value, flags: 0 })
+    }
+}
+
 impl Program {
     /// A classifier that does nothing: `return TCX_NEXT`.
     pub fn empty() -> Result<Self> {
@@ -115,7 +184,7 @@ impl Program {
         Self::load(&[0xffff_ffff_0000_00b7, EXIT]).context("loading an empty classifier")
     }
 
-    fn load(code: &[u64]) -> io::Result<Self> {
+    pub fn load(code: &[u64]) -> io::Result<Self> {
         let mut load = Load {
             program_type: BPF_PROG_TYPE_SCHED_CLS,
             instructions: code.len() as u32,
@@ -130,10 +199,11 @@ impl Program {
     }
 
     pub fn pinned(path: &Path) -> Result<Self> {
-        let name = CString::new(path.as_os_str().as_bytes())?;
-        let mut get = Get { path: name.as_ptr() as u64, descriptor: 0, flags: 0 };
-        let descriptor = bpf(BPF_OBJ_GET, &mut get).with_context(|| path.display().to_string())?;
-        Ok(Self(own(descriptor)))
+        pinned(path).map(Self)
+    }
+
+    pub fn descriptor(&self) -> i32 {
+        self.0.as_raw_fd()
     }
 
     /// Runs it `repeat` times on the same packet. The interfaces are those of the calling thread's namespace.
