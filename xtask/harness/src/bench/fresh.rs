@@ -177,7 +177,7 @@ mod tests {
         let address = |last| IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
         let ends = Ends { macs: [[2; 6], [4; 6]], addresses: [address(1), address(2)] };
         let packet = frame(ends, Transport::Udp, [1, 2]);
-        let mut ports = |runs| -> Result<[u16; 2]> {
+        let ports = |runs| -> Result<[u16; 2]> {
             let bytes = fresh.run(&packet, &Arrival { ifindex: 1, ingress_ifindex: 0 }, runs)?.action.to_ne_bytes();
             Ok([u16::from_be_bytes([bytes[0], bytes[1]]), u16::from_be_bytes([bytes[2], bytes[3]])])
         };

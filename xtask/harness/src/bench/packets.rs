@@ -378,7 +378,8 @@ fn flood(setting: &Setting, site: &Site) -> Result<Table> {
     let repeat = if setting.quick { 50_000 } else { 500_000 };
     let progress = Progress::start("measuring floods", 2);
     for (case, what) in [(Case::NewFlow, "new UDP flows"), (Case::FirstDenial, "first denials")] {
-        let measured = (0..setting.rounds).map(|_| site.inside(|| site.flood(case, repeat))).collect::<Result<Vec<_>>>()?;
+        let measured =
+            (0..setting.rounds).map(|_| site.inside(|| site.flood(case, repeat))).collect::<Result<Vec<_>>>()?;
         table.rows.push(vec![what.to_owned(), Spread::of(&measured).map_or(String::new(), cell)]);
         progress.step(what);
     }
