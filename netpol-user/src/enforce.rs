@@ -47,6 +47,8 @@ pub struct Options {
     pub uplinks: Vec<String>,
     /// Addresses that were added to known interfaces are believed.
     pub accept_addresses: bool,
+    /// Room for so many flow entries, for as long as anything is loaded.
+    pub flows: Option<u32>,
     /// Find out what would change, and change nothing.
     pub dry_run: bool,
 }
@@ -216,7 +218,7 @@ impl Instance {
             return Err(Error::OtherNamespace);
         }
         let version = present.as_ref().map(|present| present.version);
-        let mut datapath = timed(&mut timings.open, || Datapath::open_or_load(&self.pins, version))?;
+        let mut datapath = timed(&mut timings.open, || Datapath::open_or_load(&self.pins, version, options.flows))?;
         let names = Names { generation: datapath.next()?.0, ..names };
         let before: HashSet<IfIndex> = datapath.attached(way)?.into_iter().collect();
         // they go on until the new ones are there and their policy is published

@@ -224,7 +224,7 @@ fn another_builds_programs_are_replaced_in_place() {
     scene.load_services(&[], &[service("b")]);
     let before = open(&scene);
     let pins = Pins::at(scene.host.bpffs());
-    let mut after = Datapath::open_or_load(&pins, None).unwrap_or_else(|error| panic!("{error}"));
+    let mut after = Datapath::open_or_load(&pins, None, None).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((missing(&before), missing(&after)), (0, 8));
     let group = control_group().expect("tests need a cgroup2 mount");
     let is_new = scene.host.namespace.enter(|| after.attach_sockets(&group)).expect("entering a network namespace");

@@ -227,6 +227,32 @@ fn same_load_again_changes_nothing() {
 }
 
 #[test]
+fn room_for_flows_is_that_of_the_first_load() {
+    let Scene { host, a, b, c, .. } = &Scene::bridged();
+    let capacity = |family: &str| {
+        let told = host.netpol(&["metrics", "--once"]).ok();
+        let name = format!("netpol_map_capacity{{map=\"flows\",family=\"{family}\"}} ");
+        told.lines().find_map(|line| line.strip_prefix(&name)).map(str::to_owned).unwrap_or_else(|| panic!("{told}"))
+    };
+    host.load_with(&["--flows", "10000"], &[a, b, c], &denied());
+    assert_eq!((capacity("ipv4"), capacity("ipv6")), ("10000".to_owned(), "5000".to_owned()));
+    // it stays what it is, whoever asks for nothing, for the same, or for more
+    host.load(&[a, b, c], &allowed());
+    host.load_with(&["--flows", "10000"], &[a, b, c], &denied());
+    let generation = host.generation();
+    let path = host.documents("again.yaml", &documents(&[a, b, c], &allowed()));
+    let more = host.netpol(&["load", &path, "--flows", "20000"]);
+    assert_eq!(more.code, 1, "{more:?}");
+    assert!(more.stderr.contains("FLOWS4 has room for 10000 entries, not 20000"), "{more:?}");
+    assert!(more.stderr.contains("netpol unload"), "{more:?}");
+    assert_eq!((host.generation(), capacity("ipv4")), (generation, "10000".to_owned()));
+    host.netpol(&["unload"]).ok();
+    host.load_with(&["--flows", "20000"], &[a, b, c], &allowed());
+    assert_eq!(capacity("ipv4"), "20000");
+    assert_eq!(host.netpol(&["load", &path, "--flows", "1"]).code, 2);
+}
+
+#[test]
 fn dry_run_tells_and_changes_nothing() {
     let Scene { host, a, b, c, .. } = &Scene::bridged();
     let _server = b.serve_tcp(80);
@@ -304,6 +330,7 @@ fn endpoint_that_comes_back_at_once_is_attached_again() {
         strict: true,
         uplinks: Vec::new(),
         accept_addresses: false,
+        flows: None,
         dry_run: false,
     };
     // by the library: a new process would give the kernel the time that it needs

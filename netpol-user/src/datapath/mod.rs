@@ -78,6 +78,11 @@ pub enum Error {
     Aging,
     #[error("nothing is loaded here (no {path}); run `netpol load PATH`")]
     NotLoaded { path: PathBuf },
+    #[error(
+        "{path} has room for {has} entries, not {wanted}, as long as anything is loaded; `netpol unload` first, or leave \
+         `--flows` out"
+    )]
+    Room { path: PathBuf, has: u32, wanted: u32 },
     #[error("{path}")]
     Folder {
         path: PathBuf,

@@ -9,6 +9,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
+    maps::MapInfo,
     pin::PinError,
     programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
@@ -117,15 +118,21 @@ impl Datapath {
     /// Opens what is pinned where it is of this build; else loads and pins this build's programs. Maps
     /// that are there go on being used, so flows and counters survive an upgrade.
     ///
-    /// `present` is the version that made the pins, as far as anybody remembers.
-    pub fn open_or_load(pins: &Pins, present: Option<u64>) -> Result<Self, Error> {
+    /// `present` is the version that made the pins, as far as anybody remembers. `flows`: room for so many, see [`ROOMS`];
+    /// without it there is what there was, or what the object says.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Room`]: there are maps of another size.
+    pub fn open_or_load(pins: &Pins, present: Option<u64>, flows: Option<u32>) -> Result<Self, Error> {
         pins.create()?;
+        check_rooms(pins, flows)?;
         if present == Some(Self::version())
             && let Ok(datapath) = Self::open(pins)
         {
             return Ok(datapath);
         }
-        load(pins)?;
+        load(pins, flows)?;
         Self::open(pins)
     }
 
@@ -152,8 +159,25 @@ impl Datapath {
     }
 }
 
+/// The maps that have an entry for each direction of a connection at each hook that it passes, and which share of the room
+/// for flows each has.
+const ROOMS: [(&str, u32); 4] = [("FLOWS4", 1), ("FLOWS6", 2), ("NAT4", 1), ("NAT6", 2)];
+
+/// Whether what is pinned has the wanted room: a map's size is for its life.
+fn check_rooms(pins: &Pins, flows: Option<u32>) -> Result<(), Error> {
+    for (name, share) in ROOMS {
+        let path = pins.maps().join(name);
+        let Some(wanted) = flows.map(|flows| flows / share).filter(|_| path.exists()) else { continue };
+        let has = MapInfo::from_pin(&path).map_err(Error::map(name))?.max_entries();
+        if has != wanted {
+            return Err(Error::Room { path, has, wanted });
+        }
+    }
+    Ok(())
+}
+
 /// Loads the object, with the maps that are pinned already, and pins all of it.
-fn load(pins: &Pins) -> Result<(), Error> {
+fn load(pins: &Pins, flows: Option<u32>) -> Result<(), Error> {
     slots::create(pins)?;
     let mut loader = EbpfLoader::new();
     let paths: Vec<_> = MAPS.iter().map(|(name, ..)| (*name, pins.maps().join(name))).collect();
@@ -162,6 +186,11 @@ fn load(pins: &Pins) -> Result<(), Error> {
             pins.check(name)?;
         }
         loader.map_pin_path(name, path);
+    }
+    for (name, share) in ROOMS {
+        if let Some(flows) = flows {
+            loader.map_max_entries(name, flows / share);
+        }
     }
     let mut object = loader.load(OBJECT).map_err(|error| Error::Object(Box::new(error)))?;
     for which in Classifier::all() {

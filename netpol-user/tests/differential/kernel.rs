@@ -31,7 +31,8 @@ struct Loaded {
 
 impl Loaded {
     fn new(host: &Host) -> Self {
-        let datapath = Datapath::open_or_load(&Pins::at(host.bpffs()), None).expect("the kernel takes the classifiers");
+        let datapath =
+            Datapath::open_or_load(&Pins::at(host.bpffs()), None, None).expect("the kernel takes the classifiers");
         let counters = datapath.counters().expect("counters");
         let would_drop = datapath.would_drop().expect("counters");
         Self { datapath, counters, would_drop }

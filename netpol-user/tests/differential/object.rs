@@ -76,7 +76,8 @@ fn the_verifier_takes_the_classifiers_with_room_to_spare() {
     /// The smallest program that does something: what a socket is told.
     const LEAST: u32 = 20;
     let host = Host::new();
-    let datapath = Datapath::open_or_load(&Pins::at(host.bpffs()), None).expect("the kernel takes the classifiers");
+    let datapath =
+        Datapath::open_or_load(&Pins::at(host.bpffs()), None, None).expect("the kernel takes the classifiers");
     let counts = datapath.verified_instructions().expect("the kernel knows its programs");
     println!("verified instructions: {counts:?}");
     for (name, count) in counts {

@@ -10,9 +10,9 @@ use super::testrun::{ARRAY, Arrival, Map, Outcome, PROG_ARRAY, Program};
 /// A classifier that gets another tuple with each run.
 pub struct Fresh {
     program: Program,
-    /// Both must outlive the program's runs: a program array that nobody holds forgets its programs.
+    /// A program array that nobody holds forgets its programs.
     _targets: Map,
-    _counter: Map,
+    counter: Map,
 }
 
 /// Which ports packets get: all source ports come before the next destination port.
@@ -68,7 +68,12 @@ impl Fresh {
             insn::EXIT,
         ];
         let program = Program::load(&code).context("loading the program that gives new ports")?;
-        Ok(Self { program, _targets: targets, _counter: counter })
+        Ok(Self { program, _targets: targets, counter })
+    }
+
+    /// As if so many had run already.
+    pub fn skip(&self, count: u64) -> Result<()> {
+        self.counter.set(0, &count.to_ne_bytes())
     }
 
     /// `packet`: UDP over IPv4 without options.

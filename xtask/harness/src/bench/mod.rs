@@ -26,6 +26,7 @@ mod packets;
 mod paths;
 mod plot;
 mod publications;
+mod reading;
 mod report;
 mod scale;
 mod stats;
@@ -103,6 +104,7 @@ const SECTIONS: &[(&str, Run)] = &[
     ("nat-packets", nat::packets::run),
     ("nat-backends", nat::backends::run),
     ("observe", observe::run),
+    ("reading", reading::run),
     ("scale", scale::run),
     ("publications", publications::run),
 ];

@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
+    io::Write as _,
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -12,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use nix::{
+    pty::{OpenptyResult, Winsize, openpty},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -67,6 +69,43 @@ impl Drop for Observing {
         // it has ended, or what it left is cleared by the next
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// A command in a terminal, until it is ended or dropped.
+pub struct InTerminal {
+    /// `None`: it has ended.
+    child: Option<Child>,
+    screen: File,
+}
+
+impl InTerminal {
+    /// What it writes there.
+    pub fn screen(&mut self) -> Result<File> {
+        self.screen.try_clone().context("a terminal")
+    }
+
+    /// Ends it, as somebody who types q does: the CPU time that it took.
+    pub fn end(mut self) -> Result<Duration> {
+        self.screen.write_all(b"q").context("typing into the terminal")?;
+        let child = self.child.take().context("it runs")?;
+        let (status, usage) = wait(child.id())?;
+        if !status.success() {
+            bail!("netpol in a terminal: {status}");
+        }
+        let time = |time: libc::timeval| {
+            Duration::from_secs(time.tv_sec.unsigned_abs()) + Duration::from_micros(time.tv_usec.unsigned_abs())
+        };
+        Ok(time(usage.ru_utime) + time(usage.ru_stime))
+    }
+}
+
+impl Drop for InTerminal {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -159,6 +198,35 @@ impl<'a> Instance<'a> {
         bail!("netpol observe does not begin to observe");
     }
 
+    /// How long a command takes, and its peak of resident memory in KiB.
+    pub fn time(&self, arguments: &[&str]) -> Result<(Duration, u64)> {
+        let start = Instant::now();
+        let child = self.host.run(|| {
+            let mut command = self.command();
+            command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command.spawn().with_context(|| self.binary.0.display().to_string())
+        })?;
+        let (status, usage) = wait(child.id())?;
+        let time = start.elapsed();
+        if !status.success() {
+            bail!("netpol {}: {status}", arguments.join(" "));
+        }
+        Ok((time, peak_kib(&usage)))
+    }
+
+    /// Begins a command in a terminal of its own, of 200 columns and 50 lines.
+    pub fn in_terminal(&self, arguments: &[&str]) -> Result<InTerminal> {
+        let size = Winsize { ws_row: 50, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 };
+        let OpenptyResult { master, slave } = openpty(&size, None).context("opening a terminal")?;
+        let child = self.host.run(|| {
+            let mut command = self.command();
+            command.args(arguments).env("TERM", "xterm-256color");
+            command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave.try_clone()?);
+            command.spawn().with_context(|| self.binary.0.display().to_string())
+        })?;
+        Ok(InTerminal { child: Some(child), screen: File::from(master) })
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(&self.binary.0);
         command.arg("--bpffs").arg(&self.bpffs).arg("--state").arg(&self.state);
@@ -178,11 +246,11 @@ impl<'a> Instance<'a> {
                 .spawn()
                 .with_context(|| self.binary.0.display().to_string())
         })?;
-        let (status, peak_kib) = wait(child.id())?;
+        let (status, usage) = wait(child.id())?;
         if !status.success() {
             bail!("netpol {}: {status}\n{}", arguments.join(" "), read(&complaints)?.trim_end());
         }
-        Ok((read(&output)?, peak_kib))
+        Ok((read(&output)?, peak_kib(&usage)))
     }
 }
 
@@ -190,8 +258,12 @@ fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| path.display().to_string())
 }
 
-/// Waits for a child in the way that tells its peak of resident memory.
-fn wait(child: u32) -> Result<(ExitStatus, u64)> {
+fn peak_kib(usage: &libc::rusage) -> u64 {
+    usage.ru_maxrss.unsigned_abs()
+}
+
+/// Waits for a child in the way that tells what it has used.
+fn wait(child: u32) -> Result<(ExitStatus, libc::rusage)> {
     let mut status = 0;
     // SAFETY: all zeroes is a valid rusage.
     let mut usage = unsafe { std::mem::zeroed::<libc::rusage>() };
@@ -200,5 +272,5 @@ fn wait(child: u32) -> Result<(ExitStatus, u64)> {
     if waited < 0 {
         return Err(std::io::Error::last_os_error()).context("waiting for netpol");
     }
-    Ok((ExitStatus::from_raw(status), usage.ru_maxrss.unsigned_abs()))
+    Ok((ExitStatus::from_raw(status), usage))
 }

@@ -7,7 +7,12 @@
 //! Many established flows run one packet per call, so the caches are colder and the clock itself counts; the empty
 //! classifier, called in the same way, takes the clock out again.
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use netpol_common::{
@@ -107,6 +112,8 @@ pub struct Site<'a> {
     cpu: &'a Cpu,
     /// Of the host's ends.
     ports: [u32; 2],
+    /// Connections of [`Site::open_flows`]: none comes twice.
+    opened: AtomicU64,
 }
 
 /// First the entries grow, then the networks.
@@ -163,6 +170,7 @@ impl<'a> Site<'a> {
             empty: Program::empty()?,
             memory: [Map::pinned(&instance.map("FLOWS4"))?, Map::pinned(&instance.map("DENIALS4"))?],
             cpu: setting.cpus.last().context("no CPU")?,
+            opened: AtomicU64::new(0),
             ports: [ifindex(&topology.host, &a.host_end())?, ifindex(&topology.host, &b.host_end())?],
         };
         site.inside(|| site.establish())?;
@@ -248,6 +256,19 @@ impl<'a> Site<'a> {
             costs.push(difference(case, empty?, full?)?);
         }
         median(&costs).context("no calls")
+    }
+
+    /// Opens as many connections.
+    pub fn open_flows(&self, count: u32) -> Result<()> {
+        let range = Range { clients: MANY_CLIENTS, first: PORT, count: PORTS };
+        let program = Fresh::of(&self.program, range)?;
+        program.skip(self.opened.fetch_add(count.into(), Relaxed))?;
+        difference(
+            Case::NewFlow,
+            Outcome::NOTHING,
+            program.run(&self.packet(Case::NewFlow), &self.arrival(0), count)?,
+        )?;
+        Ok(())
     }
 
     /// Forgets a UDP flow over IPv4, allowed or denied, in both directions.

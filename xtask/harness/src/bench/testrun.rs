@@ -48,6 +48,11 @@ pub struct Outcome {
     pub nanoseconds: u32,
 }
 
+impl Outcome {
+    /// Of no call.
+    pub const NOTHING: Self = Self { action: 0, nanoseconds: 0 };
+}
+
 /// How the packet arrives: by which interface.
 pub struct Arrival {
     pub ifindex: u32,

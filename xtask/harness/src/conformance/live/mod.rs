@@ -139,6 +139,7 @@ impl Engine for Live<'_> {
             strict: true,
             uplinks: Vec::new(),
             accept_addresses: false,
+            flows: None,
             dry_run: false,
         };
         let load = || self.instance.load(&loaded, &options, &|_, _| {}).context("loading the policy");
