@@ -256,8 +256,8 @@ fn program_in_front_is_told_by_status() {
     host.load_path(&[], &path);
     assert!(host.enforced());
     // another instance's classifiers come first, as anybody's could
-    let (other, state) = (host.bpffs().join("other"), host.folder().join("other"));
-    let (other, state) = (other.to_str().unwrap(), state.to_str().unwrap());
+    let (other, state) = (format!("{}-other", host.bpffs().display()), host.folder().join("other"));
+    let (other, state) = (other.as_str(), state.to_str().unwrap());
     let program = env!("CARGO_BIN_EXE_netpol");
     host.run(program, &["--bpffs", other, "--state", state, "load", &path]);
     let status = host.netpol(&["status", "-o", "json"]);
@@ -265,6 +265,11 @@ fn program_in_front_is_told_by_status() {
     let problem = status.json()["problems"][0].as_str().unwrap().to_owned();
     assert!(problem.starts_with("default/a: program "), "{problem}");
     assert!(problem.contains("_workload on v-a is in front of netpol"), "{problem}");
+    // the cure that it names, tried
+    assert!(problem.ends_with("take it off, or `netpol unload` and `netpol load` again, which puts netpol in front"));
+    host.netpol(&["unload"]).ok();
+    host.load_path(&[], &path);
+    assert!(host.enforced(), "{}", host.status());
     host.run(program, &["--bpffs", other, "--state", state, "unload"]);
     assert!((0..200).any(|_| host.enforced()), "{}", host.status());
 }

@@ -160,6 +160,36 @@ fn what_a_neighbour_sends_to_a_loopback_address_reaches_no_backend() {
     assert!(reaches("192.0.2.1:8000"));
 }
 
+/// What Docker's `-p 127.0.0.1:8000:8080` does.
+#[test]
+fn what_is_published_on_localhost_alone_only_the_host_itself_reaches() {
+    let scene = Scene::bridged();
+    let Scene { host, a, b, outside, .. } = &scene;
+    let _servers = (b.serve_tcp(8080), b.serve_udp(8080));
+    let local = "apiVersion: v1\nkind: Service\nmetadata: {name: local}\nspec:\n  selector: {app: b}\n  \
+                 externalIPs: ['127.0.0.1', '::1']\n  ports:\n  \
+                 - {name: t, port: 8000, targetPort: 8080, protocol: TCP}\n  \
+                 - {name: u, port: 8000, targetPort: 8080, protocol: UDP}\n";
+    scene.load_services(&[], &[local.to_owned()]);
+    let itself = host.itself();
+    for (family, own) in FAMILIES.into_iter().zip(["127.0.0.1:8000", "[::1]:8000"]) {
+        let [_, _, address] = places(family);
+        for (from, to, seen) in [
+            (&itself, own, Seen::Answered),
+            (&itself, address.as_str(), Seen::Refused),
+            (a, address.as_str(), Seen::Refused),
+            (a, own, Seen::Refused),
+            (outside, address.as_str(), Seen::Refused),
+        ] {
+            check(&[(from, Attempt::Tcp(to.to_owned()), seen), (from, Attempt::Udp(to.to_owned()), seen)]);
+        }
+    }
+    let (sender, listener) = (outside.raw(), b.raw());
+    let segment = packet::tcp(outside.socket(Family::V4, 40_000), "127.0.0.1:8000".parse().unwrap(), SYN, &[]);
+    sender.send(&packet::frame(host.mac("v-outside"), outside.mac(), &segment));
+    assert!(listener.receive(|frame| frame.get(12..14) == Some(&[8, 0]) && frame.get(23) == Some(&TCP)).is_none());
+}
+
 #[test]
 fn instances_beside_each_other_have_each_its_own_hosts_sockets() {
     let (one, other) = (Scene::bridged(), Scene::bridged());

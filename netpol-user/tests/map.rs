@@ -75,6 +75,15 @@ fn what_audited_policies_would_drop_is_an_edge_of_its_own() {
 }
 
 #[test]
+fn only_this_machine_is_served_unless_told_otherwise() {
+    let host = support::Host::new();
+    for (command, address) in [("map", "127.0.0.1:8088"), ("metrics", "127.0.0.1:9464")] {
+        let help = host.netpol(&[command, "--help"]).ok();
+        assert!(help.contains(&format!("[default: {address}]")), "{help}");
+    }
+}
+
+#[test]
 fn what_cannot_be_meant_is_wrong_usage() {
     let host = support::Host::new();
     for arguments in
@@ -96,16 +105,7 @@ fn a_denied_edge_has_the_numbers_and_the_rule_of_its_flow() {
     let flows = host.flows();
     let flow = flows.iter().find(|flow| flow["verdict"] == "denied").unwrap();
     assert!(denied["packets"].as_u64() <= flow["packets"].as_u64() && denied["packets"].as_u64() > Some(0));
-    assert_eq!(
-        denied["ports"][0]["rules"][0]["text"],
-        flow["rule"]["source"]
-            .as_str()
-            .map(|source| format!(
-                "NetworkPolicy default/{} ingress: default deny ({source})",
-                flow["rule"]["name"].as_str().unwrap()
-            ))
-            .unwrap()
-    );
+    assert_eq!(denied["ports"][0]["rules"][0]["text"], flow["explanation"]);
 }
 
 /// The data of the next event of a stream.

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::UdpSocket};
 
 use support::{
     Attempt::Tcp,
@@ -53,6 +53,46 @@ fn packets_are_what_the_classifiers_counted() {
     assert_eq!(grown(&dropped), counted.of("egress dropped policy-ingress"));
     assert_eq!(grown(&packets("egress", "passed", "direct")), counted.of("egress passed direct"));
     assert_eq!(after[&packets("ingress", "dropped", "spoofed")], 0.0);
+}
+
+#[test]
+fn numbers_of_verdicts_flows_and_rules_are_exactly_what_was_sent() {
+    const DATA: &[u8] = b"eight by";
+    // Ethernet, IPv4 and UDP headers in front
+    const FRAME: u64 = 14 + 20 + 8 + DATA.len() as u64;
+    let Scene { host, a, b, c, .. } = &Scene::bridged();
+    host.load(&[a, b, c], &[ingress("b", &[from("a", &["9000/UDP"])])]);
+    let _silent = b.enter(|| UdpSocket::bind("0.0.0.0:9000")).unwrap();
+    let before = once(host);
+    for (client, count) in [(a, 500), (c, 700)] {
+        let socket = client.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+        for _ in 0..count {
+            socket.send_to(DATA, b.at(Family::V4, 9000)).unwrap();
+        }
+    }
+    let after = once(host);
+    let grown = |series: &str| (after[series] - before[series]) as u64;
+    let (passed, dropped) = (packets("egress", "passed", "direct"), packets("egress", "dropped", "policy-ingress"));
+    let bytes = |series: &str| series.replace("packets_total", "bytes_total");
+    assert_eq!((grown(&passed), grown(&bytes(&passed))), (500, 500 * FRAME));
+    assert_eq!((grown(&dropped), grown(&bytes(&dropped))), (700, 700 * FRAME));
+    let rule = |family: &str, rule: &str| {
+        let wanted = |name: &&String| name.starts_with(family) && name.contains(&format!("rule=\"{rule}\""));
+        after[after.keys().find(wanted).unwrap_or_else(|| panic!("no {family} of {rule} in {after:#?}"))] as u64
+    };
+    for (index, count) in [("0", 500), ("default-deny", 700)] {
+        assert_eq!((rule("netpol_rule_packets", index), rule("netpol_rule_bytes", index)), (count, count * FRAME));
+    }
+    let flows = host.flows();
+    let of = |verdict: &str| {
+        let is = |flow: &&serde_json::Value| {
+            flow["verdict"] == verdict && flow["protocol"] == "UDP" && flow["destination"]["port"] == 9000
+        };
+        let found: Vec<_> = flows.iter().filter(is).collect();
+        assert_eq!(found.len(), 1, "{found:#?}");
+        (found[0]["packets"].as_u64().unwrap(), found[0]["bytes"].as_u64().unwrap())
+    };
+    assert_eq!((of("allowed"), of("denied")), ((500, 500 * FRAME), (700, 700 * FRAME)));
 }
 
 #[test]

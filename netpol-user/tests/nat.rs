@@ -2,11 +2,21 @@
 
 mod support;
 
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    net::UdpSocket,
+    thread,
+    time::{Duration, Instant},
+};
 
+use aya::maps::{HashMap, Map, MapData};
+use netpol_common::{
+    flow::{Ticks, seconds},
+    nat::{NatKey, Translation},
+    wire::Addr4,
+};
 use support::{
     Attempt, FAMILIES, Family, LAYOUTS, Layout, Scene, Seen, check, client_of, exchange,
-    policy::{from, ingress},
+    policy::{documents, from, ingress},
     translated::{WAYS, host_address, host_port, pools, published, service, virtual_address},
 };
 
@@ -155,6 +165,155 @@ fn two_clients_with_one_port_get_two_translations() {
         client.recv(&mut byte).expect("the answer");
         assert_eq!(usize::from(byte[0]), number + 10);
     }
+}
+
+/// The first packet to `outside` from port 5000 of `a`: what that takes the client for.
+fn taken_for(scene: &Scene) -> std::net::SocketAddr {
+    let server = scene.outside.enter(|| UdpSocket::bind("0.0.0.0:9000")).expect("a socket");
+    server.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let client = scene.a.enter(|| UdpSocket::bind("0.0.0.0:5000")).expect("a socket");
+    client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    client.send_to(b"?", scene.outside.at(Family::V4, 9000)).expect("a packet");
+    let (_, from) = server.recv_from(&mut [0]).expect("the packet");
+    server.send_to(b"!", from).expect("an answer");
+    assert_eq!(client.recv(&mut [0]).expect("the answer"), 1);
+    from
+}
+
+#[test]
+fn a_port_of_the_hosts_own_sockets_is_no_translations() {
+    let scene = Scene::bridged();
+    scene.load_nat(&[], &[pools(Layout::Bridged)]);
+    let own = scene.host.itself().enter(|| UdpSocket::bind("192.0.2.1:5000")).expect("a socket");
+    let from = taken_for(&scene);
+    assert_eq!(from.ip(), host_address(Family::V4));
+    assert_ne!(from.port(), 5000, "the host would get the answers");
+    // it is free again, for another connection
+    drop(own);
+    scene.host.netpol(&["unload"]).ok();
+    scene.load_nat(&[], &[pools(Layout::Bridged)]);
+    assert_eq!(taken_for(&scene).port(), 5000);
+}
+
+#[test]
+fn the_kernel_ends_what_is_silent_for_too_long_and_nothing_else() {
+    let scene = Scene::bridged();
+    scene.load_nat(&[], &[pools(Layout::Bridged)]);
+    let path = scene.host.bpffs().join("maps/NAT4");
+    let map = MapData::from_pin(path).expect("the pinned map");
+    let map = Map::from_map_data(map).expect("a hash");
+    let mut nat = HashMap::<MapData, NatKey<Addr4>, Translation<Addr4>>::try_from(map).expect("translations");
+    let keys = |nat: &HashMap<MapData, NatKey<Addr4>, Translation<Addr4>>| {
+        nat.keys().collect::<Result<Vec<_>, _>>().expect("their keys")
+    };
+    taken_for(&scene);
+    let silent = keys(&nat);
+    assert_eq!(silent.len(), 2, "one for each direction");
+    let _server = scene.outside.serve_udp(9001);
+    let kept = Attempt::Udp(scene.outside.at(Family::V4, 9001));
+    check(&[(&scene.b, kept, Seen::Answered)]);
+    assert!(keys(&nat).len() > 2);
+    // an answered UDP connection is kept for five minutes, its answers' half a little longer
+    for key in &silent {
+        let mut half = nat.get(key, 0).expect("half a pair");
+        half.seen = Ticks(half.seen.0.wrapping_sub(seconds(360)));
+        nat.insert(key, half, 0).expect("the same, older");
+    }
+    let begin = Instant::now();
+    while keys(&nat).iter().any(|key| silent.contains(key)) {
+        assert!(begin.elapsed() < Duration::from_secs(30), "the timer runs every five seconds");
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!keys(&nat).is_empty(), "the other connection's are there");
+}
+
+#[test]
+fn what_leaves_by_another_uplink_has_the_address_of_that_one() {
+    let scene = Scene::bridged();
+    let Scene { host, a, outside, .. } = &scene;
+    let elsewhere = host.attach("elsewhere", &["198.51.100.9/24", "2001:db8:9::9/64"]);
+    let own = ["198.51.100.1", "2001:db8:9::1"];
+    host.net(async |net| {
+        for (address, width) in own.into_iter().zip(["24", "64"]) {
+            net.address("v-elsewhere", format!("{address}/{width}").parse().expect("an address")).await;
+        }
+        net.settle("v-elsewhere").await;
+    });
+    elsewhere.net(async |net| {
+        for address in ["198.51.100.9/24", "2001:db8:9::9/64"] {
+            net.address("eth0", address.parse().expect("an address")).await;
+        }
+        net.settle("eth0").await;
+    });
+    elsewhere.gateways(&own);
+    for way in WAYS {
+        let flags = [&["--uplink", "v-elsewhere"], way].concat();
+        scene.load_nat(&flags, &[pools(Layout::Bridged), published("b")]);
+        let _server = scene.b.serve_tcp(8080);
+        for (family, own) in FAMILIES.into_iter().zip(own) {
+            assert_eq!(client_of(outside, 7000, a, &outside.at(family, 7000)), host_address(family), "{way:?}");
+            let address = client_of(&elsewhere, 7000, a, &elsewhere.at(family, 7000));
+            assert_eq!(address.to_string(), own, "{way:?}");
+            // and what is published is so at each
+            let host = std::net::SocketAddr::new(own.parse().expect("an address"), 8000).to_string();
+            check(&[(&elsewhere, Attempt::Tcp(host), Seen::Answered)]);
+        }
+    }
+}
+
+#[test]
+fn an_external_address_is_published_for_everybody() {
+    for layout in LAYOUTS {
+        let scene = Scene::new(layout);
+        let Scene { host, a, b, outside, .. } = &scene;
+        let _servers = (b.serve_tcp(8080), b.serve_udp(8080));
+        let external = service("b").replace(
+            "  ports:",
+            "  externalIPs: ['192.0.2.1', '203.0.113.7', '2001:db8::1', '2001:db8:7::7']\n  ports:",
+        );
+        // of the host's, and one that is routed to it
+        for (network, gateway) in [("203.0.113.7/32", "192.0.2.1"), ("2001:db8:7::7/128", "2001:db8::1")] {
+            outside.run("ip", &["route", "add", network, "via", gateway, "dev", "eth0"]);
+        }
+        for way in WAYS {
+            let path = host.documents("nat.yaml", &documents(&scene.all(), std::slice::from_ref(&external)));
+            host.netpol(&[&["load", "--uplink", "v-outside"], way, &[&path]].concat()).ok();
+            for to in ["192.0.2.1:80", "203.0.113.7:80", "[2001:db8::1]:80", "[2001:db8:7::7]:80"] {
+                for client in [a, outside, &host.itself()] {
+                    check(&[
+                        (client, Attempt::Tcp(to.to_owned()), Seen::Answered),
+                        (client, Attempt::Udp(to.to_owned()), Seen::Answered),
+                    ]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn flows_tell_what_a_packet_becomes() {
+    let scene = Scene::bridged();
+    let Scene { host, a, b, outside, .. } = &scene;
+    let _servers = (b.serve_tcp(8080), outside.serve_udp(9000));
+    scene.load_nat(&[], &[service("b"), pools(Layout::Bridged)]);
+    check(&[
+        (a, Attempt::Tcp(virtual_address(Family::V4)), Seen::Answered),
+        (a, Attempt::Udp(outside.at(Family::V4, 9000)), Seen::Answered),
+    ]);
+    let flows = host.flows();
+    let of = |address: &str| {
+        let is = |flow: &&serde_json::Value| flow["destination"]["address"] == address && flow["is_reply"] == false;
+        flows.iter().find(is).unwrap_or_else(|| panic!("{flows:#?}"))
+    };
+    let to_service = of("10.96.0.10");
+    assert_eq!((&to_service["service"], &to_service["destination"]["port"]), (&"default/b:80".into(), &80.into()));
+    let becomes = &to_service["translated"]["destination"];
+    assert_eq!(becomes, &format!("{}:8080", b.ipv4()), "{to_service:#}");
+    let masqueraded = of(&outside.ipv4().to_string());
+    let leaves = masqueraded["translated"]["source"].as_str().expect("another source");
+    assert!(leaves.starts_with("192.0.2.1:"), "{masqueraded:#}");
+    let text = host.netpol(&["flows", "--all"]).ok();
+    assert!(text.contains("default/b:80 => 10.0.0.10:") && text.contains("> 10.0.0.20:8080"), "{text}");
 }
 
 #[test]

@@ -2,7 +2,13 @@
 
 mod support;
 
-use support::{Attempt::Tcp, Browser, Family, Scene, Seen::Silent, Served, Shop, check, policy::ingress};
+use support::{
+    Attempt::Tcp,
+    Browser, Family, Scene,
+    Seen::{Answered, Silent},
+    Served, Shop, check,
+    policy::{from, ingress},
+};
 
 fn served(host: &support::Host) -> Served {
     host.serve(&["map", "--listen", "127.0.0.1:0"])
@@ -29,7 +35,8 @@ fn assert_denied_is_told(browser: &mut Browser) {
     let row = "[...document.querySelectorAll('#rows tr.denied')].map((row) => row.innerText).join('\\n')";
     let rows = browser.text(row);
     assert!(rows.contains("shop/redis-cache") && rows.contains("TCP 5432"), "{rows}");
-    assert!(rows.contains("NetworkPolicy shop/default-deny egress: default deny"), "{rows}");
+    let because = "isolated by NetworkPolicy shop/default-deny egress at ";
+    assert!(rows.contains(because) && rows.contains(", and no rule allows tcp/5432 to shop/postgres-db"), "{rows}");
     let dashes = browser.text("getComputedStyle(document.querySelector('#edges .edge.denied')).strokeDasharray");
     assert_ne!(dashes, "none");
 }
@@ -94,6 +101,37 @@ fn page_in_a_browser_shows_names_denials_rules_and_a_table() {
     browser.wait("document.querySelectorAll('#rows tr.allowed').length === 0");
     assert_eq!(browser.value("document.querySelectorAll('#labels .label.allowed').length"), 0);
     browser.screenshot("shop-denied");
+}
+
+/// What audited policies would stop is told from what passes and from what is denied: by sign, colour, table and filter.
+#[test]
+fn page_tells_what_audited_policies_would_drop() {
+    let Scene { host, a, b, c, .. } = &Scene::bridged();
+    let _server = b.serve_tcp(80);
+    let audited = ingress("b", &[from("a", &["80/TCP"])])
+        .replace("metadata: {", "metadata: {annotations: {netpol.dev/audit: 'true'}, ");
+    host.load(&[a, b, c], &[audited]);
+    check(&[(a, Tcp(b.at(Family::V4, 80)), Answered), (c, Tcp(b.at(Family::V4, 80)), Answered)]);
+    let served = served(host);
+    let mut browser = host.browser();
+    browser.open(&format!("http://{}/", served.address), "document.querySelector('#labels .label.would-drop')");
+    let labels = browser.text("document.querySelector('#labels').textContent");
+    assert!(labels.contains("? would drop") && !labels.contains('✕'), "{labels}");
+    let rows = browser.text("[...document.querySelectorAll('#rows tr.would-drop')].map((row) => row.innerText).join()");
+    assert!(rows.contains("default/c") && rows.contains("TCP 80") && !rows.contains("default/a"), "{rows}");
+    let mut style = |verdict: &str| {
+        browser.text(&format!(
+            "(({{ stroke, strokeDasharray }}) => `${{stroke}} ${{strokeDasharray}}`)(getComputedStyle(document.querySelector('#edges \
+             .edge.{verdict}')))"
+        ))
+    };
+    assert_ne!(style("would-drop"), style("allowed"));
+    browser.screenshot("would-drop");
+    browser.value(
+        "(() => { const it = document.querySelector('#verdict'); it.value = 'would-drop'; it.dispatchEvent(new Event('input')) })()",
+    );
+    browser.wait("document.querySelectorAll('#rows tr.allowed').length === 0");
+    assert_eq!(browser.value("document.querySelectorAll('#rows tr.would-drop').length"), 1);
 }
 
 #[test]

@@ -215,6 +215,11 @@ fn keys_and_clicks_sort_filter_and_open_details() {
     terminal.shows(&["VERDICT"]);
     terminal.keys("/\x15proto:tcp\r");
     terminal.shows(&["2 flows,"]);
+    // a click on a row selects it: its verdict in words is below
+    terminal.click("✗ denied");
+    terminal.shows(&["isolated by NetworkPolicy default/b-ingress"]);
+    terminal.click("✓ allowed");
+    terminal.shows(&["✓ allowed: NetworkPolicy default/b-ingress"]);
 
     terminal.keys("g");
     terminal.shows(&["2 groups", "CONNS"]);
@@ -364,6 +369,16 @@ fn services_have_a_tab_with_what_goes_through_them() {
     assert!(rows[0]["packets"].as_u64() > Some(1) && rows[0]["packets_per_second"].is_number(), "{rows:#?}");
     let table = host.netpol(&["top", "--once", "--interval", "0.1", "--tab", "services"]).ok();
     assert!(table.lines().nth(1).is_some_and(|line| line.contains("✓ 1/1")), "{table}");
+
+    // and its connections, among the others
+    let mut terminal = host.terminal(LARGE, &[], &[&COMMAND[..], &["--filter", "port:80 proto:tcp"]].concat());
+    terminal.line(&["TO", "TRANSLATED"]);
+    terminal.line(&["✓ allowed", "default/a", "default/b:80", "default/web:80"]);
+    terminal.keys("\r");
+    terminal.line(&["service", "default/web:80"]);
+    terminal.line(&["leaves as", "10.0.0.10:", "> 10.0.0.20:80"]);
+    terminal.keys("\x03");
+    assert!(terminal.ends_and_restores().success());
 
     for size in [SMALL, LARGE] {
         let mut terminal = host.terminal(size, &[], &COMMAND);

@@ -37,7 +37,7 @@ enum Part {
     E2e,
     /// The cases of other projects' suites.
     Conformance,
-    /// `cargo xtask run` of each example.
+    /// `cargo xtask run` of each example, and of the shop with real programs.
     Demo,
     /// The classifiers on the oldest kernel that netpol is for, in a machine of its own.
     Kernel,
@@ -70,7 +70,14 @@ struct Outcome {
 impl Test {
     pub fn run(self) -> Result<()> {
         let wanted = |part: &Part| self.only.is_empty() || self.only.contains(part);
-        self.install.ensure_with(if wanted(&Part::Kernel) { &kernel::PROGRAMS } else { &[] })?;
+        let mut programs = Vec::new();
+        if wanted(&Part::Kernel) {
+            programs.extend(kernel::PROGRAMS);
+        }
+        if wanted(&Part::Demo) {
+            programs.extend(demo::PROGRAMS);
+        }
+        self.install.ensure_with(&programs)?;
         let parts = Part::value_variants().iter().copied().filter(wanted);
         // A part that fails does not hide what the others have to say.
         let outcomes: Vec<Outcome> = parts.map(observe).collect();

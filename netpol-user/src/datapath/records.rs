@@ -73,9 +73,7 @@ impl Record {
     pub fn judged(&self) -> Self {
         match self.translated {
             None => *self,
-            Some(Translated { destination, destination_port, .. }) => {
-                Self { destination, destination_port, translated: None, ..*self }
-            }
+            Some(Translated { destination, destination_port, .. }) => Self { destination, destination_port, ..*self },
         }
     }
 }

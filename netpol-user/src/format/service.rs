@@ -144,7 +144,14 @@ fn external(report: &Report, spec: &mut Fields<'_>, kind: Type) -> Vec<(IpAddr, 
         report.error_help(text.at, "`loadBalancerIP` belongs to `type: LoadBalancer`", "write it into `externalIPs`");
     }
     let external = spec.texts("externalIPs").unwrap_or_default();
-    balanced.into_iter().chain(external).filter_map(|text| published(report, text)).collect()
+    let balanced = balanced.into_iter().filter_map(|text| published(report, text));
+    balanced.chain(external.into_iter().filter_map(|text| published_or_local(report, text))).collect()
+}
+
+/// An address that clients may be given, or a loopback address: that only the host itself reaches.
+fn published_or_local(report: &Report, text: Text<'_>) -> Option<(IpAddr, Origin)> {
+    let address = validate::address(report, text)?;
+    (address.is_loopback() || unicast(report, address, text.at)).then(|| (address, report.origin(text.at)))
 }
 
 /// An address that clients may be given.
@@ -161,7 +168,7 @@ pub fn unicast(report: &Report, address: IpAddr, at: Pos) -> bool {
     };
     let special = special || address.is_unspecified() || address.is_loopback() || address.is_multicast();
     if special {
-        let help = "not the unspecified one, loopback, link-local or a group; localhost is published by a `nodePort`";
+        let help = "not the unspecified one, loopback, link-local or a group; localhost is published by `externalIPs` or a `nodePort`";
         report.error_help(at, format!("`{address}` is no address that everybody can reach"), help);
     }
     !special

@@ -204,9 +204,10 @@ fn problem(datapath: &Datapath, endpoint: &Endpoint) -> Option<String> {
     let hook = Hook { interface: interface.clone(), ifindex: IfIndex(*ifindex), role: Role::Workload };
     match datapath.position(&hook) {
         Ok(Position::First) => None,
-        Ok(Position::Behind(program)) => {
-            Some(format!("{namespace}/{name}: program {program} on {interface} is in front of netpol and can hide it"))
-        }
+        Ok(Position::Behind(program)) => Some(format!(
+            "{namespace}/{name}: program {program} on {interface} is in front of netpol and can hide it; take it off, or \
+                 `netpol unload` and `netpol load` again, which puts netpol in front"
+        )),
         Ok(Position::Missing) => {
             Some(format!("{namespace}/{name}: nothing is attached to {interface}; run `netpol load` again"))
         }

@@ -136,6 +136,8 @@ pub fn reversed(record: &Record) -> Record {
             Side::To => Side::From,
         },
         flags: FlowFlags(record.flags.0 & !FlowFlags::REPLY.0),
+        // what becomes of the answers says too little
+        translated: None,
         ..*record
     }
 }

@@ -5,10 +5,12 @@ mod nodes;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
     time::{Duration, SystemTime},
 };
 
+use netpol_common::wire::Protocol;
 use nodes::{id, nodes};
 use serde::Serialize;
 
@@ -19,7 +21,7 @@ use super::{
     tally::{Kind, Sum, protocol},
 };
 use crate::{
-    model::Labels,
+    model::{Labels, Opening, explain::Service},
     state::{Names, Rule},
 };
 
@@ -152,6 +154,26 @@ pub struct Decider {
     pub text: String,
 }
 
+/// Why a rule decided as it did, in the words of all outputs.
+struct Decided<'a> {
+    rule: &'a Rule,
+    opening: Opening,
+    peer: &'a str,
+}
+
+impl fmt::Display for Decided<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rule, opening, peer } = self;
+        let word = if rule.direction == "egress" { "to" } else { "from" };
+        rule.explain(f, format_args!("{} {word} {peer}", Service(*opening)))
+    }
+}
+
+/// What is known of the connections of a lane.
+fn opening(protocol: u8, port: Option<u16>) -> Opening {
+    Opening { protocol: Protocol(protocol), source_port: 0, destination_port: port.unwrap_or_default(), icmp: None }
+}
+
 /// What lanes of traffic are told apart by. Rules are not: a connection that is judged again goes on.
 type Lane = (End, End, Verdict, u8, Option<u16>);
 
@@ -239,11 +261,16 @@ pub fn graph(
         };
         edge.numbers.add(&numbers);
         let rules = lanes.rules.iter().filter_map(|number| names.rule(*number));
+        let decided = |rule: &Rule| {
+            let peer = if rule.direction == "egress" { &edge.to } else { &edge.from };
+            Decided { rule, opening: opening(number, port), peer }.to_string()
+        };
+        let rules = rules.map(|rule| Decider { rule: rule.clone(), text: decided(rule) }).collect();
         edge.ports.push(Port {
             protocol: protocol(number),
             port,
             drop_reason: lanes.reason,
-            rules: rules.map(|rule| Decider { rule: rule.clone(), text: rule.describe() }).collect(),
+            rules,
             current: lanes.current,
             numbers,
         });

@@ -114,7 +114,7 @@ impl Host {
     }
 
     /// A namespace with `eth0`, whose host end is up and belongs to nothing yet.
-    pub(super) fn attach(&self, name: &str, addresses: &[&str]) -> Endpoint {
+    pub fn attach(&self, name: &str, addresses: &[&str]) -> Endpoint {
         let namespace = namespace();
         let host_interface = format!("v-{name}");
         self.net(async |net| net.veth(&host_interface, "eth0", &namespace).await);

@@ -16,6 +16,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use examples::Example;
 use made::Made;
+pub use real::PROGRAMS;
 pub use serve::Serve;
 use stage::Stage;
 
@@ -92,13 +93,11 @@ impl CleanUp {
     }
 }
 
-/// Plays all examples, as part of the tests.
+/// Plays all examples, as part of the tests: with [`real::PROGRAMS`], too.
 pub fn play_all() -> Result<()> {
-    for example in &examples::ALL {
-        let run = Run { example, real: false, keep: false, install: Install { no_install: true } };
-        run.run()?;
-    }
-    Ok(())
+    let play = |example, real| Run { example, real, keep: false, install: Install { no_install: true } }.run();
+    examples::ALL.iter().try_for_each(|example| play(example, false))?;
+    play(&real::REAL, true)
 }
 
 fn need_root(command: &str) -> Result<()> {

@@ -5,7 +5,10 @@ use std::os::fd::AsRawFd as _;
 
 use anyhow::{Context as _, Result};
 
-use super::testrun::{ARRAY, Arrival, Map, Outcome, PROG_ARRAY, Program};
+use super::{
+    insn,
+    testrun::{ARRAY, Arrival, Map, Outcome, PROG_ARRAY, Program},
+};
 
 /// A classifier that gets another tuple with each run.
 pub struct Fresh {
@@ -62,7 +65,7 @@ impl Fresh {
             target_low,
             target_high,
             insn::set(3, 0),
-            insn::TAIL_CALL,
+            insn::call(TAIL_CALL),
             // an action that no classifier returns
             insn::set(0, NOT_CALLED),
             insn::EXIT,
@@ -84,79 +87,11 @@ impl Fresh {
     }
 }
 
+/// `bpf_tail_call`: of the context in r1 to the element r3 of the program array in r2.
+const TAIL_CALL: i32 = 12;
 const NOT_CALLED: i32 = 99;
 /// Offset of the ports in a frame of IPv4 without options.
 const PORTS: i16 = 34;
-
-/// Instructions, as Documentation/bpf/standardization/instruction-set.rst has them.
-mod insn {
-    const fn new(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> u64 {
-        code as u64
-            | (destination as u64) << 8
-            | (source as u64) << 12
-            | (offset as u16 as u64) << 16
-            | (immediate as u32 as u64) << 32
-    }
-
-    /// The instruction that returns r0.
-    pub const EXIT: u64 = new(0x95, 0, 0, 0, 0);
-    /// Of the context in r1 to the element r3 of the program array in r2.
-    pub const TAIL_CALL: u64 = new(0x85, 0, 0, 0, 12);
-
-    pub const fn mov(to: u8, from: u8) -> u64 {
-        new(0xbf, to, from, 0, 0)
-    }
-
-    pub const fn set(to: u8, value: i32) -> u64 {
-        new(0xb7, to, 0, 0, value)
-    }
-
-    pub const fn add(to: u8, value: i32) -> u64 {
-        new(0x07, to, 0, 0, value)
-    }
-
-    pub const fn and(to: u8, value: i32) -> u64 {
-        new(0x57, to, 0, 0, value)
-    }
-
-    pub const fn modulo(to: u8, value: i32) -> u64 {
-        new(0x97, to, 0, 0, value)
-    }
-
-    pub const fn shift_right(to: u8, bits: i32) -> u64 {
-        new(0x77, to, 0, 0, bits)
-    }
-
-    pub const fn be16(register: u8) -> u64 {
-        new(0xdc, register, 0, 0, 16)
-    }
-
-    pub const fn load32(to: u8, from: u8, offset: i16) -> u64 {
-        new(0x61, to, from, offset, 0)
-    }
-
-    pub const fn load64(to: u8, from: u8, offset: i16) -> u64 {
-        new(0x79, to, from, offset, 0)
-    }
-
-    pub const fn store16(to: u8, from: u8, offset: i16) -> u64 {
-        new(0x6b, to, from, offset, 0)
-    }
-
-    pub const fn store64(to: u8, from: u8, offset: i16) -> u64 {
-        new(0x7b, to, from, offset, 0)
-    }
-
-    /// `distance`: instructions between this and where it jumps to.
-    pub const fn jump_if_greater(register: u8, than: u8, distance: i16) -> u64 {
-        new(0x2d, register, than, distance, 0)
-    }
-
-    /// The map, or (`value`) the first element of an array.
-    pub const fn map(to: u8, descriptor: i32, value: bool) -> [u64; 2] {
-        [new(0x18, to, if value { 2 } else { 1 }, 0, descriptor), 0]
-    }
-}
 
 #[cfg(test)]
 mod tests {

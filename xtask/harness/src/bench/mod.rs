@@ -17,6 +17,7 @@
 
 mod documents;
 mod fresh;
+mod insn;
 mod machine;
 mod nat;
 mod netpol;

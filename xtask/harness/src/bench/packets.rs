@@ -141,6 +141,11 @@ pub fn run(setting: &Setting) -> Result<Section> {
          in brackets the middle half. Hot caches: what many flows cost is in the last table and in `flows-64k` above.",
         setting.rounds
     ));
+    let yardstick = site.inside(|| site.yardstick(setting.rounds))?;
+    section.notes.push(format!(
+        "How fast the machine is at this moment: one lookup in a small LRU hash, and nothing else, takes {yardstick:.0} ns \
+         above the empty classifier. The limits in nanoseconds are those of a machine at rest."
+    ));
     section.notes.push(
         "The sizes are published one after the other to the same classifiers in each round, because two copies of a \
          program differ by more than what is looked for."
@@ -192,6 +197,15 @@ impl<'a> Site<'a> {
     fn ends(&self, case: Case) -> Ends {
         let (a, b) = self.topology.pair();
         if case == Case::EstablishedTcp6 { Ends::v6(a, b) } else { Ends::v4(a, b) }
+    }
+
+    /// Nanoseconds of one lookup in an LRU hash.
+    fn yardstick(&self, rounds: usize) -> Result<f64> {
+        const REPEAT: u32 = 1_000_000;
+        let (lookup, packet, arrival) = (Program::lookup()?, self.packet(Case::EstablishedUdp4), self.arrival(0));
+        let once = |program: &Program| Ok::<_, anyhow::Error>(program.run(&packet, &arrival, REPEAT)?.nanoseconds);
+        let measured = (0..rounds).map(|_| Ok(f64::from(once(&lookup)?) - f64::from(once(&self.empty)?)));
+        median(&measured.collect::<Result<Vec<_>>>()?).context("no rounds")
     }
 
     /// Opens the flows that the cases are about.

@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 
+use super::insn;
 use crate::sandbox::Netns;
 
 /// Commands of bpf(2) and the type of a classifier, as in the kernel's `uapi/linux/bpf.h`.
@@ -27,9 +28,11 @@ const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 /// Types of maps, from there.
 pub const ARRAY: u32 = 2;
 pub const PROG_ARRAY: u32 = 3;
-
-/// The instruction that returns r0.
-const EXIT: u64 = 0x95;
+const LRU_HASH: u32 = 9;
+/// `bpf_map_lookup_elem`
+const LOOKUP: i32 = 1;
+/// Bytes of a [`Program::lookup`]'s key.
+const KEY: u32 = 16;
 
 /// What a classifier returns to have the packet dropped: TCX_DROP, which is TC_ACT_SHOT.
 pub const DROP: i32 = 2;
@@ -151,7 +154,11 @@ fn pinned(path: &Path) -> Result<OwnedFd> {
 impl Map {
     /// One element, and keys of four bytes.
     pub fn new(map_type: u32, value_size: u32) -> Result<Self> {
-        let mut create = Create { map_type, key_size: 4, value_size, max_entries: 1 };
+        Self::create([map_type, 4, value_size, 1])
+    }
+
+    fn create([map_type, key_size, value_size, max_entries]: [u32; 4]) -> Result<Self> {
+        let mut create = Create { map_type, key_size, value_size, max_entries };
         let descriptor = bpf(BPF_MAP_CREATE, &mut create).context("creating a map")?;
         Ok(Self(own(descriptor)))
     }
@@ -185,8 +192,27 @@ impl Map {
 impl Program {
     /// A classifier that does nothing: `return TCX_NEXT`.
     pub fn empty() -> Result<Self> {
-        // r0 = -1
-        Self::load(&[0xffff_ffff_0000_00b7, EXIT]).context("loading an empty classifier")
+        Self::load(&[insn::set(0, -1), insn::EXIT]).context("loading an empty classifier")
+    }
+
+    /// A classifier that does nothing but look up one element in an LRU hash, which is there.
+    pub fn lookup() -> Result<Self> {
+        let map = Map::create([LRU_HASH, KEY, 8, 1_024])?;
+        map.element(BPF_MAP_UPDATE_ELEM, [0u64; 2].as_ptr() as u64, [0u64].as_ptr() as u64)?;
+        let [low, high] = insn::map(1, map.0.as_raw_fd(), false);
+        let key = -(KEY as i16);
+        let code = [
+            insn::store_word(key, 0),
+            insn::store_word(key + 8, 0),
+            low,
+            high,
+            insn::mov(2, 10),
+            insn::add(2, key.into()),
+            insn::call(LOOKUP),
+            insn::set(0, -1),
+            insn::EXIT,
+        ];
+        Self::load(&code).context("loading a classifier that looks up an element")
     }
 
     pub fn load(code: &[u64]) -> io::Result<Self> {
@@ -275,7 +301,7 @@ mod tests {
         let [ifindex, ingress_ifindex] =
             [ifindex(&topology.host, &a.host_end())?, ifindex(&topology.host, &b.host_end())?];
         // r0 = *(u32 *)(r1 + offset)
-        let field = |offset: u64| Program::load(&[0x1061 | offset << 16, EXIT]);
+        let field = |offset| Program::load(&[insn::load32(0, 1, offset), insn::EXIT]);
         let arrival = Arrival { ifindex, ingress_ifindex };
         topology.host.run(|| {
             assert_eq!(field(40)?.run(&[0; 60], &arrival, 1)?.action, ifindex as i32);

@@ -6,7 +6,7 @@ use super::{Column, Kind, Table, Tone, column, id, mark};
 use crate::{
     cli::top::units,
     datapath::Record,
-    observe::{Cause, Connection, Flow, Peer, Sample, TcpFlags},
+    observe::{Cause, Connection, Flow, Leaving, Peer, Sample, TcpFlags},
 };
 
 pub struct FlowTable<'a> {
@@ -14,7 +14,7 @@ pub struct FlowTable<'a> {
     pub connections: &'a [Connection],
 }
 
-const COLUMNS: [Column; 13] = [
+const COLUMNS: [Column; 14] = [
     column("VERDICT", 9, 0, Kind::Text),
     column("FROM", 15, 1, Kind::End),
     column("TO", 20, 2, Kind::End),
@@ -27,6 +27,7 @@ const COLUMNS: [Column; 13] = [
     column("STATE", 11, 7, Kind::Text),
     column("WAY", 7, 12, Kind::Text),
     column("CONNS", 5, 11, Kind::Number),
+    column("TRANSLATED", 12, 13, Kind::Text),
     column("RULE", 20, 3, Kind::Text),
 ];
 
@@ -65,6 +66,7 @@ impl Table for FlowTable<'_> {
             "STATE" => x.tcp_state().cmp(&y.tcp_state()),
             "WAY" => (x.record.side as u8).cmp(&(y.record.side as u8)),
             "CONNS" => x.members.cmp(&y.members),
+            "TRANSLATED" => self.cell(column, a).cmp(&self.cell(column, b)),
             _ => by_rule(&self.flow(a), &self.flow(b)),
         }
     }
@@ -91,6 +93,7 @@ impl Table for FlowTable<'_> {
             "STATE" => connection.tcp_state().map_or("-", |state| state.name()).to_owned(),
             "WAY" => flow.direction.to_owned(),
             "CONNS" => connection.members.unwrap_or(1).to_string(),
+            "TRANSLATED" => translated(&flow),
             _ => match flow.audit_explanation.unwrap_or(flow.explanation).cause {
                 Cause::Rule(rule) => format!("{} ({})", rule.short(), rule.source),
                 _ => flow.audit_explanation.unwrap_or(flow.explanation).to_string(),
@@ -133,6 +136,10 @@ impl Table for FlowTable<'_> {
             }),
             ("age", format!("{}, idle {}", units::span(connection.age), units::span(connection.record.idle))),
         ];
+        details.extend(flow.service.map(|service| ("service", service.to_string())));
+        details.extend(
+            flow.translated.map(|Leaving { source, destination }| ("leaves as", format!("{source} > {destination}"))),
+        );
         details.extend(flow.audit_explanation.map(|would| ("would deny", would.to_string())));
         for (name, rule) in [("egress rule", flow.egress_rule), ("ingress rule", flow.ingress_rule)] {
             details.extend(rule.map(|rule| (name, rule.describe())));
@@ -172,6 +179,15 @@ fn by_rule(a: &Flow<'_>, b: &Flow<'_>) -> Ordering {
     let key = |rule: &'_ crate::state::Rule| (rule.index, rule.source.clone());
     let name = |rule: Option<&crate::state::Rule>| rule.map(|rule| rule.policy().to_string());
     name(a).cmp(&name(b)).then_with(|| a.map(key).cmp(&b.map(key)))
+}
+
+/// The service, else what becomes of the sender.
+fn translated(flow: &Flow<'_>) -> String {
+    match (flow.service, flow.translated) {
+        (Some(service), _) => service.to_string(),
+        (None, Some(Leaving { source, .. })) => format!("as {source}"),
+        (None, None) => "-".to_owned(),
+    }
 }
 
 fn delivery(flow: &Flow<'_>) -> String {
