@@ -56,12 +56,7 @@ fn files_show_who_talks_and_who_is_denied_by_which_rule() {
 /// What passes and audited policies would stop is neither: it has an edge of its own.
 #[test]
 fn what_audited_policies_would_drop_is_an_edge_of_its_own() {
-    let Scene { host, a, b, c, .. } = &Scene::bridged();
-    let _server = b.serve_tcp(80);
-    let audited = ingress("b", &[from("a", &["80/TCP"])])
-        .replace("metadata: {", "metadata: {annotations: {netpol.dev/audit: 'true'}, ");
-    host.load(&[a, b, c], &[audited]);
-    check(&[(a, Tcp(b.at(Family::V4, 80)), Answered), (c, Tcp(b.at(Family::V4, 80)), Answered)]);
+    let Scene { host, .. } = &Scene::audited();
     let graph = host.netpol(&["map", "-o", "json"]).json();
     edge(&graph, "default/a", "default/b", "allowed");
     let port = &edge(&graph, "default/c", "default/b", "would-drop")["ports"][0];

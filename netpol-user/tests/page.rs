@@ -2,13 +2,7 @@
 
 mod support;
 
-use support::{
-    Attempt::Tcp,
-    Browser, Family, Scene,
-    Seen::{Answered, Silent},
-    Served, Shop, check,
-    policy::{from, ingress},
-};
+use support::{Attempt::Tcp, Browser, Family, Scene, Seen::Silent, Served, Shop, check, policy::ingress};
 
 fn served(host: &support::Host) -> Served {
     host.serve(&["map", "--listen", "127.0.0.1:0"])
@@ -106,12 +100,7 @@ fn page_in_a_browser_shows_names_denials_rules_and_a_table() {
 /// What audited policies would stop is told from what passes and from what is denied: by sign, colour, table and filter.
 #[test]
 fn page_tells_what_audited_policies_would_drop() {
-    let Scene { host, a, b, c, .. } = &Scene::bridged();
-    let _server = b.serve_tcp(80);
-    let audited = ingress("b", &[from("a", &["80/TCP"])])
-        .replace("metadata: {", "metadata: {annotations: {netpol.dev/audit: 'true'}, ");
-    host.load(&[a, b, c], &[audited]);
-    check(&[(a, Tcp(b.at(Family::V4, 80)), Answered), (c, Tcp(b.at(Family::V4, 80)), Answered)]);
+    let Scene { host, .. } = &Scene::audited();
     let served = served(host);
     let mut browser = host.browser();
     browser.open(&format!("http://{}/", served.address), "document.querySelector('#labels .label.would-drop')");

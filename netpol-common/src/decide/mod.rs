@@ -1,7 +1,7 @@
 //! The slow path: what happens to a packet that no valid flow entry speaks for.
 //!
 //! ```text
-//! has only its translation to be told?            renew
+//! has only its translation to be told?            renew (here), translate
 //! who are the two ends, and may they say so?      ends
 //! what does a service make of it?                 translate
 //! which of them opened the connection?            opening

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use netpol_user::netns::Namespace;
 
-use super::{Endpoint, Host};
+use super::{
+    Attempt, Endpoint, Family, Host, Seen, check,
+    policy::{from, ingress},
+};
 
 /// How endpoints are connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +61,19 @@ impl Scene {
 
     pub fn bridged() -> Self {
         Self::new(Layout::Bridged)
+    }
+
+    /// An audited policy would let `a` alone ask `b` on port 80; `a` and `c` both have been answered there.
+    pub fn audited() -> Self {
+        let scene = Self::bridged();
+        let Self { host, a, b, c, .. } = &scene;
+        let _server = b.serve_tcp(80);
+        let audited = ingress("b", &[from("a", &["80/TCP"])])
+            .replace("metadata: {", "metadata: {annotations: {netpol.dev/audit: 'true'}, ");
+        host.load(&[a, b, c], &[audited]);
+        let to = || Attempt::Tcp(b.at(Family::V4, 80));
+        check(&[(a, to(), Seen::Answered), (c, to(), Seen::Answered)]);
+        scene
     }
 
     /// All endpoints, for [`Host::load`].

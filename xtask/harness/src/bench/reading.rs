@@ -86,8 +86,8 @@ fn describe(found: &[Found], rounds: usize) -> Section {
     let mut section = Section { title: "Reading many flows", ..Section::default() };
     section.notes.push(format!(
         "Entries of as many flows, two for a connection, in a table with room for {ROOM} (`load --flows`). Medians of {rounds} \
-         runs: `netpol flows -o json`, from start to exit; one reading of `top`, of which `top --once` does two (with a filter, because a screen shows few); and the CPU \
-         time of `netpol top` in a terminal of 200 columns for {} seconds, as a share of one core.",
+         runs: `netpol flows -o json`, from start to exit; one reading of `top`, of which `top --once` does two (with a \
+         filter, because a screen shows few); and the CPU time of `netpol top` in a terminal of 200 columns for {} seconds, as a share of one core.",
         WHILE.as_secs()
     ));
     let mut table =
