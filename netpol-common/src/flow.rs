@@ -282,6 +282,15 @@ impl<A: Address> Rewrite<A> {
 }
 
 impl<A: Address> FlowKey<A> {
+    /// No packet's.
+    pub const NOBODY: Self = Self {
+        source: A::UNSPECIFIED,
+        destination: A::UNSPECIFIED,
+        ports: PortPair::NONE,
+        place: Place(0),
+        protocol: KeyProtocol(0),
+    };
+
     #[inline(always)]
     pub const fn protocol(&self) -> Protocol {
         self.protocol.protocol()
@@ -315,10 +324,16 @@ impl<A: Address> FlowKey<A> {
     /// while a program on another CPU still holds it.
     #[inline(always)]
     pub fn tag(&self) -> u16 {
+        (self.mixed() >> 48) as u16
+    }
+
+    /// A hash of the key. Its upper half is good: Fibonacci hashing gives every bit a say in the highest ones (64-bit
+    /// arithmetic is what BPF does best).
+    #[inline(always)]
+    pub(crate) fn mixed(&self) -> u64 {
         let ends = u64::from(self.source.fold()) << 32 | u64::from(self.destination.fold());
         let mixed = ends ^ u64::from(self.place.0) << 32 ^ u64::from(self.ports.0) ^ u64::from(self.protocol.0) << 40;
-        // Fibonacci hashing: every bit has a say in the highest ones (64-bit arithmetic is what BPF does best)
-        (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u16
+        mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 }
 

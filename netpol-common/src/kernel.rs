@@ -51,11 +51,8 @@ pub trait Kernel<A: Address>: PolicyTables + Services<A> {
     /// [`Drop::FlowTable`]: there is no room.
     fn remember(&self, key: &FlowKey<A>, value: &FlowValue<A>) -> Result<(), Drop>;
 
-    /// Keeps a denial, for as long as there is room.
-    fn remember_denial(&self, key: &FlowKey<A>, value: &FlowValue<A>);
-
-    /// Adds the counters of the denial that is remembered to those of the one that will replace it.
-    fn count_on(&self, key: &FlowKey<A>, value: &mut FlowValue<A>);
+    /// Keeps a denial, for as long as there is [room](crate::denial). Its counters go on from what was remembered of the key.
+    fn remember_denial(&self, key: &FlowKey<A>, value: &mut FlowValue<A>);
 
     /// The entry was looked at, and its packets come from `ingress`.
     fn refresh(&self, key: &FlowKey<A>, now: Ticks, ingress: IfIndex);

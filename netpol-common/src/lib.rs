@@ -8,6 +8,7 @@
 //! | [`parse`] | from a frame to addresses, protocol and ports, for IPv4 and IPv6 alike |
 //! | [`flow`] | what is remembered of a connection |
 //! | [`decide`] | the slow path: who speaks, who opened, what the policy says, what to remember |
+//! | [`denial`] | where it is remembered that packets are refused |
 //! | [`guard`] | ARP and neighbour discovery: nobody claims another's address |
 //! | [`policy`] | a verdict from the policy tables |
 //! | [`nat`] | translated connections: pairs of tuples, ports, ages |
@@ -28,6 +29,7 @@
 mod pod;
 
 pub mod decide;
+pub mod denial;
 pub mod drops;
 pub mod event;
 pub mod flow;

@@ -23,7 +23,13 @@ use netpol_common::{
     wire::{Addr4, Addr6, Address},
 };
 
-use crate::{act::Fate, flows, frame::Skb, maps, verified};
+use crate::{
+    act::Fate,
+    denials::{DenialMap, Denials},
+    flows,
+    frame::Skb,
+    maps, verified,
+};
 
 type Addresses<A> = HashMap<AddressKey<A>, AddressValue, 1>;
 type Networks<A> = LpmTrie<A, Identity, 1>;
@@ -37,7 +43,7 @@ type AffinityMap<A> = LruHashMap<AffinityKey<A>, Affinity<A>, 16_384>;
 /// Names the maps of a family. The maps are statics: this is all that differs.
 pub trait Maps: Answers {
     type Flows: FlowMap<Self::Address>;
-    type Denials: FlowMap<Self::Address>;
+    type Denials: DenialMap<Self::Address>;
     const FLOWS: &'static Self::Flows;
     const DENIALS: &'static Self::Denials;
     type Nat: NatMap<Self::Address>;
@@ -91,7 +97,7 @@ pub trait Maps: Answers {
     fn tell_drop(skb: Skb, place: Place, about: u32);
 }
 
-/// An LRU of flows, whatever its size.
+/// The flows, whatever the size of their table.
 pub trait FlowMap<A: Address> {
     fn find(&self, key: &FlowKey<A>) -> Option<*mut FlowValue<A>>;
     fn put(&self, key: &FlowKey<A>, value: &FlowValue<A>) -> Result<(), i32>;
@@ -113,7 +119,8 @@ impl<A: Address, const N: usize> FlowMap<A> for LruHashMap<FlowKey<A>, FlowValue
 macro_rules! family {
     (
         $family:ident, $address:ident;
-        entries { $($entries:ident: $kind:ident<$key:ident, $value:ident, $room:literal> = $constant:ident, $static:ident;)* }
+        flows { $flows_room:literal = $flows:ident; }
+        denials { $denials:ident; }
         nat { $nat_room:literal = $nat:ident; }
         others { affinity = $affinity:ident; sockets = $sockets:ident; fragments = $fragments:ident; }
         scratch { $($scratch:ident: $content:ident = $scratch_map:ident;)* }
@@ -126,10 +133,10 @@ macro_rules! family {
         { $($own:tt)* }
     ) => {
         impl Maps for $family {
-            $(
-                type $entries = $kind<$key<$address>, $value<$address>, $room>;
-                const $constant: &'static Self::$entries = &maps::$static;
-            )*
+            type Flows = LruHashMap<FlowKey<$address>, FlowValue<$address>, $flows_room>;
+            const FLOWS: &'static Self::Flows = &maps::$flows;
+            type Denials = Denials<$address>;
+            const DENIALS: &'static Self::Denials = &maps::$denials;
             type Nat = HashMap<NatKey<$address>, Translation<$address>, $nat_room, { BPF_F_NO_PREALLOC as usize }>;
             const NAT: &'static Self::Nat = &maps::$nat;
             const AFFINITY: &'static AffinityMap<$address> = &maps::$affinity;
@@ -214,10 +221,8 @@ macro_rules! family {
 
 family! {
     V4, Addr4;
-    entries {
-        Flows: LruHashMap<FlowKey, FlowValue, 262_144> = FLOWS, FLOWS4;
-        Denials: LruHashMap<FlowKey, FlowValue, 65_536> = DENIALS, DENIALS4;
-    }
+    flows { 262_144 = FLOWS4; }
+    denials { DENIALS4; }
     nat { 262_144 = NAT4; }
     others { affinity = AFFINITY4; sockets = SOCKETS4; fragments = FRAGMENTS4; }
     scratch {
@@ -293,10 +298,8 @@ family! {
 
 family! {
     V6, Addr6;
-    entries {
-        Flows: LruHashMap<FlowKey, FlowValue, 131_072> = FLOWS, FLOWS6;
-        Denials: LruHashMap<FlowKey, FlowValue, 32_768> = DENIALS, DENIALS6;
-    }
+    flows { 131_072 = FLOWS6; }
+    denials { DENIALS6; }
     nat { 131_072 = NAT6; }
     others { affinity = AFFINITY6; sockets = SOCKETS6; fragments = FRAGMENTS6; }
     scratch {

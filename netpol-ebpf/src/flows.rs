@@ -12,6 +12,7 @@ use netpol_common::{
 
 use crate::{
     act::Fate,
+    denials::DenialMap as _,
     family::{FlowMap as _, Maps},
     frame::{Frame, Skb, now},
     rewrite, tell, verified,
@@ -94,11 +95,11 @@ fn remembered<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, seen: Seen) -> 
         }
         // a denial is older than an entry that is valid
         if fate != Fate::UNDECIDED {
-            return (fate, known.with(Known::DENIAL));
+            return (fate, known);
         }
     }
     let Some(entry) = F::DENIALS.find(key) else { return (Fate::UNDECIDED, known) };
-    (denied(frame, key, entry, seen.tcp_flags), known.with(Known::DENIAL))
+    (denied(frame, key, entry, seen.tcp_flags), known)
 }
 
 /// Writes down what the slow path needs to know.

@@ -5,6 +5,7 @@
 //! | [`classify`] | the way of a frame: parse, look the flow up, act; else the slow path |
 //! | [`uplink`] | the way of a frame at an interface to the outside |
 //! | [`flows`] | the hot path: entries that speak for a packet |
+//! | [`denials`] | what is remembered of refused packets |
 //! | [`unusual`] | fragments, extension headers, ICMP errors, ARP and neighbour discovery |
 //! | [`verified`] | functions that the verifier looks at on their own |
 //! | [`frame`] | a frame's bytes and what the kernel says of it |
@@ -24,6 +25,7 @@
 pub mod act;
 pub mod aging;
 pub mod classify;
+pub mod denials;
 pub mod family;
 pub mod flows;
 pub mod frame;

@@ -23,6 +23,8 @@ use netpol_common::{
     wire::{Addr4, Addr6},
 };
 
+use crate::denials::Denials;
+
 /// A policy table, in two slots. The inner maps are made anew for each publication, as large as they
 /// must be: the sizes here are those of the template.
 type Slots<T> = ArrayOfMaps<T, 2>;
@@ -75,9 +77,9 @@ pub static FLOWS4: LruHashMap<FlowKey<Addr4>, FlowValue<Addr4>, 262_144> = LruHa
 pub static FLOWS6: LruHashMap<FlowKey<Addr6>, FlowValue<Addr6>, 131_072> = LruHashMap::new();
 /// Denials have room of their own: a flood of them evicts no connection.
 #[btf_map]
-pub static DENIALS4: LruHashMap<FlowKey<Addr4>, FlowValue<Addr4>, 65_536> = LruHashMap::new();
+pub static DENIALS4: Denials<Addr4> = Denials::new();
 #[btf_map]
-pub static DENIALS6: LruHashMap<FlowKey<Addr6>, FlowValue<Addr6>, 32_768> = LruHashMap::new();
+pub static DENIALS6: Denials<Addr6> = Denials::new();
 #[btf_map]
 pub static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, FragmentPorts, 8192> = LruHashMap::new();
 #[btf_map]

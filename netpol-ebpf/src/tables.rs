@@ -22,6 +22,7 @@ use netpol_common::{
 };
 
 use crate::{
+    denials::DenialMap as _,
     family::{FlowMap as _, Maps, NatMap as _},
     frame::Skb,
     leave, maps, verified,
@@ -175,21 +176,8 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
     }
 
     #[inline(always)]
-    fn count_on(&self, key: &FlowKey<F::Address>, value: &mut FlowValue<F::Address>) {
-        if let Some(before) = F::DENIALS.find(key) {
-            // SAFETY: as in `recall`.
-            let before = unsafe { &*before };
-            if before.word.tag() == key.tag() {
-                value.packets += before.packets;
-                value.bytes += before.bytes;
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn remember_denial(&self, key: &FlowKey<F::Address>, value: &FlowValue<F::Address>) {
-        // Without room the next packet is judged again: slower, and as safe.
-        let _ = F::DENIALS.put(key, value);
+    fn remember_denial(&self, key: &FlowKey<F::Address>, value: &mut FlowValue<F::Address>) {
+        F::DENIALS.put(key, value);
     }
 
     #[inline(always)]

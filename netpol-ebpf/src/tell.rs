@@ -20,6 +20,7 @@ use netpol_common::{
 };
 
 use crate::{
+    denials::DenialMap as _,
     family::{FlowMap as _, Maps},
     flows::add,
     frame::{Frame, Skb},
@@ -219,24 +220,14 @@ fn unknown<A: Address>(skb: Skb, key: &FlowKey<A>, time: u64) -> FlowValue<A> {
 #[inline(always)]
 fn denial<F: Maps>(event: &mut Event<F::Address>) -> bool {
     let Some(entry) = F::DENIALS.find(&event.key) else { return false };
-    // SAFETY: elements of a preallocated map stay mapped.
-    let entry = unsafe { &*entry };
-    if entry.word.tag() != event.key.tag() {
-        return false;
-    }
-    event.value.copy_from(entry);
+    // SAFETY: elements of an array map stay mapped.
+    event.value.copy_from(unsafe { &*entry });
     true
 }
 
 #[inline(always)]
 fn nobody<A: Address>(place: Place) -> FlowKey<A> {
-    FlowKey {
-        source: A::UNSPECIFIED,
-        destination: A::UNSPECIFIED,
-        ports: PortPair::NONE,
-        place,
-        protocol: KeyProtocol::from_word(0),
-    }
+    FlowKey { place, ..FlowKey::NOBODY }
 }
 
 /// Whether a drop is told, and how many like it were not since the last one. (Two CPUs may tell the same one.)

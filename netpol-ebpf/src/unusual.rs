@@ -89,12 +89,7 @@ pub fn read<F: Maps>(skb: *mut __sk_buff, place: u32) -> Result<Action, Drop> {
     }
     let whole = !matches!(ip.fragment, Fragment::Later(_));
     let seen = Seen { tcp_flags: transport.tcp_flags, transport: if whole { ip.transport as u32 } else { 0 } };
-    put_on_desk::<F>(
-        &frame,
-        parse::key(&ip, transport.ports, transport.protocol, frame.place),
-        seen,
-        Known::EVERYTHING,
-    )?;
+    put_on_desk::<F>(&frame, parse::key(&ip, transport.ports, transport.protocol, frame.place), seen, Known::FLOW)?;
     match transport.icmp {
         Some(class) if !class.is_flow() => icmp::<F>(&frame, &ip, class),
         _ => Ok(Action::Remembered),

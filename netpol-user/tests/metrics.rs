@@ -124,8 +124,8 @@ fn rules_maps_and_publication_are_told() {
     let remembered = v4(&flows, "allowed")..=v4(&later, "allowed");
     assert!(remembered.contains(&usage("entries", "flows")), "{remembered:?}");
     assert_eq!(usage("entries", "denials"), v4(&flows, "denied"));
-    assert_eq!((usage("capacity", "flows"), usage("capacity", "denials")), (262_144.0, 65_536.0));
-    assert_eq!(usage("pressure_ratio", "denials"), 1.0 / 65_536.0);
+    assert_eq!((usage("capacity", "flows"), usage("capacity", "denials")), (262_144.0, 16_384.0));
+    assert_eq!(usage("pressure_ratio", "denials"), 1.0 / 16_384.0);
     assert_eq!((metrics["netpol_enforced"], metrics["netpol_generation"]), (1.0, 1.0));
     assert_eq!((metrics["netpol_policies"], metrics["netpol_endpoints"]), (1.0, 3.0));
     assert!(metrics["netpol_last_publication_duration_seconds"] > 0.0);

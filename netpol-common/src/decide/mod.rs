@@ -185,11 +185,8 @@ impl Known {
     pub const NOTHING: Self = Self(0);
     /// A flow's entry, of whatever generation.
     pub const FLOW: Self = Self(1);
-    /// A denial.
-    pub const DENIAL: Self = Self(1 << 1);
-    pub const EVERYTHING: Self = Self::FLOW.with(Self::DENIAL);
     /// The flow's entry holds, and [tells](tells).
-    pub const TELLS: Self = Self(1 << 2);
+    pub const TELLS: Self = Self(1 << 1);
 }
 
 impl<A: Address> Desk<A> {
@@ -199,7 +196,7 @@ impl<A: Address> Desk<A> {
         Self {
             other: packet.key,
             packet,
-            known: Known::EVERYTHING,
+            known: Known::FLOW,
             source: nobody,
             destination: nobody,
             own: Remembered::NOTHING,
@@ -416,10 +413,7 @@ pub fn judge<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
             // what the tables should have known and did not is no verdict to repeat
             if !matches!(denial.reason, Drop::NoPolicy) {
                 desk.value = denial.entry(desk, orientation);
-                if desk.known.has(Known::DENIAL) {
-                    kernel.count_on(&desk.packet.key, &mut desk.value);
-                }
-                kernel.remember_denial(&desk.packet.key, &desk.value);
+                kernel.remember_denial(&desk.packet.key, &mut desk.value);
             }
             return Err(denial.reason);
         }

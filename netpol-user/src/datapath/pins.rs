@@ -8,6 +8,7 @@ use std::{
 
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use netpol_common::{
+    denial::DenialSlot,
     drops::Count,
     event::{Hush, Lease, Ration},
     flow::{FlowKey, FlowValue},
@@ -52,8 +53,8 @@ pub(super) const MAPS: &[(&str, MapType, usize, usize)] = &[
     ("LIVE", MapType::Array, 4, size_of::<Live>()),
     ("FLOWS4", MapType::LruHash, size_of::<FlowKey<Addr4>>(), size_of::<FlowValue<Addr4>>()),
     ("FLOWS6", MapType::LruHash, size_of::<FlowKey<Addr6>>(), size_of::<FlowValue<Addr6>>()),
-    ("DENIALS4", MapType::LruHash, size_of::<FlowKey<Addr4>>(), size_of::<FlowValue<Addr4>>()),
-    ("DENIALS6", MapType::LruHash, size_of::<FlowKey<Addr6>>(), size_of::<FlowValue<Addr6>>()),
+    ("DENIALS4", MapType::Array, 4, size_of::<DenialSlot<Addr4>>()),
+    ("DENIALS6", MapType::Array, 4, size_of::<DenialSlot<Addr6>>()),
     ("FRAGMENTS4", MapType::LruHash, size_of::<FragmentKey<Addr4>>(), size_of::<FragmentPorts>()),
     ("FRAGMENTS6", MapType::LruHash, size_of::<FragmentKey<Addr6>>(), size_of::<FragmentPorts>()),
     ("NAT4", MapType::Hash, size_of::<NatKey<Addr4>>(), size_of::<Translation<Addr4>>()),

@@ -1,9 +1,13 @@
 //! What the classifiers remember and count, read from their maps.
 
-use std::{net::IpAddr, os::fd::AsFd as _, time::Duration};
+use std::{io, net::IpAddr, os::fd::AsFd as _, time::Duration};
 
-use aya::maps::{Map, MapData, PerCpuArray};
+use aya::{
+    Pod,
+    maps::{Map, MapData, PerCpuArray},
+};
 use netpol_common::{
+    denial::DenialSlot,
     drops::{Count, Drop, Pass, Side, Verdict, audit_code, counter, verdict_code},
     flow::{FlowFlags, FlowKey, FlowValue, Generation, Ticks},
     tables::{IfIndex, RuleId},
@@ -97,24 +101,33 @@ impl Datapath {
 
     /// The same, one by one.
     pub fn each_record(&self, mut each: impl FnMut(Record)) -> Result<(), Error> {
-        self.read::<Addr4>("FLOWS4", false, &mut each)?;
-        self.read::<Addr6>("FLOWS6", false, &mut each)?;
-        self.read::<Addr4>("DENIALS4", true, &mut each)?;
-        self.read::<Addr6>("DENIALS6", true, &mut each)
+        self.flows::<Addr4>("FLOWS4", &mut each)?;
+        self.flows::<Addr6>("FLOWS6", &mut each)?;
+        self.denials::<Addr4>("DENIALS4", &mut each)?;
+        self.denials::<Addr6>("DENIALS6", &mut each)
     }
 
-    fn read<A: Address>(&self, name: &'static str, denials: bool, each: &mut impl FnMut(Record)) -> Result<(), Error>
+    fn flows<A: Address>(&self, name: &'static str, each: &mut impl FnMut(Record)) -> Result<(), Error>
     where
-        FlowKey<A>: aya::Pod,
+        FlowKey<A>: Pod,
     {
-        let now = now();
-        let Map::LruHashMap(map) = self.pins.map(name)? else {
+        let (now, map) = (now(), self.pins.map(name)?);
+        let Map::LruHashMap(map) = &map else {
             unreachable!("the type of a pinned map is checked where it is opened");
         };
         let read = batch::read(map.fd().as_fd(), |key: &FlowKey<A>, value: &FlowValue<A>| {
-            each(record(key, value, (denials, now)));
+            each(record(key, value, (false, now)));
         });
         read.map_err(|error| Error::Read { map: name, error })
+    }
+
+    fn denials<A: Address>(&self, name: &'static str, each: &mut impl FnMut(Record)) -> Result<(), Error>
+    where
+        DenialSlot<A>: Pod,
+    {
+        let (now, map) = (now(), self.pins.map(name)?);
+        denials::<A>(&map, |_, slot| each(record(&slot.key, &slot.value, (true, now))))
+            .map_err(|error| Error::Read { map: name, error })
     }
 
     /// The counters of all verdicts that occurred.
@@ -146,6 +159,22 @@ impl Datapath {
         }
         Ok(counters)
     }
+}
+
+/// Each place of a table of denials where one is, with its number.
+pub(super) fn denials<A: Address>(map: &Map, mut each: impl FnMut(u32, &DenialSlot<A>)) -> io::Result<()>
+where
+    DenialSlot<A>: Pod,
+{
+    let Map::Array(map) = map else {
+        unreachable!("the type of a pinned map is checked where it is opened");
+    };
+    batch::read(map.fd().as_fd(), |place: &u32, slot: &DenialSlot<A>| {
+        // one that is being written is as if it came later
+        if slot.is_of(&slot.key) {
+            each(*place, slot);
+        }
+    })
 }
 
 /// The clock that the classifiers use.

@@ -4,20 +4,22 @@ use std::borrow::BorrowMut;
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, MapData, MapError},
+    maps::{Array, HashMap, Map, MapData, MapError},
     programs::{ProgramError, TestRun as _, TestRunOptions},
 };
 use netpol_common::{
+    denial::DenialSlot,
     drops::Side,
     flow::{FlowKey, FlowValue},
     kernel::{Bucket, FragmentKey, FragmentPorts},
     tables::IfIndex,
-    wire::{Addr4, Addr6},
+    wire::{Addr4, Addr6, Address},
 };
 
 use super::{
     Datapath, Error,
     programs::{Classifier, OBJECT, Role},
+    records,
     sockets::PROGRAMS,
 };
 
@@ -93,6 +95,17 @@ pub(super) fn clear<T: BorrowMut<MapData>, K: Pod, V: Pod>(mut map: HashMap<T, K
     Ok(())
 }
 
+/// Empties every place of a table of denials.
+pub(super) fn forget_denials<A: Address>(map: &mut Map, name: &'static str) -> Result<(), Error>
+where
+    DenialSlot<A>: Pod,
+{
+    let mut places = Vec::new();
+    records::denials::<A>(map, |place, _| places.push(place)).map_err(|error| Error::Read { map: name, error })?;
+    let mut map: Array<&mut MapData, DenialSlot<A>> = map.try_into().map_err(Error::map(name))?;
+    places.into_iter().try_for_each(|place| map.set(place, DenialSlot::EMPTY, 0)).map_err(Error::map(name))
+}
+
 impl Datapath {
     /// Runs a side's classifier once, on a frame that begins with its Ethernet header: the flows and
     /// counters that it leaves are real.
@@ -115,8 +128,8 @@ impl Datapath {
     pub fn forget(&self) -> Result<(), Error> {
         self.clear::<FlowKey<Addr4>, FlowValue<Addr4>>("FLOWS4")?;
         self.clear::<FlowKey<Addr6>, FlowValue<Addr6>>("FLOWS6")?;
-        self.clear::<FlowKey<Addr4>, FlowValue<Addr4>>("DENIALS4")?;
-        self.clear::<FlowKey<Addr6>, FlowValue<Addr6>>("DENIALS6")?;
+        forget_denials::<Addr4>(&mut self.pins.map("DENIALS4")?, "DENIALS4")?;
+        forget_denials::<Addr6>(&mut self.pins.map("DENIALS6")?, "DENIALS6")?;
         self.clear::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENTS4")?;
         self.clear::<FragmentKey<Addr6>, FragmentPorts>("FRAGMENTS6")?;
         let mut rates: Array<MapData, Bucket> = self.pins.map("RATES")?.try_into().map_err(Error::map("RATES"))?;

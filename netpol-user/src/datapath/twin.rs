@@ -12,6 +12,7 @@ use aya::{
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use netpol_common::{
+    denial::DenialSlot,
     drops::{Count, Drop, Pass, Side, Verdict, counter, verdict_code},
     flow::{FlowFlags, FlowKey, FlowValue},
     kernel::{FragmentKey, FragmentPorts},
@@ -204,6 +205,11 @@ impl Twin {
         map
     }
 
+    fn map_mut(&mut self, name: &str) -> &mut Map {
+        let Some(map) = self.object.map_mut(name) else { unreachable!("the object is built with this map in it") };
+        map
+    }
+
     /// Packets by verdict, in the order of [`verdicts`].
     fn counts(&self, side: Side) -> Result<Vec<u64>, Error> {
         let map: PerCpuArray<&MapData, Count> = self.map("COUNTS").try_into().map_err(Error::map("COUNTS"))?;
@@ -216,33 +222,42 @@ impl Twin {
 
     /// The entry of the direction that was just seen there: the other one is at another place, or says that it replies.
     fn record(&self, interface: IfIndex, side: Side) -> Result<Option<Record>, Error> {
-        let mut records = self.records::<Addr4>("FLOWS4", false)?;
-        records.extend(self.records::<Addr6>("FLOWS6", false)?);
-        records.extend(self.records::<Addr4>("DENIALS4", true)?);
-        records.extend(self.records::<Addr6>("DENIALS6", true)?);
+        let mut records = self.flows::<Addr4>("FLOWS4")?;
+        records.extend(self.flows::<Addr6>("FLOWS6")?);
+        self.denials::<Addr4>("DENIALS4", &mut records)?;
+        self.denials::<Addr6>("DENIALS6", &mut records)?;
         let is_it = |record: &Record| {
             (record.interface, record.side) == (interface, side) && !record.flags.has(FlowFlags::REPLY)
         };
         Ok(records.into_iter().find(is_it))
     }
 
-    fn records<A: Address>(&self, name: &str, denials: bool) -> Result<Vec<Record>, Error>
+    fn flows<A: Address>(&self, name: &str) -> Result<Vec<Record>, Error>
     where
         FlowKey<A>: Pod,
         FlowValue<A>: Pod,
     {
         let map: HashMap<&MapData, FlowKey<A>, FlowValue<A>> = self.map(name).try_into().map_err(Error::map(name))?;
         let now = records::now();
-        let entry = |entry: Result<_, _>| entry.map(|(key, value)| records::record(&key, &value, (denials, now)));
+        let entry = |entry: Result<_, _>| entry.map(|(key, value)| records::record(&key, &value, (false, now)));
         map.iter().map(entry).collect::<Result<_, _>>().map_err(Error::map(name))
+    }
+
+    fn denials<A: Address>(&self, name: &'static str, records: &mut Vec<Record>) -> Result<(), Error>
+    where
+        DenialSlot<A>: Pod,
+    {
+        let now = records::now();
+        let each = |_, slot: &DenialSlot<A>| records.push(records::record(&slot.key, &slot.value, (true, now)));
+        records::denials(self.map(name), each).map_err(|error| Error::Read { map: name, error })
     }
 
     /// As if no packet had passed yet. (Limits of new flows are not reached by as few.)
     fn forget(&mut self) -> Result<(), Error> {
         self.clear::<FlowKey<Addr4>, FlowValue<Addr4>>("FLOWS4")?;
         self.clear::<FlowKey<Addr6>, FlowValue<Addr6>>("FLOWS6")?;
-        self.clear::<FlowKey<Addr4>, FlowValue<Addr4>>("DENIALS4")?;
-        self.clear::<FlowKey<Addr6>, FlowValue<Addr6>>("DENIALS6")?;
+        testrun::forget_denials::<Addr4>(self.map_mut("DENIALS4"), "DENIALS4")?;
+        testrun::forget_denials::<Addr6>(self.map_mut("DENIALS6"), "DENIALS6")?;
         self.clear::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENTS4")?;
         self.clear::<FragmentKey<Addr6>, FragmentPorts>("FRAGMENTS6")?;
         self.clear::<NatKey<Addr4>, Translation<Addr4>>("NAT4")?;
@@ -276,14 +291,12 @@ impl Twin {
         let theirs: HashMap<MapData, AffinityKey<A>, Affinity<A>> =
             self.pins.map(name)?.try_into().map_err(Error::map(name))?;
         let Some(value) = found(theirs.get(key, 0)).map_err(Error::map(name))? else { return Ok(()) };
-        let Some(own) = self.object.map_mut(name) else { unreachable!("the object is built with this map in it") };
-        let own: Result<HashMap<&mut MapData, AffinityKey<A>, Affinity<A>>, _> = own.try_into();
+        let own: Result<HashMap<&mut MapData, AffinityKey<A>, Affinity<A>>, _> = self.map_mut(name).try_into();
         own.and_then(|mut own| own.insert(key, value, 0)).map_err(Error::map(name))
     }
 
     fn clear<K: Pod, V: Pod>(&mut self, name: &'static str) -> Result<(), Error> {
-        let Some(map) = self.object.map_mut(name) else { unreachable!("the object is built with this map in it") };
-        let map: HashMap<&mut MapData, K, V> = map.try_into().map_err(Error::map(name))?;
+        let map: HashMap<&mut MapData, K, V> = self.map_mut(name).try_into().map_err(Error::map(name))?;
         testrun::clear(map).map_err(Error::map(name))
     }
 }

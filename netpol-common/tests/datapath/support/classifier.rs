@@ -300,7 +300,6 @@ impl Way<'_> {
         let mut desk = Desk::new(packet);
         desk.known = [
             (Known::FLOW, store.flows.borrow().contains_key(&packet.key)),
-            (Known::DENIAL, store.denials.borrow().contains_key(&packet.key)),
             (Known::TELLS, matches!(said, Said::Tells)),
         ]
         .into_iter()

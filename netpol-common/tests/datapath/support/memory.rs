@@ -252,15 +252,13 @@ impl<A: Stored> Kernel<A> for Memory {
         Ok(())
     }
 
-    fn remember_denial(&self, key: &FlowKey<A>, value: &FlowValue<A>) {
-        A::store(self).denials.borrow_mut().insert(*key, *value);
-    }
-
-    fn count_on(&self, key: &FlowKey<A>, value: &mut FlowValue<A>) {
-        if let Some(before) = A::store(self).denials.borrow().get(key) {
+    fn remember_denial(&self, key: &FlowKey<A>, value: &mut FlowValue<A>) {
+        let mut denials = A::store(self).denials.borrow_mut();
+        if let Some(before) = denials.get(key) {
             value.packets += before.packets;
             value.bytes += before.bytes;
         }
+        denials.insert(*key, *value);
     }
 
     fn refresh(&self, key: &FlowKey<A>, now: Ticks, ingress: IfIndex) {

@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use netpol_common::{
+    denial::{self, DenialSlot},
     drops::Side,
     flow::{FlowKey, Place, PortPair},
     tables::IfIndex,
@@ -40,6 +41,8 @@ use crate::frame::{Ends, Ports, TcpFlags, Transport, frame};
 const CLIENT_PORT: u16 = 40_000;
 /// Below [`DENIED_PORT`], so many ports are denied as well: for denials that nobody remembers.
 const DENIED_PORTS: u16 = 1_000;
+/// A place in the table of denials, emptied.
+const EMPTY: [u8; size_of::<DenialSlot<Addr4>>()] = [0; size_of::<DenialSlot<Addr4>>()];
 /// Flows whose memory stays in the caches.
 const FEW_FLOWS: u16 = 256;
 /// Clients of a flood.
@@ -299,7 +302,7 @@ impl<'a> Site<'a> {
         let [flows, denials] = &self.memory;
         flows.forget(&key)?;
         flows.forget(&key.reversed(place(1)))?;
-        denials.forget(&key)
+        denial::places(&key).into_iter().try_for_each(|place| denials.set(place, &EMPTY))
     }
 
     /// Of first packets, when more flows came before them than are remembered.

@@ -1,0 +1,142 @@
+//! Where denials are remembered: a table of places, of which each key has two, next to each other.
+//!
+//! Whoever floods us with packets to refuse decides how often the table is written. So a first denial costs no search for
+//! what to evict, no lock and no memory beyond a few megabytes: it takes the place of the two that was judged longest ago.
+//! What was there is judged again when it comes again, which is slower, and as safe.
+
+use crate::{
+    flow::{FlowKey, FlowValue, Generation, Ticks, Word},
+    wire::Address,
+};
+
+/// How many denials a family remembers: as many as stay in the caches, and a power of two.
+pub const ROOM: u32 = 16_384;
+
+/// In the place of an entry's word: somebody is writing it. Two who would write at once leave it to the first.
+pub const WRITING: Word = Word(1);
+
+pod! {
+    /// One place. (A table of the kernel's that is an array: keys are part of the value.)
+    pub struct DenialSlot<A: Address> {
+        pub key: FlowKey<A>,
+        pub reserved: u32,
+        pub value: FlowValue<A>,
+    }
+}
+
+const _: () = {
+    let () = DenialSlot::<crate::wire::Addr4>::NO_PADDING;
+    let () = DenialSlot::<crate::wire::Addr6>::NO_PADDING;
+    assert!(ROOM.is_power_of_two());
+};
+
+impl<A: Address> DenialSlot<A> {
+    /// As the kernel makes it.
+    pub const EMPTY: Self = Self { key: FlowKey::NOBODY, reserved: 0, value: FlowValue::EMPTY };
+
+    /// Whether this is what is remembered of the key, in whatever generation. The tag is asked first: it is nearly always
+    /// the answer.
+    #[inline(always)]
+    pub fn is_of(&self, key: &FlowKey<A>) -> bool {
+        self.is_used() && self.value.word.tag() == key.tag() && self.key == *key
+    }
+
+    #[inline(always)]
+    const fn is_used(&self) -> bool {
+        self.value.word.generation().0 != Generation::NONE.0
+    }
+
+    /// How little there is to lose: what was judged last is judged next.
+    #[inline(always)]
+    fn staleness(&self, generation: Generation, now: Ticks) -> u32 {
+        if !self.is_used() || self.value.word.generation().0 != generation.0 {
+            return u32::MAX;
+        }
+        now.since(self.value.judged)
+    }
+
+    /// Of the two places of a key that has neither: whether to take this one rather than the other.
+    #[inline(always)]
+    pub fn is_staler(&self, other: &Self, generation: Generation, now: Ticks) -> bool {
+        self.staleness(generation, now) >= other.staleness(generation, now)
+    }
+}
+
+/// The two places of a key, where it is looked for in this order.
+#[inline(always)]
+pub fn places<A: Address>(key: &FlowKey<A>) -> [u32; 2] {
+    // other bits than the tag's
+    let place = (key.mixed() >> 32) as u32 & (ROOM - 1);
+    [place, place ^ 1]
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::{
+        drops::Side,
+        flow::{FlowFlags, Place, PortPair},
+        tables::IfIndex,
+        wire::{Addr4, PortBe, Protocol},
+    };
+
+    fn key(client: u16, server: u16) -> FlowKey<Addr4> {
+        FlowKey {
+            source: Addr4(0x0a00_000a),
+            destination: Addr4(0x1400_000a),
+            ports: PortPair::new(PortBe::from_host(client), PortBe::from_host(server)),
+            place: Place::new(IfIndex(7), Side::From),
+            protocol: Protocol::TCP.into(),
+        }
+    }
+
+    fn slot(key: FlowKey<Addr4>, generation: u32, judged: u32) -> DenialSlot<Addr4> {
+        let word = Word::new(Generation(generation), key.tag(), FlowFlags::NONE);
+        DenialSlot { key, value: FlowValue { word, judged: Ticks(judged), ..FlowValue::EMPTY }, ..DenialSlot::EMPTY }
+    }
+
+    #[test]
+    fn the_places_of_a_key_are_neighbours_in_the_table() {
+        for port in 0..=u16::MAX {
+            let [own, neighbour] = places(&key(port, 80));
+            assert!(own < ROOM && neighbour < ROOM && own.abs_diff(neighbour) == 1);
+        }
+    }
+
+    #[test]
+    fn scans_and_many_clients_spread_over_the_table() {
+        let scan = (0..u16::MAX).map(|port| key(40_000, port));
+        let clients = (0..u16::MAX).map(|port| key(port, 80));
+        for keys in [scan.collect::<std::vec::Vec<_>>(), clients.collect()] {
+            // as many as fill an eighth of the table: hardly any two places are wanted by three
+            for some in keys.chunks_exact(ROOM as usize / 8) {
+                let mut wanted = HashMap::<u32, u32>::new();
+                some.iter().for_each(|key| *wanted.entry(places(key)[0] / 2).or_default() += 1);
+                let homeless: u32 = wanted.values().map(|count| count.saturating_sub(2)).sum();
+                assert!(homeless < 100, "{homeless} of {} find no place", some.len());
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_lost_while_there_is_a_free_or_an_outdated_place() {
+        let (now, generation) = (Ticks(1_000), Generation(5));
+        let (old, fresh) = (slot(key(1, 1), 5, 10), slot(key(2, 1), 5, 900));
+        let outdated = slot(key(3, 1), 4, 999);
+        assert!(
+            DenialSlot::EMPTY.is_staler(&old, generation, now) && !old.is_staler(&DenialSlot::EMPTY, generation, now)
+        );
+        assert!(outdated.is_staler(&old, generation, now) && !old.is_staler(&outdated, generation, now));
+        assert!(old.is_staler(&fresh, generation, now) && !fresh.is_staler(&old, generation, now));
+    }
+
+    #[test]
+    fn an_empty_place_is_nobodys() {
+        assert!(!DenialSlot::EMPTY.is_of(&FlowKey::<Addr4>::NOBODY));
+        assert!(slot(key(1, 1), 5, 10).is_of(&key(1, 1)) && !slot(key(1, 1), 5, 10).is_of(&key(1, 2)));
+    }
+}
