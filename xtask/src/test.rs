@@ -2,8 +2,10 @@
 
 use std::{
     env,
+    num::NonZeroUsize,
     path::PathBuf,
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -52,7 +54,7 @@ impl Part {
         match self {
             Part::Lint => lint(),
             Part::Unit => unit(),
-            Part::E2e => tests(&["--test", "*"]),
+            Part::E2e => tests(&["--test", "*"], WAITING),
             Part::Conformance => conformance(),
             Part::Demo => demo::play_all(),
             Part::Kernel => kernel::run(),
@@ -128,15 +130,24 @@ fn lint() -> Result<()> {
 }
 
 fn unit() -> Result<()> {
-    tests(&["--lib", "--bins"])?;
+    tests(&["--lib", "--bins"], 0)?;
     step(cargo().args(["test", "--quiet", "--doc"]).args(HOST_CRATES))
 }
 
-/// By nextest where it is (each test a process of its own, hence in parallel), else by cargo.
-fn tests(which: &[&str]) -> Result<()> {
+/// Tests that run beside those that keep the CPUs busy: end-to-end tests spend much of their time waiting for programs,
+/// packets and timers.
+const WAITING: usize = 1;
+
+/// By nextest where it is (each test a process of its own, hence in parallel), else by cargo. `waiting`: so many more at
+/// once than there are CPUs.
+fn tests(which: &[&str], waiting: usize) -> Result<()> {
     let mut command = cargo();
     match shell::which("cargo-nextest") {
-        Some(_) => command.args(["nextest", "run", "--no-fail-fast", "--status-level", "fail"]),
+        Some(_) => {
+            let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+            let threads = (cpus + waiting).to_string();
+            command.args(["nextest", "run", "--no-fail-fast", "--status-level", "fail", "--test-threads", &threads])
+        }
         None => command.args(["test", "--no-fail-fast"]),
     };
     step(command.args(HOST_CRATES).args(which))
