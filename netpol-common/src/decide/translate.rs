@@ -83,7 +83,10 @@ pub(super) fn recalled<A: Address, K: Kernel<A>>(
     desk.original = NatKey::of(&desk.packet.key, zone);
     desk.half = kernel.translation(&desk.original);
     if desk.half.exists() {
-        if desk.half.is_reply() || is_current(kernel, desk) {
+        let is_current = is_current(kernel, desk);
+        if desk.half.is_reply() || is_current {
+            // the last answers of a backend that is none any more make nothing of its connection valid again
+            desk.is_elsewhere |= !is_current;
             return Ok(known(kernel, desk));
         }
         forget(kernel, desk);
@@ -111,18 +114,16 @@ pub(super) fn known<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) ->
 #[inline(always)]
 fn is_current<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> bool {
     let (key, to) = (&desk.packet.key, &desk.half.rewrite);
-    if key.destination == to.destination && key.ports.destination() == to.ports.destination() {
+    let protocol = key.protocol();
+    let (address, port, backend, backend_port) = if desk.half.is_reply() {
+        (to.source, to.ports.source(), key.source, key.ports.source())
+    } else {
+        (key.destination, key.ports.destination(), to.destination, to.ports.destination())
+    };
+    if address == backend && port == backend_port {
         return true;
     }
-    kernel.has_member(&MemberKey {
-        address: key.destination,
-        backend: to.destination,
-        port: key.ports.destination(),
-        backend_port: to.ports.destination(),
-        protocol: key.protocol(),
-        zero: 0,
-        zeros: 0,
-    })
+    kernel.has_member(&MemberKey { address, backend, port, backend_port, protocol, zero: 0, zeros: 0 })
 }
 
 /// Takes both halves back.

@@ -213,6 +213,27 @@ fn a_connection_with_a_backend_that_is_none_any_more_ends() {
     }
 }
 
+/// Its forward direction would be valid again, for as long as nobody looks.
+#[test]
+fn the_last_answers_of_a_backend_that_is_none_any_more_revive_nothing() {
+    let ways: [fn() -> Lab; 3] = [|| Lab::translating(&[]), || Lab::translating(&[Settings::STACK]), Lab::outward];
+    for (number, way) in ways.into_iter().enumerate() {
+        for (client, place) in [(A, V), (B, V), (WORLD, PUBLISHED)] {
+            let mut lab = way().with_service(place, &[B8080]);
+            let [stream, datagram] = [TCP, UDP].map(|protocol| Tuple::new(protocol, end(client, 40000), place));
+            let arrived = [stream, datagram].map(|sent| lab.play(sent, SYN).unwrap());
+            lab.unserve();
+            lab.serve(place, &[C8080], 0);
+            for (sent, arrived) in [stream, datagram].iter().zip(&arrived) {
+                let answer = lab.answer(arrived, ACK).map(|answer| answer.tuple);
+                assert_eq!(answer, Ok(sent.reversed()), "{number}: it was asked before");
+            }
+            assert_eq!(lab.tried(stream, ACK), Err(Drop::NoBackend), "{number}");
+            assert_eq!(lab.play(datagram, 0).unwrap().tuple.destination, C8080, "{number}");
+        }
+    }
+}
+
 #[test]
 fn datagrams_go_to_another_backend_at_once() {
     for way in WAYS {
