@@ -14,7 +14,7 @@
 use super::{Desk, opening::opens};
 use crate::{
     drops::{Drop, Side},
-    flow::{PortPair, Rewrite},
+    flow::{Place, PortPair, Rewrite},
     kernel::Kernel,
     nat::{self, Claim, NatKey, NatState, Translation, Zone},
     parse::tcp,
@@ -191,7 +191,11 @@ pub fn claim<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
 pub fn attempt<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Claim {
     desk.reply = NatKey::reply(&desk.wire, desk.original.protocol, desk.original.zone);
     desk.other = desk.packet.key.rewritten(&desk.wire).reversed(desk.other.place);
-    let is_used = if desk.original.zone == Zone::UPLINKS { is_hosts(kernel, desk) } else { is_plain(kernel, desk) };
+    let is_used = if desk.original.zone == Zone::UPLINKS {
+        is_hosts(kernel, desk) || is_plain_inside(kernel, desk)
+    } else {
+        is_plain(kernel, desk)
+    };
     let claim = if is_used { Claim::Taken } else { take(kernel, desk) };
     if claim != Claim::Taken {
         return claim;
@@ -222,6 +226,21 @@ fn is_plain<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
     desk.sent = kernel.recall(&desk.other);
     // of whatever generation: the next packet of that connection makes it valid again
     desk.sent.exists() && !desk.sent.word.flags().has_pair()
+}
+
+/// The same of what comes from outside for an endpoint: what is not translated is not known at the uplink, but at the
+/// endpoint's own hook. (There it may be what was left of this connection's own last pair; then it gets another port for
+/// nothing.)
+#[inline(always)]
+fn is_plain_inside<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
+    let place = desk.other.place;
+    if !matches!(desk.packet.key.place.side(), Side::From) || !desk.destination.is_local() || !desk.is_rewritten() {
+        return false;
+    }
+    desk.other.place = Place::new(desk.destination.ifindex, Side::From);
+    let is_plain = is_plain(kernel, desk);
+    desk.other.place = place;
+    is_plain
 }
 
 /// Tries to get both halves.

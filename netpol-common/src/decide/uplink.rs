@@ -81,7 +81,10 @@ fn arrive<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, translated: 
     let receiver = match find(kernel, Network::SHARED, desk.wire.destination) {
         Some(value) if value.ifindex != IfIndex::NONE => value,
         // an address of the host's own
-        Some(_) => return Ok(if translated == Translated::New { Action::Claim } else { Action::Settle }),
+        Some(value) => {
+            desk.destination = value.into();
+            return Ok(if translated == Translated::New { Action::Claim } else { Action::Settle });
+        }
         // answers of a backend elsewhere would never pass here
         None if translated == Translated::New => return Err(Drop::NoBackend),
         None => return Ok(Action::Settle),
@@ -152,13 +155,22 @@ pub fn settle_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -
     Ok(Action::Remembered)
 }
 
-/// Who comes from outside to a pool's own address is answered from it: a pair that changes nothing says so.
+/// Who comes from outside to a pool's own address is answered from it: a pair that changes nothing says so. So does one to
+/// any endpoint's, where the answers would be a translation's: it gets another port.
 #[inline(always)]
-fn as_it_is<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> Translated {
-    let FlowKey { source, destination, .. } = desk.packet.key;
-    let is_ours = !desk.packet.destination_mac.is_group() && is_masqueraded(kernel, destination);
+fn as_it_is<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Translated {
+    let FlowKey { source, destination, protocol, .. } = desk.packet.key;
+    let Some(value) = find(kernel, Network::SHARED, destination) else { return Translated::No };
+    if desk.packet.destination_mac.is_group() || value.ifindex == IfIndex::NONE {
+        return Translated::No;
+    }
     // what stays among pools keeps its addresses anyway
-    if is_ours && !kernel.is_pooled(&source) { Translated::New } else { Translated::No }
+    if value.flags.has(AddressFlags::MASQUERADE) && !kernel.is_pooled(&source) {
+        return Translated::New;
+    }
+    desk.reply = NatKey::reply(&desk.wire, protocol, Zone::UPLINKS);
+    desk.half = kernel.translation(&desk.reply);
+    if desk.half.is_reply() { Translated::New } else { Translated::No }
 }
 
 #[inline(always)]

@@ -251,6 +251,28 @@ fn who_comes_to_a_pools_own_address_is_answered_from_it() {
     }
 }
 
+#[test]
+fn who_comes_to_a_backend_and_to_its_service_is_answered_by_each() {
+    for (way, masquerades) in WAYS.into_iter().flat_map(|way| [(way, false), (way, true)]) {
+        for (protocol, service_first) in [(TCP, false), (TCP, true), (UDP, false), (UDP, true)] {
+            let mut lab = way().with_service(PUBLISHED, &[B8080]);
+            if !masquerades {
+                lab.0.v4.pools.clear();
+                lab.0.v4.addresses.values_mut().for_each(|value| value.flags.0 &= !AddressFlags::MASQUERADE.0);
+            }
+            let asked = [B8080, PUBLISHED].map(|to| Tuple::new(protocol, end(WORLD, 40000), to));
+            let order = if service_first { [1, 0] } else { [0, 1] };
+            let first = lab.play(asked[order[0]], SYN).unwrap();
+            let second = lab.play(asked[order[1]], SYN).unwrap();
+            assert_eq!(first.tuple.source, end(WORLD, 40000), "a free port is kept");
+            assert_ne!(first.tuple, second.tuple, "{protocol:?}, the service first: {service_first}");
+            for (arrived, number) in [(first, order[0]), (second, order[1])] {
+                assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, asked[number].reversed());
+            }
+        }
+    }
+}
+
 // === past the host's stack ===
 
 /// What the first hook says of a packet to outside, and of the answer.
