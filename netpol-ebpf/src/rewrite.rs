@@ -3,7 +3,7 @@
 //! The helpers know what a checksum field holds: the whole sum, or only the pseudo-header's where hardware (or nobody,
 //! between containers) adds the rest.
 
-use aya_ebpf::helpers::generated::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes};
+use aya_ebpf::helpers::generated::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use netpol_common::{
     decide::Desk,
     drops::Drop,
@@ -169,28 +169,57 @@ fn difference<F: Family>(from: &Rewrite<F::Address>, to: &Rewrite<F::Address>) -
     (sum & 0xffff_ffff) + (sum >> 32)
 }
 
-/// Rewrites an ICMP error and the packet that it quotes. That packet's own transport checksum stays as it was: who gets
-/// the error does not look at it (RFC 5508 section 4.2), and often it is not there.
+/// Rewrites an ICMP error and the packet that it quotes, which is as its sender knows it then: with its transport
+/// checksum, where that is quoted.
 #[inline(always)]
 pub fn error<F: Family>(skb: Skb, desk: &Desk<F::Address>) -> Result<(), Drop> {
     let (inner, icmp) = (of(&desk.other), desk.packet.transport);
     let network = icmp as usize + size_of::<Icmp>();
     let (at, sum) = (desk.quoted_transport, Checksum { at: icmp + ICMP_CHECKSUM, flags: PSEUDO_HEADER });
+    let difference = difference::<F>(inner, &desk.quoted);
+    let mut covered = 0;
     if inner.ports.word() != desk.quoted.ports.word() {
         let (offset, size, from, to) = port_bytes(desk.other.protocol, inner.ports.word(), desk.quoted.ports.word())?;
+        covered = if size == 4 { u64::from(to) + u64::from(!from) } else { u64::from(to) + u64::from(!from & 0xffff) };
         // SAFETY: a live context; offsets outside of the frame are refused.
         done(unsafe { bpf_l4_csum_replace(skb.0, sum.at, u64::from(from), u64::from(to), size) })?;
         // SAFETY: as above, and at most four readable bytes.
         done(unsafe { bpf_skb_store_bytes(skb.0, at + offset, (&raw const to).cast(), size as u32, 0) })?;
     }
+    let quoted = checksum(desk.other.protocol.protocol(), at);
+    covered += if quoted.flags & PSEUDO_HEADER != 0 { difference } else { 0 };
+    quoted_sum(skb, quoted, covered, sum.at)?;
     // of an IPv4 header the sum stays what it was, with its own checksum in it; IPv6 has none
     let (quoted, own) = match F::CHECKSUM {
         Some(_) => (Checksum::NONE, Checksum::NONE),
         None => (Checksum { flags: 0, ..sum }, sum),
     };
-    addresses::<F>(skb, &desk.quoted, difference::<F>(inner, &desk.quoted), network, quoted)?;
+    addresses::<F>(skb, &desk.quoted, difference, network, quoted)?;
     let outer = of(&desk.packet.key);
-    addresses::<F>(skb, &desk.wire, difference::<F>(outer, &desk.wire), NETWORK, own)
+    addresses::<F>(skb, &desk.wire, self::difference::<F>(outer, &desk.wire), NETWORK, own)
+}
+
+/// The checksum of a packet that is quoted, when what it covers grows by `difference`; `icmp`: where that of the error
+/// is. (Of TCP the quote often ends before it.)
+#[inline(always)]
+fn quoted_sum(skb: Skb, sum: Checksum, difference: u64, icmp: u32) -> Result<(), Drop> {
+    let (mut field, size) = (0u16, size_of::<u16>() as u32);
+    // SAFETY: a live context, and two writable bytes; offsets outside of the frame are refused.
+    let is_there = sum.at != 0
+        && unsafe { bpf_skb_load_bytes(skb.0.cast(), sum.at, (&raw mut field).cast(), size) } == 0
+        && !(field == 0 && sum.flags & ZERO_IS_NONE != 0);
+    if !is_there {
+        return Ok(());
+    }
+    let difference = (difference & 0xffff_ffff) + (difference >> 32);
+    let mut new = replaced(field, difference);
+    if new == 0 && sum.flags & ZERO_IS_NONE != 0 {
+        new = 0xffff;
+    }
+    // SAFETY: as above, and two readable bytes.
+    done(unsafe { bpf_skb_store_bytes(skb.0, sum.at, (&raw const new).cast(), size, 0) })?;
+    // SAFETY: as above.
+    done(unsafe { bpf_l4_csum_replace(skb.0, icmp, u64::from(field), u64::from(new), u64::from(size)) })
 }
 
 /// Of an ICMP or ICMPv6 header (RFC 792, RFC 4443 section 2.1).
