@@ -62,7 +62,7 @@ pub use programs::{Datapath, Role};
 pub use published::Published;
 pub use records::{Audited, Counter, Record, Translated};
 pub use sockets::control_group;
-pub use testrun::{Action, Arrival};
+pub use testrun::{Action, Arrival, Ran};
 pub use translations::Pair;
 pub use twin::{Client, Tried, Twin};
 pub use usage::Usage;

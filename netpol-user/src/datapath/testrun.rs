@@ -12,6 +12,8 @@ use netpol_common::{
     drops::Side,
     flow::{FlowKey, FlowValue},
     kernel::{Bucket, FragmentKey, FragmentPorts},
+    nat::{NatKey, Translation},
+    service::{Affinity, AffinityKey},
     tables::IfIndex,
     wire::{Addr4, Addr6, Address},
 };
@@ -32,6 +34,14 @@ pub struct Arrival {
     pub ingress: IfIndex,
 }
 
+/// What became of a frame at a classifier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    pub action: Action,
+    /// As it leaves the classifier, which may have translated it.
+    pub frame: Vec<u8>,
+}
+
 /// What a classifier told the kernel to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -43,6 +53,9 @@ pub enum Action {
     /// None that a classifier of ours returns.
     Other(i32),
 }
+
+/// How much longer than a frame the answer to it can be: headers in front of what it quotes.
+const ANSWER: usize = 128;
 
 impl From<u32> for Action {
     fn from(code: u32) -> Self {
@@ -107,24 +120,28 @@ where
 }
 
 impl Datapath {
-    /// Runs a side's classifier once, on a frame that begins with its Ethernet header: the flows and
-    /// counters that it leaves are real.
+    /// Runs a classifier once, on a frame that begins with its Ethernet header: the flows and counters that it
+    /// leaves are real.
     ///
     /// # Errors
     /// The kernel refuses frames of less than 14 bytes and interfaces that do not exist.
-    pub fn test_run(&self, side: Side, frame: &[u8], arrival: Arrival) -> Result<Action, Error> {
+    pub fn test_run(&self, (role, side): (Role, Side), frame: &[u8], arrival: Arrival) -> Result<Ran, Error> {
         let context = Context::new(arrival);
-        let which = Classifier { role: Role::Workload, side };
+        let which = Classifier { role, side };
         let program = self.program(which);
+        // an answer in the frame's place may be longer
+        let mut out = vec![0; frame.len() + ANSWER];
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
+        options.data_out = Some(&mut out);
         options.ctx_in = Some(context.bytes());
-        let result = program.test_run(options);
-        Ok(result.map_err(|error| refused(which, error))?.return_value.into())
+        let result = program.test_run(options).map_err(|error| refused(which, error))?;
+        out.truncate(result.data_size_out as usize);
+        Ok(Ran { action: result.return_value.into(), frame: out })
     }
 
-    /// Removes all flows, denials and fragments, and what interfaces have used of their limits: as if no
-    /// packet had passed yet.
+    /// Removes all flows, denials, fragments and translations, and what interfaces have used of their limits: as if
+    /// no packet had passed yet.
     pub fn forget(&self) -> Result<(), Error> {
         self.clear::<FlowKey<Addr4>, FlowValue<Addr4>>("FLOWS4")?;
         self.clear::<FlowKey<Addr6>, FlowValue<Addr6>>("FLOWS6")?;
@@ -132,6 +149,10 @@ impl Datapath {
         forget_denials::<Addr6>(&mut self.pins.map("DENIALS6")?, "DENIALS6")?;
         self.clear::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENTS4")?;
         self.clear::<FragmentKey<Addr6>, FragmentPorts>("FRAGMENTS6")?;
+        self.clear::<NatKey<Addr4>, Translation<Addr4>>("NAT4")?;
+        self.clear::<NatKey<Addr6>, Translation<Addr6>>("NAT6")?;
+        self.clear::<AffinityKey<Addr4>, Affinity<Addr4>>("AFFINITY4")?;
+        self.clear::<AffinityKey<Addr6>, Affinity<Addr6>>("AFFINITY6")?;
         let mut rates: Array<MapData, Bucket> = self.pins.map("RATES")?.try_into().map_err(Error::map("RATES"))?;
         (0..rates.len()).try_for_each(|index| rates.set(index, Bucket::UNTOUCHED, 0)).map_err(Error::map("RATES"))
     }

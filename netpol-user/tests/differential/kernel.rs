@@ -7,7 +7,7 @@ use netpol_common::{
 };
 use netpol_user::{
     compile::Snapshot,
-    datapath::{Action, Arrival, Counter, Datapath, Pins},
+    datapath::{Action, Arrival, Counter, Datapath, Pins, Role},
     netns::Namespace,
 };
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -23,14 +23,14 @@ use crate::{
 const INTERFACES: usize = 6;
 
 /// Classifiers that are loaded and attached to nothing.
-struct Loaded {
-    datapath: Datapath,
+pub struct Loaded {
+    pub datapath: Datapath,
     counters: Vec<Counter>,
     would_drop: Vec<Counter>,
 }
 
 impl Loaded {
-    fn new(host: &Host) -> Self {
+    pub fn new(host: &Host) -> Self {
         let datapath =
             Datapath::open_or_load(&Pins::at(host.bpffs()), None, None).expect("the kernel takes the classifiers");
         let counters = datapath.counters().expect("counters");
@@ -39,7 +39,7 @@ impl Loaded {
     }
 
     /// The verdict that was counted since the last time.
-    fn counted(&mut self) -> Vec<(Side, Verdict, u64)> {
+    pub fn counted(&mut self) -> Vec<(Side, Verdict, u64)> {
         growth(&mut self.counters, self.datapath.counters().expect("counters"))
     }
 
@@ -74,8 +74,8 @@ impl host::Kernel for Loaded {
         audited: &[(Side, Drop)],
     ) -> Result<(), TestCaseError> {
         let at = Arrival { interface: arrival.interface, ingress: arrival.ingress };
-        let action = self.datapath.test_run(arrival.side, &frame, at);
-        let action = action.map_err(|error| TestCaseError::fail(format!("{error:?}")))?;
+        let ran = self.datapath.test_run((Role::Workload, arrival.side), &frame, at);
+        let action = ran.map_err(|error| TestCaseError::fail(format!("{error:?}")))?.action;
         let expected = match verdict {
             Err(_) => Action::Drop,
             Ok(Pass::Direct | Pass::Routed) => Action::Redirect,
@@ -89,7 +89,7 @@ impl host::Kernel for Loaded {
 }
 
 /// A host with interfaces to name, and their numbers.
-fn interfaces(host: &Host, far: &Namespace) -> Vec<u32> {
+pub fn interfaces(host: &Host, far: &Namespace) -> Vec<u32> {
     host.net(async |net| {
         let mut numbers = Vec::new();
         for number in 0..INTERFACES {
@@ -143,6 +143,6 @@ fn a_frame_for_no_interface_is_refused() {
     let host = Host::new();
     let loaded = Loaded::new(&host);
     let nowhere = Arrival { interface: IfIndex(12345), ingress: IfIndex::NONE };
-    let run = || loaded.datapath.test_run(Side::From, &[0; 60], nowhere).is_err();
+    let run = || loaded.datapath.test_run((Role::Workload, Side::From), &[0; 60], nowhere).is_err();
     assert!(host.namespace.enter(run).expect("entering a network namespace needs root"));
 }

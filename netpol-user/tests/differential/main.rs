@@ -8,6 +8,7 @@
 //! | `host` | the logic on hash maps |
 //! | `oracle` | what the ordered rules say, and who opened what |
 //! | `kernel` | the classifiers, through `BPF_PROG_TEST_RUN` |
+//! | `translated` | services and masquerading: the classifiers, and a model of what they promise |
 //! | `object` | what must not be in the object, and what the verifier makes of it |
 
 mod host;
@@ -16,6 +17,7 @@ mod object;
 mod oracle;
 mod script;
 mod stage;
+mod translated;
 
 #[path = "../../../netpol-common/tests/datapath/support/mod.rs"]
 mod datapath;

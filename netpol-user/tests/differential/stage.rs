@@ -17,10 +17,11 @@ use crate::{
     worlds,
 };
 
-const UPLINK: IfIndex = IfIndex(900);
+/// Where nothing real is needed.
+pub const UPLINK: IfIndex = IfIndex(900);
 const BRIDGES: [IfIndex; 2] = [IfIndex(901), IfIndex(902)];
-const ROUTER: Mac = [2, 7, 7, 7, 7, 7];
-const OUTSIDE: [&str; 5] = ["10.0.0.9", "8.8.8.8", "192.0.2.129", "2001:db8::1", "fd00::99"];
+pub const ROUTER: Mac = [2, 7, 7, 7, 7, 7];
+pub const OUTSIDE: [&str; 5] = ["10.0.0.9", "8.8.8.8", "192.0.2.129", "2001:db8::1", "fd00::99"];
 
 /// Someone who can be spoken to.
 #[derive(Clone, Copy, Debug)]

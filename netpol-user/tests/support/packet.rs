@@ -54,7 +54,8 @@ pub fn ip(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
 /// Writes an IPv4 header's checksum.
 pub fn seal(header: &mut [u8]) {
     header[10..12].fill(0);
-    let sum = checksum(&header[..20]);
+    let length = usize::from(header[0] & 15) * 4;
+    let sum = checksum(&header[..length.clamp(20, header.len())]);
     header[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
@@ -73,18 +74,29 @@ pub fn udp_segment(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> 
 
 /// A whole packet with these flags, checksum right.
 pub fn tcp(from: SocketAddr, to: SocketAddr, flags: u8, payload: &[u8]) -> Vec<u8> {
+    ip(from.ip(), to.ip(), TCP, &tcp_segment(from, to, flags, payload))
+}
+
+/// TCP header and payload.
+pub fn tcp_segment(from: SocketAddr, to: SocketAddr, flags: u8, payload: &[u8]) -> Vec<u8> {
     let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
     let rest = [0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0];
     let segment = [&ports[..], &rest, payload].concat();
-    ip(from.ip(), to.ip(), TCP, &summed((from.ip(), to.ip()), TCP, segment, 16))
+    summed((from.ip(), to.ip()), TCP, segment, 16)
 }
 
 /// An ICMP or ICMPv6 message: type, code, the four bytes after the checksum, and the rest.
 pub fn icmp(from: IpAddr, to: IpAddr, head: [u8; 6], payload: &[u8]) -> Vec<u8> {
+    let protocol = if from.is_ipv4() { ICMP } else { ICMPV6 };
+    ip(from, to, protocol, &icmp_message((from, to), head, payload))
+}
+
+/// The same without the IP header.
+pub fn icmp_message((from, to): (IpAddr, IpAddr), head: [u8; 6], payload: &[u8]) -> Vec<u8> {
     let [kind, code, rest @ ..] = head;
     let message = [&[kind, code, 0, 0], &rest[..], payload].concat();
     let protocol = if from.is_ipv4() { ICMP } else { ICMPV6 };
-    ip(from, to, protocol, &summed((from, to), protocol, message, 2))
+    summed((from, to), protocol, message, 2)
 }
 
 /// Puts the checksum over pseudo-header and segment at `at`.
