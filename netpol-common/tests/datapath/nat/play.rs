@@ -6,7 +6,7 @@ use netpol_common::{
     drops::{Drop, Pass, Side, Verdict},
     kernel::Settings,
     nat::NatKey,
-    parse::NETWORK,
+    parse::{NETWORK, ethertype},
     service::{Backend, MemberKey, ServiceKey, ServiceValue},
     tables::{AddressFlags, AddressKey, AddressValue, Identity, IfIndex, Network},
     wire::{Addr4, Mac, PortBe, Protocol},
@@ -65,7 +65,7 @@ pub fn addr(address: [u8; 4]) -> Addr4 {
 pub fn tuple(frame: &[u8]) -> Tuple {
     let number = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
     let address = |at: usize| <[u8; 4]>::try_from(&frame[at..at + 4]).unwrap();
-    let transport = NETWORK + 20;
+    let transport = NETWORK + usize::from(frame[NETWORK] & 15) * 4;
     let protocol = Protocol(frame[NETWORK + 9]);
     let (source, destination) = if protocol == ICMP {
         (number(transport + 4), number(transport + 4))
@@ -76,15 +76,38 @@ pub fn tuple(frame: &[u8]) -> Tuple {
 }
 
 /// A frame with a tuple. ICMP: a question, or an `answer`.
-pub fn framed(tuple: Tuple, (from, to): (Mac, Mac), flags: u8, answer: bool) -> Vec<u8> {
-    let Tuple { protocol, source, destination } = tuple;
-    let payload = match protocol {
-        Protocol::TCP => frame::tcp(source.1, destination.1, flags),
-        Protocol::UDP => frame::udp(source.1, destination.1, b"payload"),
-        _ => frame::icmp(if answer { 0 } else { 8 }, 0, source.1, b"payload"),
-    };
-    let (kind, bytes) = frame::ip(source.0.into(), destination.0.into(), protocol, &payload);
-    frame::ethernet(to, from, kind, &bytes)
+pub fn framed(tuple: Tuple, macs: (Mac, Mac), flags: u8, answer: bool) -> Vec<u8> {
+    Content { flags, answer, ..Content::PLAIN }.framed(tuple, macs)
+}
+
+/// What is in a frame beside its tuple.
+#[derive(Clone, Copy, Debug)]
+pub struct Content<'a> {
+    pub flags: u8,
+    /// Of an echo.
+    pub answer: bool,
+    /// Words of IPv4 options.
+    pub words: u8,
+    pub payload: &'a [u8],
+}
+
+impl Content<'_> {
+    pub const PLAIN: Self = Content { flags: 0, answer: false, words: 0, payload: b"payload" };
+
+    pub fn framed(&self, tuple: Tuple, (from, to): (Mac, Mac)) -> Vec<u8> {
+        frame::ethernet(to, from, ethertype::IPV4, &self.packet(tuple))
+    }
+
+    pub fn packet(&self, tuple: Tuple) -> Vec<u8> {
+        let Tuple { protocol, source, destination } = tuple;
+        let transport = match protocol {
+            Protocol::TCP => [frame::tcp(source.1, destination.1, self.flags), self.payload.to_vec()].concat(),
+            Protocol::UDP => frame::udp(source.1, destination.1, self.payload),
+            _ => frame::icmp(if self.answer { 0 } else { 8 }, 0, source.1, self.payload),
+        };
+        let with = frame::Options { words: self.words, ..frame::Options::default() };
+        frame::ipv4_with(source.0.into(), destination.0.into(), protocol, with, &transport)
+    }
 }
 
 /// A packet that has come to where it goes.
@@ -95,8 +118,8 @@ pub struct Arrived {
     pub at: IfIndex,
     /// What the first hook has said.
     pub first: Pass,
-    /// The frame, from the transport header on: ports apart, nothing there may change.
-    pub payload: Vec<u8>,
+    /// From the IP header on.
+    pub packet: Vec<u8>,
 }
 
 impl Lab {
@@ -201,21 +224,22 @@ impl Lab {
 
     /// A packet from an endpoint or from outside, through all hooks that are on its way.
     pub fn play(&mut self, tuple: Tuple, flags: u8) -> Result<Arrived, Drop> {
-        self.played(tuple, flags, false)
+        self.carry(tuple, Content { flags, ..Content::PLAIN })
     }
 
     /// The same for what answers a packet that has arrived.
     pub fn answer(&mut self, arrived: &Arrived, flags: u8) -> Result<Arrived, Drop> {
-        self.played(arrived.tuple.reversed(), flags, true)
+        self.carry(arrived.tuple.reversed(), Content { flags, answer: true, ..Content::PLAIN })
     }
 
-    fn played(&mut self, sent: Tuple, flags: u8, answer: bool) -> Result<Arrived, Drop> {
+    /// A packet with this content, likewise.
+    pub fn carry(&mut self, sent: Tuple, content: Content) -> Result<Arrived, Drop> {
         let Some(from) = local(sent.source.0) else {
-            return self.play_outside(framed(sent, (WORLD.mac, HOST.mac), flags, answer));
+            return self.play_outside(content.framed(sent, (WORLD.mac, HOST.mac)));
         };
         // on the own bridge directly, else by the host
         let to = local(sent.destination.0).filter(|to| from != D && *to != D).map_or(HOST.mac, |to| to.mac);
-        let own = self.at(Side::From, from, from.interface, &framed(sent, (from.mac, to), flags, answer));
+        let own = self.at(Side::From, from, from.interface, &content.framed(sent, (from.mac, to)));
         let first = own.verdict?;
         let is_bridged = own.frame[..6] != HOST.mac;
         let destination = local(tuple(&own.frame).destination.0);
@@ -271,10 +295,7 @@ impl Lab {
 }
 
 fn arrived(frame: &[u8], at: IfIndex, first: Pass) -> Arrived {
-    let tuple = tuple(frame);
-    // what follows ports, identifier and checksums
-    let head = if tuple.protocol == TCP { 4 } else { 8 };
-    Arrived { tuple, at, first, payload: frame[NETWORK + 20 + head..].to_vec() }
+    Arrived { tuple: tuple(frame), at, first, packet: frame[NETWORK..].to_vec() }
 }
 
 /// The endpoint that an address belongs to.
