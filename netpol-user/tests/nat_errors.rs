@@ -181,6 +181,56 @@ fn a_route_is_traced_through_masquerade() {
     });
 }
 
+#[test]
+fn a_route_is_traced_through_a_published_port() {
+    every_way(WIDE, |scene, far, way| {
+        for family in FAMILIES {
+            // nobody listens behind it
+            let to = host_port(family);
+            let about: SocketAddr = to.parse().expect("an address");
+            let mut hops = vec![];
+            for limit in 1..=8 {
+                let socket = telling(far, &to);
+                hop_limit(&socket, limit);
+                socket.send(b"who is there?").expect("a datagram");
+                let told = told(&socket);
+                assert_eq!(told.about, about, "{way} {family:?}: {told:?}");
+                hops.push(told.by);
+                if told.kind != if family == Family::V4 { 11 } else { 3 } {
+                    break;
+                }
+            }
+            // the host is a hop where it routes; what it leads on directly keeps its hop limit
+            let [router, rest @ ..] = &hops[..] else { panic!("{way} {family:?}: nobody tells") };
+            assert!(![host_address(family), scene.outside.ip(family)].contains(router), "{way} {family:?}: {hops:?}");
+            let is_stack = way.contains("stack");
+            let expected = vec![host_address(family); if is_stack { 2 } else { 1 }];
+            assert_eq!(rest, expected, "{way} {family:?}");
+        }
+    });
+}
+
+#[test]
+fn a_backend_is_told_of_answers_that_do_not_get_far() {
+    every_way(WIDE, |scene, far, way| {
+        for family in FAMILIES {
+            let any = if family == Family::V4 { "0.0.0.0:8080" } else { "[::]:8080" };
+            let server = scene.b.enter(|| UdpSocket::bind(any)).expect("a socket");
+            server.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            let client = telling(far, &host_port(family));
+            client.send(b"question").expect("a datagram");
+            let (_, about) = server.recv_from(&mut [0; 16]).expect("the question");
+            assert_eq!(about.ip(), far.ip(family), "{way} {family:?}");
+            let server = told_of(server, about);
+            // as far as the router behind the host
+            hop_limit(&server, 2);
+            server.send(b"answer").expect("a datagram");
+            let kind = if family == Family::V4 { 11 } else { 3 };
+            assert_eq!(told(&server), Told { by: scene.outside.ip(family), kind, code: 0, about }, "{way} {family:?}");
+        }
+    });
+}
+
 fn hop_limit(socket: &UdpSocket, limit: u32) {
     match socket.peer_addr().expect("connected") {
         SocketAddr::V4(_) => socket.set_ttl(limit).expect("a limit"),
