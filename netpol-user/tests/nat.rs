@@ -95,7 +95,8 @@ fn an_endpoint_reaches_itself_through_its_service() {
                 check(&[
                     (b, Attempt::Tcp(virtual_address(family)), Seen::Answered),
                     (b, Attempt::Udp(virtual_address(family)), Seen::Answered),
-                    (b, Attempt::Tcp(host), Seen::Answered),
+                    (b, Attempt::Tcp(host.clone()), Seen::Answered),
+                    (b, Attempt::Udp(host), Seen::Answered),
                 ]);
             }
         }

@@ -86,6 +86,21 @@ fn fragments_of_translated_datagrams_follow_their_first_fragment() {
 }
 
 #[test]
+fn fragments_of_echoes_follow_their_first_fragment_through_masquerade() {
+    every_way(|scene, _, way| {
+        for family in FAMILIES {
+            for client in [&scene.a, &scene.b] {
+                for length in [LARGE, 40_000] {
+                    let payload: Vec<u8> = (0..length).map(|at| (at / 7) as u8).collect();
+                    let seen = client.ping_with(scene.outside.ip(family), &payload);
+                    assert_eq!(seen, Seen::Answered, "{way} {family:?} {} {length}", client.name);
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn fragments_of_two_clients_with_one_port_reach_each_its_own() {
     let scene = Scene::bridged();
     let Scene { a, b, outside, .. } = &scene;

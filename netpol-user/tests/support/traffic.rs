@@ -152,6 +152,11 @@ impl Endpoint {
 
     /// Sends an echo request (ICMP or ICMPv6) and awaits the reply.
     pub fn ping(&self, to: IpAddr) -> Seen {
+        self.ping_with(to, b"netpol")
+    }
+
+    /// The same with a payload, which the reply must have.
+    pub fn ping_with(&self, to: IpAddr, payload: &[u8]) -> Seen {
         let (family, protocol, request) = match to {
             IpAddr::V4(_) => (libc::AF_INET, libc::IPPROTO_ICMP, 8),
             IpAddr::V6(_) => (libc::AF_INET6, libc::IPPROTO_ICMPV6, 128),
@@ -161,7 +166,7 @@ impl Endpoint {
         let socket = UdpSocket::from(fd);
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let identifier = (std::process::id() as u16).to_be_bytes();
-        let mut packet = [&[request, 0, 0, 0][..], &identifier, &[0, 1], b"netpol"].concat();
+        let mut packet = [&[request, 0, 0, 0][..], &identifier, &[0, 1], payload].concat();
         if to.is_ipv4() {
             // the kernel fills in ICMPv6's, whose pseudo-header it knows
             let sum = checksum(&packet);
@@ -171,13 +176,14 @@ impl Endpoint {
             return seen(&error);
         }
         let deadline = Instant::now() + PATIENCE;
-        let mut buffer = [0; 2048];
+        let mut buffer = vec![0; 65_536];
         while Instant::now() < deadline {
             let Ok((length, from)) = socket.recv_from(&mut buffer) else { return Seen::Silent };
             let header = if to.is_ipv4() { 20 } else { 0 };
             let reply = if to.is_ipv4() { 0 } else { 129 };
             let is_reply = buffer[..length].get(header) == Some(&reply)
-                && buffer[..length].get(header + 4..header + 6) == Some(&identifier[..]);
+                && buffer[..length].get(header + 4..header + 6) == Some(&identifier[..])
+                && buffer[..length].get(header + 8..) == Some(payload);
             if from.ip() == to && is_reply {
                 return Seen::Answered;
             }
