@@ -43,8 +43,8 @@ const TYPES: [(&str, Type); 4] = [
 ];
 const AFFINITIES: [(&str, bool); 2] = [("None", false), ("ClientIP", true)];
 const FAMILIES: [(&str, IpVersion); 2] = [("IPv4", IpVersion::V4), ("IPv6", IpVersion::V6)];
-/// On one host every endpoint is local: both mean the same.
-const TRAFFIC: [(&str, ()); 2] = [("Cluster", ()), ("Local", ())];
+/// Whether only local endpoints are meant. On one host every endpoint is local: both mean the same.
+const TRAFFIC: [(&str, bool); 2] = [("Cluster", false), ("Local", true)];
 
 pub fn read(mut object: Object<'_>, collected: &mut Collected) {
     let report = object.report;
@@ -59,7 +59,7 @@ pub fn read(mut object: Object<'_>, collected: &mut Collected) {
     }
     let external = external(report, &mut spec, kind);
     let has_external = !external.is_empty() || matches!(kind, Type::NodePort | Type::LoadBalancer);
-    traffic_policies(report, &mut spec, has_external);
+    traffic_policies(report, &mut spec, (has_external, headless));
     addresses.extend(external);
     let mut seen = HashSet::new();
     addresses.retain(|(address, _)| seen.insert(*address));
@@ -174,8 +174,13 @@ pub fn unicast(report: &Report, address: IpAddr, at: Pos) -> bool {
     !special
 }
 
-fn traffic_policies(report: &Report, spec: &mut Fields<'_>, has_external: bool) {
-    spec.choice("internalTrafficPolicy", &TRAFFIC);
+fn traffic_policies(report: &Report, spec: &mut Fields<'_>, (has_external, headless): (bool, bool)) {
+    // Kubernetes itself writes `Cluster` into every service
+    if spec.choice("internalTrafficPolicy", &TRAFFIC) == Some(true) && headless {
+        let at = spec.key_at("internalTrafficPolicy").unwrap_or(spec.at);
+        let message = "`internalTrafficPolicy: Local` has no meaning for a headless service";
+        report.error_help(at, message, "its clients choose among the endpoints themselves; leave it out");
+    }
     if spec.choice("externalTrafficPolicy", &TRAFFIC).is_some() && !has_external {
         let at = spec.key_at("externalTrafficPolicy").unwrap_or(spec.at);
         let message = "`externalTrafficPolicy` has no meaning for a service that is not published outside";

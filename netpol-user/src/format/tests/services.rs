@@ -56,7 +56,8 @@ fn left_out_fields_of_a_service_mean_what_kubernetes_says() {
 
 #[test]
 fn headless_services_and_balanced_ones_are_understood() {
-    let headless = service("{clusterIP: None, selector: {app: a}, ports: [{port: 80}]}");
+    let headless =
+        service("{clusterIP: None, internalTrafficPolicy: Cluster, selector: {app: a}, ports: [{port: 80}]}");
     assert_eq!(warnings(&headless), Vec::<String>::new());
     assert_eq!(world(&headless).services[0].addresses, []);
     let balanced = "{type: LoadBalancer, loadBalancerIP: 192.0.2.9, externalTrafficPolicy: Local, ports: [{port: 80}]}";
@@ -96,6 +97,14 @@ fn what_a_service_cannot_mean_here_is_refused_with_the_place() {
         (
             "{clusterIP: 10.0.0.1, externalTrafficPolicy: Local}",
             "4:29 `externalTrafficPolicy` has no meaning for a service that is not published outside",
+        ),
+        (
+            "{clusterIP: None, externalTrafficPolicy: Cluster}",
+            "4:25 `externalTrafficPolicy` has no meaning for a service that is not published outside",
+        ),
+        (
+            "{clusterIP: None, internalTrafficPolicy: Local}",
+            "4:25 `internalTrafficPolicy: Local` has no meaning for a headless service",
         ),
         ("{clusterIP: 10.0.0.1, internalTrafficPolicy: Nearby}", "4:52 `Nearby` is no `internalTrafficPolicy`"),
         (
