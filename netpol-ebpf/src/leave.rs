@@ -14,12 +14,12 @@ use netpol_common::{
 use crate::{family::Maps, frame::Skb, tables::uplink};
 
 /// The interface that the host would route a packet out of; [`IfIndex::NONE`]: none, it does not forward, the packet
-/// at hand is too large for it, or the route takes less than the interface, an uplink, does.
+/// at hand is too large for it, or the route takes less than the uplink does by which the packet leaves or has come.
 #[inline(always)]
 pub fn route<F: Maps>(skb: Skb, slot: u32, key: &FlowKey<F::Address>, from: IfIndex) -> IfIndex {
     let found = look::<F>(skb, key, (from, 0));
-    match uplink(slot, found) {
-        // each packet is compared with the interface's size alone
+    // each packet is compared with the uplink's size alone
+    match uplink(slot, found).or_else(|| uplink(slot, from)) {
         Some(uplink) => look::<F>(skb, key, (from, uplink.mtu as u16)),
         None => found,
     }

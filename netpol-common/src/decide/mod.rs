@@ -453,8 +453,10 @@ pub fn settle<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
 #[inline(always)]
 pub fn depart<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
     let place = desk.packet.key.place;
-    let uplink = kernel.route(&desk.packet.key, desk.hook.router(place.ifindex()));
-    if kernel.uplink(uplink).is_unspecified() {
+    let router = desk.hook.router(place.ifindex());
+    let uplink = kernel.route(&desk.packet.key, router);
+    // answers are delivered directly, too: where the host would bring them here, whatever their size
+    if kernel.uplink(uplink).is_unspecified() || kernel.route(&desk.other, uplink) != router {
         return Ok(Action::Judge);
     }
     let translated = translate_out(kernel, desk, uplink)?;

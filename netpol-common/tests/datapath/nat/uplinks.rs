@@ -313,6 +313,15 @@ fn where_somebody_has_a_say_the_stack_brings_it_there() {
 }
 
 #[test]
+fn where_the_route_to_an_endpoint_takes_less_the_stack_brings_it_there() {
+    let mut lab = Lab::outward().with_service(PUBLISHED, &[B8080]);
+    lab.0.v4.narrow = [A, B].map(|who| addr(who.address)).to_vec();
+    for sent in [leaves(A), Tuple::new(UDP, end(WORLD, 40000), PUBLISHED)] {
+        assert_eq!(ways(&mut lab, sent), (Pass::Stack, Pass::Stack), "{sent:?}");
+    }
+}
+
+#[test]
 fn what_goes_to_another_router_takes_the_stack() {
     let mut lab = Lab::outward();
     for _ in 0..2 {

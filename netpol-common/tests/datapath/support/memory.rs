@@ -14,7 +14,9 @@ use netpol_common::{
     policy::PolicyTables,
     service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue},
     socket::{SocketKey, Sockets},
-    tables::{AddressKey, AddressValue, HookValue, Identity, IfIndex, PairKey, PairValue, PortKey, Range, Ruling},
+    tables::{
+        AddressKey, AddressValue, HookValue, Identity, IfIndex, Network, PairKey, PairValue, PortKey, Range, Ruling,
+    },
     wire::{Addr4, Addr6, Address},
 };
 
@@ -34,6 +36,8 @@ pub struct Store<A: Address> {
     pub uplinks: HashMap<IfIndex, A>,
     /// The host would send what is for outside nowhere.
     pub routes_elsewhere: bool,
+    /// Routes to these take less than the uplinks do.
+    pub narrow: Vec<A>,
     pub translations: RefCell<HashMap<NatKey<A>, Translation<A>>>,
     /// What another CPU claims just before this one claims the same.
     pub rivals: RefCell<HashMap<NatKey<A>, Translation<A>>>,
@@ -87,6 +91,7 @@ impl<A: Address> Default for Store<A> {
             pools: Vec::new(),
             uplinks: HashMap::new(),
             routes_elsewhere: false,
+            narrow: Vec::new(),
             translations: RefCell::default(),
             rivals: RefCell::default(),
             room: usize::MAX,
@@ -294,10 +299,20 @@ impl<A: Stored> Kernel<A> for Memory {
         A::store(self).uplinks.get(&interface).copied().unwrap_or(A::UNSPECIFIED)
     }
 
-    fn route(&self, key: &FlowKey<A>, _: IfIndex) -> IfIndex {
-        // whoever is not in a pool is outside
+    fn route(&self, key: &FlowKey<A>, from: IfIndex) -> IfIndex {
         let store = A::store(self);
-        if self.is_pooled(&key.destination) || store.routes_elsewhere {
+        if store.routes_elsewhere {
+            return IfIndex::NONE;
+        }
+        if store.uplinks.contains_key(&from) {
+            let to = AddressKey { network: Network::SHARED, address: key.destination };
+            let endpoint = store.addresses.get(&to).map_or(IfIndex::NONE, |value| value.ifindex);
+            let is_narrow = store.narrow.contains(&key.destination);
+            let router = self.hooks.get(&endpoint).map(|hook| hook.router(endpoint));
+            return router.filter(|_| !is_narrow).unwrap_or(IfIndex::NONE);
+        }
+        // whoever is not in a pool is outside
+        if self.is_pooled(&key.destination) {
             IfIndex::NONE
         } else {
             store.uplinks.keys().min_by_key(|uplink| uplink.0).copied().unwrap_or(IfIndex::NONE)

@@ -2,8 +2,11 @@
 
 use std::{cell::RefCell, collections::HashMap, net::SocketAddr};
 
-use netpol_common::wire::Protocol;
-use netpol_user::netns::Namespace;
+use netpol_common::{
+    drops::{Pass, Side},
+    wire::Protocol,
+};
+use netpol_user::{datapath::Counter, netns::Namespace};
 use proptest::{prelude::*, test_runner::TestRunner};
 
 use super::{
@@ -266,6 +269,11 @@ fn play_all(host: &Host, links: &Links, cases: u32) -> Result<Tally, String> {
         Ok(())
     });
     played.map_err(|error| error.to_string())?;
+    let counters = loaded.into_inner().datapath.counters().map_err(|error| error.to_string())?;
+    for (side, pass) in WAYS {
+        let is_it = |counter: &Counter| (counter.side, counter.verdict) == (side, Ok(pass)) && counter.packets > 0;
+        assert!(counters.iter().any(is_it), "nothing went {pass:?}, {side:?} an endpoint");
+    }
     Ok(total.into_inner())
 }
 
@@ -280,6 +288,15 @@ fn the_classifiers_translate_as_the_documents_promise() {
         assert!(tally.of(what) > 0, "nothing was tested of {what:?}: {tally:?}");
     }
 }
+
+/// Past the host, and through it.
+const WAYS: [(Side, Pass); 5] = [
+    (Side::From, Pass::Routed),
+    (Side::From, Pass::Out),
+    (Side::From, Pass::Stack),
+    (Side::To, Pass::Routed),
+    (Side::To, Pass::Stack),
+];
 
 /// What a run that tests something cannot miss.
 const ALL: [Seen; 13] = [

@@ -50,6 +50,13 @@ impl Links {
                 let gateway: IpAddr = address.replace("200", "1").replace("::fe", "::1").parse().unwrap();
                 net.route(everywhere.parse().unwrap(), "up", Some(gateway)).await;
             }
+            // as `stage::workloads` and `worlds` place endpoints
+            for number in 0..workloads.len() {
+                let (bridge, half) = (["br0", "br1"][number / 3 % 2], number % 2);
+                for own in [format!("10.0.{half}.{number}/32"), format!("fd00:{half}::{number}/128")] {
+                    net.route(own.parse().unwrap(), bridge, None).await;
+                }
+            }
             let bridges = [net.index("br0").await, net.index("br1").await].map(IfIndex);
             Self { workloads, bridges, uplink: IfIndex(net.index("up").await), uplink_mac: net.mac("up").await }
         })
