@@ -7,11 +7,13 @@
 //! | `drops` | each by its reason, and a flood of them |
 //! | `observers` | several of them, slow ones and dead ones |
 //! | `output` | words for people, packets in a file |
+//! | `schema` | the fields of each kind of event, and where they are documented |
 
 mod drops;
 mod events;
 mod observers;
 mod output;
+mod schema;
 
 #[path = "../support/mod.rs"]
 mod support;
