@@ -1,13 +1,21 @@
 //! Who observes, and what becomes of those who are too slow, or gone.
 
-use nix::sys::signal::Signal;
+use std::{ops::Range, time::Duration};
+
+use aya::maps::{Array, Map, MapData, PerCpuArray};
+use netpol_common::event::Lease;
+use nix::{
+    sys::signal::Signal,
+    time::{ClockId, clock_gettime},
+};
 use serde_json::json;
 
 use crate::{
     between, loaded,
+    schema::assert_gap,
     support::{
         Attempt::{Tcp, Udp},
-        Family, Scene,
+        Family, Host, Scene,
         Seen::{Answered, Silent},
         check, packet,
         policy::{anybody, ingress},
@@ -124,6 +132,66 @@ fn killed_observer_leaves_its_place_to_the_next_and_to_a_load() {
     last.end();
     assert!(host.is_observed(), "by the killed ones");
     host.load(&[a, b], &[]);
+    assert!(!host.is_observed());
+}
+
+/// What is in a map of eight observers.
+#[track_caller]
+fn pinned(host: &Host, name: &str) -> MapData {
+    MapData::from_pin(host.bpffs().join("maps").join(name)).expect("pinned")
+}
+
+#[test]
+fn observer_outlives_its_lease_and_the_rings_of_the_dead_and_the_stopped_are_skipped() {
+    const FLOWS: u16 = 200;
+    let scene = Scene::bridged();
+    let Scene { host, a, b, .. } = &scene;
+    host.load(&scene.all(), &[ingress("b", &[anybody(&["53/UDP"])])]);
+    let leases: Array<MapData, Lease> = Map::Array(pinned(host, "LEASES")).try_into().expect("leases");
+    let lease = |place: u32| leases.get(&(place + 1), 0).expect("a lease");
+    let untold: PerCpuArray<MapData, u64> = Map::PerCpuArray(pinned(host, "UNTOLD")).try_into().expect("counts");
+    let lost = |place: u32| untold.get(&place, 0).expect("a count").iter().sum::<u64>();
+    let holds = |lease: Lease| {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("a clock");
+        lease.holds(Duration::from(now).as_nanos() as u64)
+    };
+    let send = |ports: Range<u16>| {
+        let (socket, source, target) = (a.raw(), a.mac(), b.mac());
+        for port in ports {
+            let (from, to) = (a.socket(Family::V4, port), b.socket(Family::V4, 53));
+            socket.send(&packet::frame(target, source, &packet::udp(from, to, b"hello")));
+        }
+    };
+
+    // in this order they have the places 0, 1 and 2; the rings of the latter have room for some 25 events
+    let mut living = host.observe(&["--type", "new", "to:b port:53"]);
+    let mut killed = host.observe(&["--type", "new", "--buffer", "4"]);
+    let mut stopped = host.observe(&["--type", "new", "--buffer", "4", "to:b port:53"]);
+    let first = lease(0);
+    killed.signal(Signal::SIGKILL);
+    killed.ended();
+    stopped.signal(Signal::SIGSTOP);
+    let all = [first, lease(1), lease(2)];
+    wait_until("the leases have run out, but for who renews its own", || !all.into_iter().any(holds));
+    assert!(holds(lease(0)) && lease(0).0 > first.0);
+    assert_eq!((lease(1), lease(2), host.observers()), (all[1], all[2], 1));
+    let before = [lost(1), lost(2)];
+    send(2000..2000 + FLOWS);
+    living.event("the last", |event| event["source"]["port"] == 1999 + FLOWS);
+    assert_eq!((living.all("new").len(), living.sum("lost", "lost")), (usize::from(FLOWS), 0));
+    assert_eq!([lost(1), lost(2)], before, "full rings would have lost most of them");
+
+    // who was stopped is told that, and is there again; the dead one's place is cleared
+    stopped.signal(Signal::SIGCONT);
+    let gap = stopped.event("the gap", |event| event["type"] == "lost" && event["lost"].is_null());
+    assert_gap(&gap);
+    wait_until("its lease holds again", || host.observers() == 2);
+    send(3000..3001);
+    stopped.event("what comes after", |event| event["type"] == "new" && event["source"]["port"] == 3000);
+    host.load(&[a, b], &[]);
+    assert_eq!((lease(1), host.observers()), (Lease::NONE, 2));
+    living.end();
+    stopped.end();
     assert!(!host.is_observed());
 }
 

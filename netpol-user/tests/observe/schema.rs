@@ -124,6 +124,12 @@ fn assert_event(event: &Value, kind: &str) {
     }
 }
 
+/// How long an observer was stopped, in the fields of that.
+#[track_caller]
+pub fn assert_gap(event: &Value) {
+    assert_fields(event, GAP);
+}
+
 #[test]
 fn every_kind_of_event_has_exactly_the_fields_that_scripts_rely_on() {
     let scene = Scene::bridged();
