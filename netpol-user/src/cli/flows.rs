@@ -1,10 +1,16 @@
-use std::time::SystemTime;
+mod document;
+
+use std::{
+    io::{self, Write as _},
+    time::SystemTime,
+};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use document::Document;
 use serde::{Serialize, Serializer};
 
-use super::{Instance, Outcome, OutputArgs, output};
+use super::{Format, Instance, Outcome, OutputArgs, output};
 use crate::{
     datapath::{Datapath, Record},
     observe::{Filter, Flow, Leaving, Reader},
@@ -54,7 +60,10 @@ impl Flows {
             (self.all || !reader.only_passes(record)) && self.wants(record, || reader.flow(record, *now))
         });
         records.sort_unstable_by_key(|record| record.idle);
-        output::print(self.output.output, &listing, |listing| self.table(listing))?;
+        match self.output.output {
+            Format::Json => listing.json()?,
+            format => output::print(format, &listing, |listing| self.table(listing))?,
+        }
         Ok(Outcome::Done)
     }
 
@@ -100,6 +109,15 @@ impl Flows {
 impl Listing {
     fn flows(&self) -> impl Iterator<Item = Flow<'_>> {
         self.records.iter().map(|record| self.reader.flow(record, self.now))
+    }
+
+    fn json(&self) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        let mut document = Document::new(&mut out);
+        self.flows().try_for_each(|flow| document.flow(&flow))?;
+        document.finish()?;
+        out.write_all(b"\n")?;
+        out.flush()
     }
 }
 
