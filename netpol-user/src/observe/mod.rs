@@ -47,7 +47,7 @@ pub use connection::{Connection, Key, Row};
 pub use conversation::{Conversation, Speaker, conversations};
 pub use ends::{End, Ends};
 pub use filter::Filter;
-pub use flow::{Cause, Explanation, Flow, Interface, Leaving, Peer, TcpFlags};
+pub use flow::{Cause, Explanation, Flow, Interface, Leaving, Peer, ServiceName, TcpFlags};
 pub use happening::{Happening, Told, What};
 pub use hits::{Hits, hits};
 pub use reader::{Between, Reader};

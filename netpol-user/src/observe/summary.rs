@@ -1,4 +1,4 @@
-//! Connections put together: a row for each pair of ends, each endpoint, each rule.
+//! Connections put together: a row for each pair of ends, each client of a service, each endpoint, each rule.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -7,7 +7,7 @@ use std::{
 
 use super::connection::Connection;
 use crate::{
-    datapath::{Audited, Drop},
+    datapath::{Audited, Drop, Record},
     state::Names,
 };
 
@@ -90,6 +90,7 @@ pub fn rules<'a>(names: &Names, connections: impl IntoIterator<Item = &'a Connec
 struct Group {
     source: End,
     destination: End,
+    /// 0: any, of the service's backends.
     port: u16,
     protocol: u8,
     denied: Option<Drop>,
@@ -101,20 +102,41 @@ struct Group {
 enum End {
     Endpoint(usize),
     Outside(IpAddr),
+    /// By its number in the present generation.
+    Service(u32),
 }
 
-/// One row for all connections between the same two ends, to the same port, with the same verdict by the
-/// same rules.
-pub fn by_ends<'a>(connections: impl IntoIterator<Item = &'a Connection>) -> Vec<Connection> {
+/// What connections have in common that become one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grouping {
+    /// The two ends.
+    Ends,
+    /// Who asks, and the service's port that is asked, whoever answers; without a service the two ends.
+    Services,
+}
+
+/// One row for all connections between the same two ends, or to the same service, to the same port, with the same verdict
+/// by the same rules.
+pub fn groups<'a>(
+    names: &Names,
+    grouping: Grouping,
+    connections: impl IntoIterator<Item = &'a Connection>,
+) -> Vec<Connection> {
     let mut groups: HashMap<Group, usize> = HashMap::new();
     let mut rows: Vec<Connection> = Vec::new();
     for connection in connections {
         let record = &connection.record;
         let end = |endpoint: Option<usize>, address| endpoint.map_or(End::Outside(address), End::Endpoint);
+        let is_of_service =
+            grouping == Grouping::Services && record.service != 0 && record.generation.0 == names.generation;
+        let (destination, port) = match is_of_service {
+            true => (End::Service(record.service), 0),
+            false => (end(connection.ends.destination, record.destination), record.destination_port),
+        };
         let group = Group {
             source: end(connection.ends.source, record.source),
-            destination: end(connection.ends.destination, record.destination),
-            port: record.destination_port,
+            destination,
+            port,
             protocol: record.protocol.0,
             denied: record.denied,
             audited: record.audited,
@@ -124,7 +146,13 @@ pub fn by_ends<'a>(connections: impl IntoIterator<Item = &'a Connection>) -> Vec
             Entry::Occupied(entry) => join(&mut rows[*entry.get()], connection),
             Entry::Vacant(entry) => {
                 entry.insert(rows.len());
-                rows.push(Connection { members: Some(1), ..connection.clone() });
+                // another backend's packets leave with another address
+                let translated = record.translated.filter(|_| !is_of_service);
+                rows.push(Connection {
+                    record: Record { translated, ..*record },
+                    members: Some(1),
+                    ..connection.clone()
+                });
             }
         }
     }
@@ -151,12 +179,9 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::{
-        datapath::Record,
-        observe::{
-            Sample, Sampler,
-            scene::{DB, OUTSIDE, WEB, denial, reader, record, reply},
-        },
+    use crate::observe::{
+        Sample, Sampler,
+        scene::{DB, OUTSIDE, WEB, answered, asked, denial, reader, record, reply, through},
     };
 
     fn sample(records: &[Record]) -> Sample {
@@ -174,7 +199,7 @@ mod tests {
             denial(OUTSIDE, DB, 2),
             again(40_001, denial(OUTSIDE, DB, 3)),
         ]);
-        let groups = by_ends(&sample.connections);
+        let groups = groups(sample.reader.names(), Grouping::Ends, &sample.connections);
         let mut rows: Vec<_> = groups
             .iter()
             .map(|group| {
@@ -196,6 +221,31 @@ mod tests {
             ]
         );
         assert_eq!(groups[0].flow(&sample).source.port, None);
+    }
+
+    #[test]
+    fn connections_to_a_service_are_one_row_whoever_answers() {
+        let other = through(asked(WEB, 7), (WEB, 40_001), (OUTSIDE, 9000));
+        let sample = sample(&[
+            asked(WEB, 5),
+            answered(WEB, 4),
+            Record { source_port: 40_001, ..other },
+            Record { source_port: 40_002, ..record(WEB, DB, 1) },
+            denial(OUTSIDE, DB, 2),
+        ]);
+        let groups = |grouping| groups(sample.reader.names(), grouping, &sample.connections);
+        let packets = |rows: &[Connection]| {
+            let mut packets: Vec<_> = rows.iter().map(|row| (row.record.packets, row.members)).collect();
+            packets.sort_unstable();
+            packets
+        };
+        let by_service = groups(Grouping::Services);
+        assert_eq!(packets(&by_service), [(1, Some(1)), (2, Some(1)), (12, Some(2))]);
+        assert_eq!(packets(&groups(Grouping::Ends)), [(2, Some(1)), (6, Some(2)), (7, Some(1))]);
+        let row = by_service.iter().find(|row| row.record.service != 0).expect("the service's");
+        let flow = row.flow(&sample);
+        let service = flow.service.map(|service| service.to_string());
+        assert_eq!((service.as_deref(), flow.translated, row.reply_packets), (Some("shop/store:80"), None, 4));
     }
 
     #[test]

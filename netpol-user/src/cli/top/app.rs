@@ -16,7 +16,7 @@ use super::{
     tables::{Kind, Tab},
     terminal::Terminal,
 };
-use crate::observe::{Filter, Sample};
+use crate::observe::{Filter, Sample, summary::Grouping};
 use rows::{Derived, View};
 
 /// How many values the sparkline of one row has.
@@ -28,7 +28,8 @@ pub struct App {
     pub filter: Filter,
     pub prompt: Option<Prompt>,
     pub paused: bool,
-    pub grouped: bool,
+    /// Of the flows; `None`: each is a row.
+    pub grouping: Option<Grouping>,
     pub help: bool,
     pub details: Option<Details>,
     pub sample: Option<Box<Sample>>,
@@ -76,7 +77,7 @@ impl App {
             filter,
             prompt: None,
             paused: false,
-            grouped: false,
+            grouping: None,
             help: false,
             details: None,
             sample: None,
@@ -149,7 +150,11 @@ impl App {
             KeyCode::Char('/') => self.prompt = Some(Prompt { text: self.filter.text().to_owned(), error: None }),
             KeyCode::Char(' ') => self.paused = !self.paused,
             KeyCode::Char('g') => {
-                self.grouped = !self.grouped;
+                self.grouping = match self.grouping {
+                    None => Some(Grouping::Ends),
+                    Some(Grouping::Ends) => Some(Grouping::Services),
+                    Some(Grouping::Services) => None,
+                };
                 self.show(Tab::Flows);
             }
             KeyCode::Char('r') => {

@@ -30,7 +30,7 @@ use crate::{
         grid::Colour,
         output::{counted, escape},
     },
-    observe::{filter::FIELDS, sampler::Pace},
+    observe::{filter::FIELDS, sampler::Pace, summary::Grouping},
 };
 
 pub fn screen(app: &mut App, frame: &mut Frame<'_>) {
@@ -138,9 +138,10 @@ fn tab_line(app: &mut App, frame: &mut Frame<'_>, area: Rect) {
     frame.render_widget(Paragraph::new(Line::from(spans)), area);
     let view = app.view();
     let Some(column) = app.with_table(|table| table.columns()[view.sort].title) else { return };
-    let rows = match (app.tab, app.grouped) {
-        (Tab::Flows, false) => counted(view.order.len(), "flow", "flows"),
-        (Tab::Flows, true) => counted(view.order.len(), "group", "groups"),
+    let rows = match (app.tab, app.grouping) {
+        (Tab::Flows, None) => counted(view.order.len(), "flow", "flows"),
+        (Tab::Flows, Some(Grouping::Ends)) => counted(view.order.len(), "group", "groups"),
+        (Tab::Flows, Some(Grouping::Services)) => counted(view.order.len(), "group by service", "groups by service"),
         _ => counted(view.order.len(), "row", "rows"),
     };
     let arrow = if view.descending { '▼' } else { '▲' };
@@ -217,7 +218,11 @@ fn help(width: usize) -> Vec<Line<'static>> {
         ("< > r", "sort by another column, turn the order around (or click a title)"),
         ("Enter", "all that is known of the row"),
         ("/", "show only what a filter matches, in all tabs but Drops and Services"),
-        ("g", "one row for each pair of ends, port and rule"),
+        (
+            "g",
+            "one row for each pair of ends, port and rule; again: for each client of a service, whoever answers; again: \
+               for each flow",
+        ),
         ("Space", "pause, and go on"),
         ("q Ctrl-C", "quit"),
         ("!", "before a verdict: it passes, and audited policies would drop it"),

@@ -62,8 +62,8 @@ impl App {
         let names = sample.reader.names();
         Some(match self.tab {
             Tab::Flows => {
-                let connections = if self.grouped { &self.derived.groups } else { &sample.connections };
-                look(&FlowTable { sample, connections })
+                let connections = if self.grouping.is_some() { &self.derived.groups } else { &sample.connections };
+                look(&FlowTable { sample, connections, grouping: self.grouping })
             }
             Tab::Endpoints => look(&EndpointTable { names, sums: &self.derived.endpoints }),
             Tab::Rules => look(&RuleTable { names, sums: &self.derived.rules }),
@@ -80,19 +80,19 @@ impl App {
             let passes = |c: &&Connection| self.filter.is_empty() || self.filter.matches(&c.flow(sample));
             let matching = sample.connections.iter().filter(passes);
             let names = sample.reader.names();
-            match self.tab {
-                Tab::Flows if self.grouped => self.derived.groups = summary::by_ends(matching),
-                Tab::Flows => {
+            match (self.tab, self.grouping) {
+                (Tab::Flows, Some(by)) => self.derived.groups = summary::groups(names, by, matching),
+                (Tab::Flows, None) => {
                     let rows = (0..).zip(&sample.connections).filter(|(_, connection)| passes(connection));
                     order.extend(rows.map(|(row, _)| row));
                 }
-                Tab::Endpoints => self.derived.endpoints = summary::endpoints(names, matching),
-                Tab::Rules => self.derived.rules = summary::rules(names, matching),
-                Tab::Drops => self.derived.drops = drops(sample),
-                Tab::Services => {}
+                (Tab::Endpoints, _) => self.derived.endpoints = summary::endpoints(names, matching),
+                (Tab::Rules, _) => self.derived.rules = summary::rules(names, matching),
+                (Tab::Drops, _) => self.derived.drops = drops(sample),
+                (Tab::Services, _) => {}
             }
         }
-        if self.tab != Tab::Flows || self.grouped {
+        if self.tab != Tab::Flows || self.grouping.is_some() {
             let rows = self.with_table(|table| table.rows()).unwrap_or_default();
             order.extend(0..rows as u32);
         }

@@ -6,12 +6,13 @@ use super::{Column, Kind, Table, Tone, column, id, mark};
 use crate::{
     cli::top::units,
     datapath::Record,
-    observe::{Cause, Connection, Flow, Leaving, Peer, Sample, TcpFlags},
+    observe::{Cause, Connection, Flow, Leaving, Peer, Sample, ServiceName, TcpFlags, summary::Grouping},
 };
 
 pub struct FlowTable<'a> {
     pub sample: &'a Sample,
     pub connections: &'a [Connection],
+    pub grouping: Option<Grouping>,
 }
 
 const COLUMNS: [Column; 14] = [
@@ -36,6 +37,11 @@ impl FlowTable<'_> {
         self.connections[row].flow(self.sample)
     }
 
+    /// Whom a group is about where it is a service, rather than one of its backends.
+    fn service<'b>(&self, flow: &Flow<'b>) -> Option<ServiceName<'b>> {
+        flow.service.filter(|_| self.grouping == Some(Grouping::Services))
+    }
+
     fn is_current(&self, row: usize) -> bool {
         self.sample.reader.is_current(&self.connections[row].record)
     }
@@ -56,6 +62,7 @@ impl Table for FlowTable<'_> {
         match COLUMNS[column].title {
             "VERDICT" => severity(x).cmp(&severity(y)),
             "FROM" => by_name(&self.flow(a).source, &self.flow(b).source),
+            "TO" if self.grouping == Some(Grouping::Services) => self.cell(column, a).cmp(&self.cell(column, b)),
             "TO" => by_name(&self.flow(a).destination, &self.flow(b).destination),
             "PROTO" => x.record.protocol.cmp(&y.record.protocol),
             "PKT/S" => x.packets_per_second.total_cmp(&y.packets_per_second),
@@ -83,7 +90,10 @@ impl Table for FlowTable<'_> {
         match COLUMNS[column].title {
             "VERDICT" => mark(&flow).to_owned(),
             "FROM" => flow.source.describe(),
-            "TO" => flow.destination.describe(),
+            "TO" => match self.service(&flow) {
+                Some(service) => format!("service {service}"),
+                None => flow.destination.describe(),
+            },
             "PROTO" => flow.protocol.to_string(),
             "PKT/S" => units::rate(connection.packets_per_second),
             "B/S" => units::rate(connection.bytes_per_second),
@@ -125,7 +135,13 @@ impl Table for FlowTable<'_> {
             ("verdict", format!("{}{}", mark(&flow), reason(&flow))),
             ("because", flow.explanation.to_string()),
             ("from", end(&flow.source)),
-            ("to", end(&flow.destination)),
+            (
+                "to",
+                match self.service(&flow) {
+                    Some(service) => format!("service {service}, whoever answers"),
+                    None => end(&flow.destination),
+                },
+            ),
             ("protocol", flow.protocol.to_string()),
             ("seen", format!("{} at {}{}", flow.direction, flow.interface, delivery(&flow))),
             ("rate", per_second(connection)),
@@ -155,7 +171,9 @@ impl Table for FlowTable<'_> {
             return id(connection.key(&self.sample.reader));
         }
         let (flow, record) = (self.flow(row), &connection.record);
-        let ends = (flow.source.who().to_string(), flow.destination.describe());
+        let to =
+            self.service(&flow).map_or_else(|| flow.destination.describe(), |service| format!("service {service}"));
+        let ends = (flow.source.who().to_string(), to);
         id((ends, record.protocol.0, record.denied, record.egress_rule.0, record.ingress_rule.0))
     }
 

@@ -1,5 +1,12 @@
 //! `netpol top` on real traffic: the real program in a terminal, and what scripts get.
+//!
+//! | file | what |
+//! |---|---|
+//! | `grouping` | by ends, by service |
 
+mod grouping;
+
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::{
