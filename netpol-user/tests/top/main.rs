@@ -2,9 +2,11 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `sorting` | every column, in both directions |
 //! | `grouping` | by ends, by service |
 
 mod grouping;
+mod sorting;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -51,7 +51,7 @@ impl Table for RuleTable<'_> {
     fn compare(&self, column: usize, a: usize, b: usize) -> Ordering {
         let (x, y) = (&self.sums[a], &self.sums[b]);
         match COLUMNS[column].title {
-            "VERDICT" => x.verdict.cmp(&y.verdict),
+            "VERDICT" => severity(x).cmp(&severity(y)),
             "RULE" => self.rule(a).short().cmp(&self.rule(b).short()),
             "FLOWS" => x.sum.connections.cmp(&y.sum.connections),
             "PKT/S" => x.sum.packets_per_second.total_cmp(&y.sum.packets_per_second),
@@ -120,4 +120,13 @@ impl Table for RuleTable<'_> {
     fn packets_per_second(&self, row: usize) -> f64 {
         self.sums[row].sum.packets_per_second
     }
+}
+
+/// As flows have it: what passes before what would not, and that before what does not.
+fn severity(sum: &RuleSum) -> Option<u8> {
+    sum.verdict.map(|verdict| match verdict {
+        "denied" => 2,
+        "would-drop" => 1,
+        _ => 0,
+    })
 }
