@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `sorting` | every column, in both directions |
 //! | `grouping` | by ends, by service |
+//! | `sparklines` | rates over time |
 
 mod grouping;
 mod sorting;
+mod sparklines;
 
 #[path = "../support/mod.rs"]
 mod support;
