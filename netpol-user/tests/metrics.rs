@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{collections::BTreeMap, net::UdpSocket};
+use std::{collections::BTreeMap, fs, net::UdpSocket, path::Path};
 
 use support::{
     Attempt::Tcp,
@@ -130,6 +130,55 @@ fn rules_maps_and_publication_are_told() {
     assert_eq!((metrics["netpol_policies"], metrics["netpol_endpoints"]), (1.0, 3.0));
     assert!(metrics["netpol_last_publication_duration_seconds"] > 0.0);
     assert!(metrics["netpol_last_publication_timestamp_seconds"] > 1.7e9);
+}
+
+/// What comes after each `begin`, up to the next `end`.
+fn between<'a>(text: &'a str, begin: &str, end: char) -> Vec<&'a str> {
+    text.split(begin).skip(1).filter_map(|rest| Some(rest.split_once(end)?.0)).collect()
+}
+
+#[test]
+fn everything_that_dashboard_and_alerts_ask_for_is_served() {
+    let Scene { host, a, b, c, .. } = &loaded();
+    let _server = b.serve_tcp(80);
+    check(&[(a, Tcp(b.at(Family::V4, 80)), Answered), (c, Tcp(b.at(Family::V4, 80)), Silent)]);
+    let served: Vec<String> = once(host).into_keys().collect();
+    let contrib = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib").join(name);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    let dashboard: serde_json::Value = serde_json::from_str(&contrib("grafana-dashboard.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels").iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().expect("targets").clone());
+    let mut asked: Vec<String> =
+        targets.map(|target| target["expr"].as_str().expect("an expression").to_owned()).collect();
+    let panels = asked.len();
+    let alerts = contrib("alerts.yaml");
+    asked.extend(alerts.lines().filter_map(|line| Some(line.trim().strip_prefix("expr: ")?.to_owned())));
+    assert!(panels > 10 && asked.len() > panels, "{asked:#?}");
+    for expression in &asked {
+        let words = expression.split(|c: char| !c.is_alphanumeric() && c != '_');
+        let metric = words.into_iter().find(|word| word.starts_with("netpol_")).expect("a metric");
+        let series: Vec<_> = served.iter().filter(|series| series.split('{').next() == Some(metric)).collect();
+        assert!(!series.is_empty(), "nobody serves {metric} of {expression}");
+        // `instance` is given by who scrapes
+        let labels = between(expression, "by (", ')').into_iter().flat_map(|list| list.split(", "));
+        for label in labels.filter(|label| *label != "instance") {
+            let has =
+                |series: &&String| [",", "{"].iter().any(|before| series.contains(&format!("{before}{label}=\"")));
+            assert!(series.iter().any(has), "{metric} has no {label}: {expression}");
+        }
+        // what is picked out by a label must be there, too
+        for (label, values) in ["verdict", "reason", "map"].into_iter().flat_map(|label| {
+            let of = |operator: &str| between(expression, &format!("{label}{operator}\""), '"');
+            [of("="), of("=~")].concat().into_iter().map(move |values| (label, values)).collect::<Vec<_>>()
+        }) {
+            for value in values.split('|') {
+                let wanted = format!("{label}=\"{value}\"");
+                assert!(series.iter().any(|series| series.contains(&wanted)), "{metric} has no {wanted}: {expression}");
+            }
+        }
+    }
 }
 
 #[test]
