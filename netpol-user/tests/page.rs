@@ -25,7 +25,7 @@ fn page_about_nothing_says_what_to_do_and_follows_when_it_is_done() {
 /// What the page must show of a denied edge.
 fn assert_denied_is_told(browser: &mut Browser) {
     let labels = browser.text("document.querySelector('#labels').textContent");
-    assert!(labels.contains("✕ denied") && labels.contains("by shop/default-deny egress (example.yaml:"), "{labels}");
+    assert!(labels.contains("✕ denied") && labels.contains("by shop/default-deny egress ("), "{labels}");
     let row = "[...document.querySelectorAll('#rows tr.denied')].map((row) => row.innerText).join('\\n')";
     let rows = browser.text(row);
     assert!(rows.contains("shop/redis-cache") && rows.contains("TCP 5432"), "{rows}");
@@ -95,6 +95,107 @@ fn page_in_a_browser_shows_names_denials_rules_and_a_table() {
     browser.wait("document.querySelectorAll('#rows tr.allowed').length === 0");
     assert_eq!(browser.value("document.querySelectorAll('#labels .label.allowed').length"), 0);
     browser.screenshot("shop-denied");
+}
+
+/// Numbers of a connection as the page writes them: packets with a rate, and bytes.
+fn assert_numbers(details: &str) {
+    let has_rate = details.lines().any(|line| line.contains("/s)") && line.chars().any(|c| c.is_ascii_digit()));
+    assert!(has_rate && (details.contains(" B") || details.contains("iB")), "{details}");
+}
+
+#[test]
+fn clicks_and_keys_on_nodes_and_edges_show_rules_and_numbers_and_search_narrows() {
+    let shop = Shop::open();
+    let host = &shop.example.host;
+    let served = served(host);
+    let mut browser = host.browser();
+    let ready = "document.querySelectorAll('#labels .label.denied').length >= 3";
+    browser.open(&format!("http://{}/", served.address), ready);
+    browser.wait("document.querySelector('#labels').textContent.match(/denied [0-9.]+\\/s/)");
+    let node = "document.querySelector('#nodes [data-key=\"shop/postgres-db\"]')";
+    let of_verdict = |verdict: &str| {
+        format!(
+            "[...document.querySelectorAll('#edges .link.{verdict}')]
+                .find((it) => /redis-cache.*postgres-db|order-service.*postgres-db/.test(it.getAttribute('aria-label')))"
+        )
+    };
+    let details = |browser: &mut Browser| {
+        browser.wait("!document.querySelector('#details').hidden");
+        let text = browser.text("document.querySelector('#details').innerText");
+        browser.press(&["Escape"]);
+        browser.wait("document.querySelector('#details').hidden");
+        text
+    };
+    let assert_about_node = |text: &str| {
+        assert!(text.starts_with("✕\nshop/postgres-db\n"), "{text}");
+        let wanted = ["✕ denied from shop/redis-cache", "allowed from shop/order-service", "TCP 5432", "packets ("];
+        wanted.iter().for_each(|part| assert!(text.contains(part), "{part} in {text}"));
+        assert!(text.contains("shop/default-deny egress") && text.contains("example.yaml:"), "{text}");
+        assert!(text.contains("policy decides") && text.contains("10.0.0."), "{text}");
+        assert_numbers(text);
+    };
+    let assert_about_edge = |text: &str, verdict: &str| {
+        assert!(text.contains(&format!("{verdict}: shop/")) && text.contains("→ shop/postgres-db"), "{text}");
+        let rule = if verdict == "allowed" { "rule 0" } else { "default deny: no rule allows it" };
+        let wanted = ["TCP 5432", "Packets", "Bytes", "Connections", "NetworkPolicy shop/", "example.yaml:", rule];
+        wanted.iter().for_each(|part| assert!(text.contains(part), "{part} in {text}"));
+        assert_numbers(text);
+    };
+
+    // the mouse
+    browser.click(node);
+    browser.wait("!document.querySelector('#details').hidden");
+    browser.screenshot("shop-node");
+    assert_about_node(&details(&mut browser));
+    browser.click(&of_verdict("denied"));
+    assert_about_edge(&details(&mut browser), "✕ denied");
+    browser.click(&of_verdict("allowed"));
+    assert_about_edge(&details(&mut browser), "allowed");
+    // from a node to one of its edges
+    browser.click(node);
+    browser.wait("!document.querySelector('#details').hidden");
+    browser.click("document.querySelector('#details .edge-button.denied')");
+    browser.wait("document.querySelector('#details h3.denied')");
+    assert_about_edge(&details(&mut browser), "✕ denied");
+
+    // the keyboard: arrows until it is there, then Enter
+    let marked = |browser: &mut Browser| browser.text("document.querySelector('#picture .marked')?.dataset.key ?? ''");
+    let reach = |browser: &mut Browser, wanted: &dyn Fn(&str) -> bool| {
+        browser.value("document.querySelector('#picture').focus()");
+        let way = ["ArrowRight", "ArrowDown", "ArrowRight", "ArrowUp", "ArrowLeft", "ArrowDown", "ArrowRight"];
+        let found = way.iter().cycle().take(200).any(|key| {
+            browser.press(&[key]);
+            wanted(&marked(browser))
+        });
+        assert!(found, "arrows do not reach it");
+        browser.press(&["Enter"]);
+    };
+    reach(&mut browser, &|key| key == "shop/postgres-db");
+    assert_about_node(&details(&mut browser));
+    let id = browser.text(&format!("({}).dataset.key", of_verdict("denied")));
+    reach(&mut browser, &|key| key == id);
+    assert_about_edge(&details(&mut browser), "✕ denied");
+
+    // search: in the picture what does not match is dim, in the table it is gone
+    let count = |browser: &mut Browser, what: &str| {
+        browser.value(&format!("document.querySelectorAll('{what}').length")).as_u64().unwrap()
+    };
+    let all = count(&mut browser, "#rows tr");
+    for (words, column) in [("postgres", "From and To"), ("6379", "Port"), ("default-deny", "Rule")] {
+        browser.press(&["/"]);
+        let letters: Vec<String> = words.chars().map(String::from).collect();
+        browser.press(&letters.iter().map(String::as_str).collect::<Vec<_>>());
+        browser.wait(&format!(
+            "document.querySelectorAll('#rows tr').length < {all} && [...document.querySelectorAll('#rows tr')]
+                .every((row) => row.innerText.includes('{words}'))"
+        ));
+        assert!(count(&mut browser, "#rows tr") > 0, "{words} is in {column}");
+        let (dim, links) = (count(&mut browser, "#edges .link.dim"), count(&mut browser, "#edges .link"));
+        assert!(dim > 0 && dim < links, "{words}: {dim} of {links}");
+        browser.press(&["Escape"]);
+        browser.wait(&format!("document.querySelectorAll('#rows tr').length >= {all}"));
+        browser.value("document.activeElement.blur()");
+    }
 }
 
 /// What audited policies would stop is told from what passes and from what is denied: by sign, colour, table and filter.

@@ -173,6 +173,32 @@ impl Browser {
         }
     }
 
+    /// A click with the mouse where `element`, an expression, is to be seen and nothing lies above it.
+    #[track_caller]
+    pub fn click(&mut self, element: &str) {
+        let points = format!(
+            "(() => {{
+                const it = {element};
+                const box = it.getBoundingClientRect();
+                const along = (path) => [...Array(19).keys()].map((step) => {{
+                    const on = path.getPointAtLength(path.getTotalLength() * (step + 1) / 20);
+                    return on.matrixTransform(path.getScreenCTM());
+                }});
+                const middle = {{ x: box.x + box.width / 2, y: box.y + box.height / 2 }};
+                const path = it.querySelector?.('path');
+                const free = ({{ x, y }}) => it.contains(document.elementFromPoint(x, y));
+                const point = (path ? along(path) : [middle]).find(free);
+                return point ? [point.x, point.y] : null;
+            }})()"
+        );
+        let point = self.value(&points);
+        let (Some(x), Some(y)) = (point[0].as_f64(), point[1].as_f64()) else { panic!("covered: {element}") };
+        for kind in ["mousePressed", "mouseReleased"] {
+            let event = json!({"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1});
+            self.call("Input.dispatchMouseEvent", event);
+        }
+    }
+
     /// A PNG of what is seen; kept as NAME.png in the folder that NETPOL_SCREENSHOTS names.
     pub fn screenshot(&mut self, name: &str) -> Vec<u8> {
         let shot = self.call("Page.captureScreenshot", json!({"format": "png"}));

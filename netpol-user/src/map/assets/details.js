@@ -1,6 +1,6 @@
 // What is known of the node or edge that was chosen.
 
-import { age, byId, bytes, count, html, perSecond, portName, set, verdictWord } from "./dom.js";
+import { age, byId, bytes, count, html, perSecond, portName, ruleText, set, verdictWord } from "./dom.js";
 
 let drawn = "";
 
@@ -34,7 +34,7 @@ function aboutNode({ node, edges }, { choose }) {
     const element = html("button", { type: "button", class: `edge-button ${edge.verdict}`, "data-key": `e${index}` },
       `${word} ${other}, ${ports}`);
     element.addEventListener("click", () => choose(index));
-    return html("li", {}, element);
+    return html("li", {}, element, html("p", { class: "numbers" }, numbers(edge)), ...rulesOf(edge));
   };
   const endpoint = node.kind === "endpoint";
   return [
@@ -49,6 +49,17 @@ function aboutNode({ node, edges }, { choose }) {
     html("h3", {}, edges.length ? "Seen" : "Nothing seen"),
     html("ul", { class: "plain" }, ...edges.map(button)),
   ];
+}
+
+function numbers(edge) {
+  const connections = `${count(edge.connections)} ${edge.connections === 1 ? "connection" : "connections"}`;
+  return `${count(edge.packets)} packets (${perSecond(edge.packets_per_second)}/s), ${bytes(edge.bytes)}, ${connections}`;
+}
+
+// Each once, however many ports it decides about.
+function rulesOf(edge) {
+  const words = new Set(edge.ports.flatMap((port) => ruleText(port).split("\n")));
+  return [...words].map((rule) => html("p", { class: "rule" }, rule));
 }
 
 function aboutEdges({ title, edges }) {
