@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Attempt::Tcp, Browser, Family, Scene, Seen::Silent, Served, Shop, check, policy::ingress};
+use support::{Attempt::Tcp, Browser, Example, Family, Scene, Seen::Silent, Served, Shop, check, policy::ingress};
 
 fn served(host: &support::Host) -> Served {
     host.serve(&["map", "--listen", "127.0.0.1:0"])
@@ -95,6 +95,52 @@ fn page_in_a_browser_shows_names_denials_rules_and_a_table() {
     browser.wait("document.querySelectorAll('#rows tr.allowed').length === 0");
     assert_eq!(browser.value("document.querySelectorAll('#labels .label.allowed').length"), 0);
     browser.screenshot("shop-denied");
+}
+
+/// What a newcomer sees first, and README shows (docs/map.png): all of it in one view, without a click.
+#[test]
+fn first_sight_tells_who_is_allowed_who_is_denied_and_by_what() {
+    let example = Example::up("shop", "10.0.0.1/16");
+    // with the places of rules that readers of the repository find
+    let host = &example.host;
+    let text = std::fs::read_to_string(&example.path).unwrap();
+    let others: Vec<_> = text.split("\n---\n").filter(|it| !it.contains("kind: NetworkPolicy")).collect();
+    let others = host.documents("endpoints.yaml", &others.join("\n---\n"));
+    host.netpol(&["unload"]).ok();
+    let (root, bpffs, state) = (support::policies().join(".."), host.bpffs(), host.folder().join("state"));
+    let program = ["-C", root.to_str().unwrap(), env!("CARGO_BIN_EXE_netpol")];
+    let instance = ["--bpffs", bpffs.to_str().unwrap(), "--state", state.to_str().unwrap()];
+    host.run("env", &[&program[..], &instance, &["load", &others, "policies/shop/policies.yaml"]].concat());
+    let shop = Shop::busy(example);
+    let host = &shop.example.host;
+    let served = served(host);
+    let mut browser = host.browser();
+    browser.size(1280, 800);
+    browser.scheme("light");
+    browser.open(&format!("http://{}/", served.address), "document.querySelectorAll('#rows tr').length >= 11");
+    browser.wait(
+        "document.querySelectorAll('#labels .label.denied').length === 3 &&
+         document.querySelector('#labels').textContent.match(/denied [0-9.]+\\/s/)",
+    );
+    // who: every box, label and denied row is on the screen
+    browser.value(
+        "window.seen = (it) => {
+            const { left, right, top, bottom } = it.getBoundingClientRect();
+            return left >= 0 && right <= innerWidth && top >= 0 && bottom <= innerHeight;
+        }",
+    );
+    for what in ["#nodes .node", "#labels .label", "#rows tr.denied", ".legend li"] {
+        let all = format!("[...document.querySelectorAll('{what}')]");
+        assert_eq!(browser.value(&format!("{all}.length > 0 && {all}.every(seen)")), true, "{what}");
+    }
+    // by what
+    let denied =
+        browser.text("[...document.querySelectorAll('#labels .label.denied')].map((it) => it.textContent).join()");
+    for rule in ["by shop/default-deny egress (policies.yaml:8)", "by shop/default-deny ingress (policies.yaml:8)"] {
+        assert!(denied.contains(rule), "{denied}");
+    }
+    assert_denied_is_told(&mut browser);
+    browser.screenshot("map");
 }
 
 /// Numbers of a connection as the page writes them: packets with a rate, and bytes.

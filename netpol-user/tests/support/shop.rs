@@ -41,7 +41,11 @@ pub const DENIED: [(&str, &str, u16); 2] =
 
 impl Shop {
     pub fn open() -> Self {
-        let example = Example::up("shop", "10.0.0.1/16");
+        Self::busy(Example::up("shop", "10.0.0.1/16"))
+    }
+
+    /// Whatever was loaded in the example by now is what its traffic meets.
+    pub fn busy(example: Example) -> Self {
         let outside = example.host.outside();
         let of = |name: &str| &example.endpoints[name];
         example.endpoints.values().for_each(|endpoint| endpoint.gateways(&["10.0.0.1"]));
