@@ -10,7 +10,7 @@ use crate::{
     policy::PolicyTables,
     service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue},
     tables::{AddressKey, AddressValue, HookValue, Identity, IfIndex},
-    wire::{Address, Protocol},
+    wire::{Addr4, Address, Protocol},
 };
 
 /// What one generation publishes, in one address family.
@@ -92,6 +92,27 @@ pub trait Kernel<A: Address>: PolicyTables + Services<A> {
 
     /// Any number.
     fn random(&self) -> u32;
+}
+
+/// What the classifiers count of their own memory, for each family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Turnover {
+    /// Flow entries that were made. Nobody takes one away: those that are not there any more were evicted.
+    FlowsMade,
+    /// Denials that another one has taken the place of, although they held.
+    DenialsForgotten,
+}
+
+impl Turnover {
+    /// Counters.
+    pub const ROOM: usize = 4;
+
+    /// The number of the counter.
+    #[inline(always)]
+    pub const fn place<A: Address>(self) -> u32 {
+        (self as u32) << 1 | (A::BITS != Addr4::BITS) as u32
+    }
 }
 
 /// What the slow path reads of an entry. (No `Option`: the compiler would copy the undefined fields of

@@ -6,8 +6,9 @@ use aya_ebpf::{
 };
 use netpol_common::{
     drops::{Drop, Pass, Side, Verdict, counter, verdict_code},
+    kernel::Turnover,
     tables::IfIndex,
-    wire::MacWords,
+    wire::{Address, MacWords},
 };
 
 use crate::{frame::Skb, maps};
@@ -150,4 +151,12 @@ pub fn count(skb: Skb, index: u32) {
         (*count).packets += u64::from(skb.packets());
         (*count).bytes += u64::from(skb.bytes());
     }
+}
+
+/// Counts what becomes of what is remembered.
+#[inline(always)]
+pub fn tally<A: Address>(what: Turnover) {
+    let Some(count) = maps::TURNOVER.get_ptr_mut(what.place::<A>()) else { return };
+    // SAFETY: as in `count`.
+    unsafe { *count += 1 }
 }

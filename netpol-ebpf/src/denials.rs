@@ -4,8 +4,11 @@ use aya_ebpf::btf_maps::Array;
 use netpol_common::{
     denial::{self, DenialSlot, ROOM, WRITING},
     flow::{FlowKey, FlowValue, Word},
+    kernel::Turnover,
     wire::Address,
 };
+
+use crate::act;
 
 pub type Denials<A> = Array<DenialSlot<A>, { ROOM as usize }>;
 
@@ -53,6 +56,8 @@ impl<A: Address> DenialMap<A> for Denials<A> {
             if before.tag() == key.tag() && (*slot).key == *key {
                 value.packets += (*slot).value.packets;
                 value.bytes += (*slot).value.bytes;
+            } else if before.generation() == value.word.generation() {
+                act::tally::<A>(Turnover::DenialsForgotten);
             }
             let word = core::mem::replace(&mut value.word, WRITING);
             (*slot).key.copy_from(key);

@@ -13,7 +13,7 @@ use netpol_common::{
     drops::Side,
     event::Told,
     flow::{FlowKey, FlowValue, Place, Rewrite},
-    kernel::{FragmentKey, FragmentPorts},
+    kernel::{FragmentKey, FragmentPorts, Turnover},
     nat::{Claim, NatKey, Translation},
     parse::{V4, V6},
     refuse::Answers,
@@ -24,7 +24,7 @@ use netpol_common::{
 };
 
 use crate::{
-    act::Fate,
+    act::{self, Fate},
     denials::{DenialMap, Denials},
     flows,
     frame::Skb,
@@ -111,6 +111,18 @@ impl<A: Address, const N: usize> FlowMap<A> for LruHashMap<FlowKey<A>, FlowValue
 
     #[inline(always)]
     fn put(&self, key: &FlowKey<A>, value: &FlowValue<A>) -> Result<(), i32> {
+        // looked for first: an insertion that finds the key has evicted another element by then
+        if self.find(key).is_none() {
+            match self.insert(key, value, u64::from(BPF_NOEXIST)) {
+                Ok(()) => {
+                    act::tally::<A>(Turnover::FlowsMade);
+                    return Ok(());
+                }
+                // by another CPU, just now
+                Err(EEXIST) => {}
+                Err(error) => return Err(error),
+            }
+        }
         self.insert(key, value, u64::from(BPF_ANY))
     }
 }

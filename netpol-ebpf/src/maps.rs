@@ -15,7 +15,7 @@ use netpol_common::{
         UNTOLD as UNTOLD_ROOM,
     },
     flow::{FlowKey, FlowValue},
-    kernel::{Bucket, FragmentKey, FragmentPorts},
+    kernel::{Bucket, FragmentKey, FragmentPorts, Turnover},
     nat::{NatKey, Translation},
     service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue, Uplink},
     socket::SocketKey,
@@ -80,6 +80,9 @@ pub static FLOWS6: LruHashMap<FlowKey<Addr6>, FlowValue<Addr6>, 131_072> = LruHa
 pub static DENIALS4: Denials<Addr4> = Denials::new();
 #[btf_map]
 pub static DENIALS6: Denials<Addr6> = Denials::new();
+/// See [`Turnover`].
+#[btf_map]
+pub static TURNOVER: PerCpuArray<u64, { Turnover::ROOM }> = PerCpuArray::new();
 #[btf_map]
 pub static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, FragmentPorts, 8192> = LruHashMap::new();
 #[btf_map]

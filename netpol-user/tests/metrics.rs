@@ -4,6 +4,7 @@ mod support;
 
 use std::{collections::BTreeMap, fs, net::UdpSocket, path::Path};
 
+use netpol_common::denial;
 use support::{
     Attempt::Tcp,
     Family, Host, Scene,
@@ -130,6 +131,39 @@ fn rules_maps_and_publication_are_told() {
     assert_eq!((metrics["netpol_policies"], metrics["netpol_endpoints"]), (1.0, 3.0));
     assert!(metrics["netpol_last_publication_duration_seconds"] > 0.0);
     assert!(metrics["netpol_last_publication_timestamp_seconds"] > 1.7e9);
+}
+
+#[test]
+fn what_makes_room_for_others_is_counted() {
+    const ROOM: u64 = 1024;
+    // two entries each; more denials than there is room for
+    const CONNECTIONS: u64 = 2000;
+    const DENIALS: u64 = 20_000;
+    let Scene { host, a, b, c, .. } = &Scene::bridged();
+    let policies = [ingress("b", &[from("a", &["9000/UDP"])])];
+    host.load_with(&["--flows", &ROOM.to_string()], &[a, b, c], &policies);
+    let made = |map: &str| {
+        let metrics = once(host);
+        let of = |metric: &str| metrics[&format!("netpol_map_{metric}{{map=\"{map}\",family=\"ipv4\"}}")] as u64;
+        (of("entries") + of("evicted_entries"), of("evicted_entries"))
+    };
+    let (flows, denials) = (made("flows"), made("denials"));
+    assert_eq!((flows.1, denials), (0, (0, 0)));
+    for _ in 0..CONNECTIONS {
+        let socket = a.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+        socket.send_to(b"new", b.at(Family::V4, 9000)).unwrap();
+    }
+    let socket = c.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    for port in (10_000..).take(DENIALS as usize) {
+        socket.send_to(b"denied", b.at(Family::V4, port)).unwrap();
+    }
+    let (more_flows, more_denials) = (made("flows"), made("denials"));
+    // ports may come twice, and the host itself speaks now and then
+    let expected = 2 * CONNECTIONS * 9 / 10..=2 * CONNECTIONS + 20;
+    assert!(expected.contains(&(more_flows.0 - flows.0)), "{more_flows:?} after {flows:?}");
+    assert!(more_flows.1 >= more_flows.0 - ROOM, "{more_flows:?}");
+    assert_eq!(more_denials.0, DENIALS);
+    assert!(more_denials.1 >= DENIALS - u64::from(denial::ROOM), "{more_denials:?}");
 }
 
 /// What comes after each `begin`, up to the next `end`.

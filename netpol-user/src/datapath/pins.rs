@@ -55,6 +55,7 @@ pub(super) const MAPS: &[(&str, MapType, usize, usize)] = &[
     ("FLOWS6", MapType::LruHash, size_of::<FlowKey<Addr6>>(), size_of::<FlowValue<Addr6>>()),
     ("DENIALS4", MapType::Array, 4, size_of::<DenialSlot<Addr4>>()),
     ("DENIALS6", MapType::Array, 4, size_of::<DenialSlot<Addr6>>()),
+    ("TURNOVER", MapType::PerCpuArray, 4, 8),
     ("FRAGMENTS4", MapType::LruHash, size_of::<FragmentKey<Addr4>>(), size_of::<FragmentPorts>()),
     ("FRAGMENTS6", MapType::LruHash, size_of::<FragmentKey<Addr6>>(), size_of::<FragmentPorts>()),
     ("NAT4", MapType::Hash, size_of::<NatKey<Addr4>>(), size_of::<Translation<Addr4>>()),

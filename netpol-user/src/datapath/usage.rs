@@ -1,9 +1,9 @@
 //! How full the maps are that the classifiers fill themselves. The kernel keeps no count for a hash, so entries
 //! are counted by walking the keys.
 
-use aya::maps::{HashMap, MapData, MapInfo};
+use aya::maps::{HashMap, MapData, MapInfo, PerCpuArray};
 use netpol_common::{
-    kernel::{FragmentKey, FragmentPorts},
+    kernel::{FragmentKey, FragmentPorts, Turnover},
     wire::{Addr4, Addr6, Address},
 };
 
@@ -18,17 +18,42 @@ pub struct Usage {
     pub family: &'static str,
     pub entries: u64,
     pub capacity: u64,
+    /// Entries that made room for others since the first load, where that is counted.
+    pub evicted: Option<u64>,
 }
 
+/// What was counted of the memory, to be read before the records are: those that are made meanwhile were not evicted.
+#[derive(Clone, Copy, Debug)]
+pub struct Turned([u64; Turnover::ROOM]);
+
 impl Datapath {
-    /// The maps of flows, denials and fragments; `records` are what [`Self::records`] has just read.
-    pub fn usage(&self, records: &[Record]) -> Result<Vec<Usage>, Error> {
-        let mut entries = usage_of(records).to_vec();
-        entries.push(("FRAGMENTS4", "fragments", "ipv4", self.fragments::<Addr4>("FRAGMENTS4")?));
-        entries.push(("FRAGMENTS6", "fragments", "ipv6", self.fragments::<Addr6>("FRAGMENTS6")?));
-        let usage = |(name, map, family, entries)| {
+    pub fn turned(&self) -> Result<Turned, Error> {
+        let map: PerCpuArray<MapData, u64> = self.pins.map("TURNOVER")?.try_into().map_err(Error::map("TURNOVER"))?;
+        let mut turned = [0; Turnover::ROOM];
+        for (place, count) in (0..).zip(&mut turned) {
+            *count = map.get(&place, 0).map_err(Error::map("TURNOVER"))?.iter().sum();
+        }
+        Ok(Turned(turned))
+    }
+
+    /// The maps of flows, denials and fragments; `records` are what [`Self::records`] has just read, after `turned`.
+    pub fn usage(&self, turned: Turned, records: &[Record]) -> Result<Vec<Usage>, Error> {
+        let count = |denied: bool, v4: bool| {
+            records.iter().filter(|r| r.denied.is_some() == denied && r.source.is_ipv4() == v4).count() as u64
+        };
+        let flows = |entries, place: u32| (entries, Some(turned.0[place as usize].saturating_sub(entries)));
+        let denials = |entries, place: u32| (entries, Some(turned.0[place as usize]));
+        let entries = [
+            ("FLOWS4", "flows", "ipv4", flows(count(false, true), Turnover::FlowsMade.place::<Addr4>())),
+            ("FLOWS6", "flows", "ipv6", flows(count(false, false), Turnover::FlowsMade.place::<Addr6>())),
+            ("DENIALS4", "denials", "ipv4", denials(count(true, true), Turnover::DenialsForgotten.place::<Addr4>())),
+            ("DENIALS6", "denials", "ipv6", denials(count(true, false), Turnover::DenialsForgotten.place::<Addr6>())),
+            ("FRAGMENTS4", "fragments", "ipv4", (self.fragments::<Addr4>("FRAGMENTS4")?, None)),
+            ("FRAGMENTS6", "fragments", "ipv6", (self.fragments::<Addr6>("FRAGMENTS6")?, None)),
+        ];
+        let usage = |(name, map, family, (entries, evicted))| {
             let info = MapInfo::from_pin(self.pins.maps().join(name)).map_err(Error::map(name))?;
-            Ok(Usage { map, family, entries, capacity: info.max_entries().into() })
+            Ok(Usage { map, family, entries, capacity: info.max_entries().into(), evicted })
         };
         entries.into_iter().map(usage).collect()
     }
@@ -43,17 +68,4 @@ impl Datapath {
         let room = MapInfo::from_pin(self.pins.maps().join(name)).map_err(Error::map(name))?.max_entries();
         Ok(map.keys().take(room as usize).count() as u64)
     }
-}
-
-/// The pin's name, map and family of each map of flows and denials, with how many of the records are its.
-fn usage_of(records: &[Record]) -> [(&'static str, &'static str, &'static str, u64); 4] {
-    let count = |denied: bool, v4: bool| {
-        records.iter().filter(|r| r.denied.is_some() == denied && r.source.is_ipv4() == v4).count() as u64
-    };
-    [
-        ("FLOWS4", "flows", "ipv4", count(false, true)),
-        ("FLOWS6", "flows", "ipv6", count(false, false)),
-        ("DENIALS4", "denials", "ipv4", count(true, true)),
-        ("DENIALS6", "denials", "ipv6", count(true, false)),
-    ]
 }

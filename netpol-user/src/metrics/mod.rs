@@ -48,13 +48,14 @@ impl Sample {
         }
         let datapath = Datapath::open(&instance.pins)?;
         let names = instance.names(&datapath)?;
+        let turned = datapath.turned()?;
         let records = datapath.records()?;
         let rows = tally(&records, &Ends::new(&names, &condition.host_addresses), names.generation);
         let rules = most(hits(&rows), |number| names.rule(number).cloned());
         let loaded = Loaded {
             counters: datapath.counters()?,
             would_drop: datapath.would_drop()?,
-            usage: datapath.usage(&records)?,
+            usage: datapath.usage(turned, &records)?,
             published: names.published,
             rules,
             observers: datapath.observers()?,
@@ -189,6 +190,17 @@ fn maps(text: &mut Exposition, usage: &[Usage]) {
         let mut family = text.family(name, Kind::Gauge, help);
         for usage in usage {
             family.sample(&[("map", usage.map), ("family", usage.family)], value(usage));
+        }
+    }
+    // no counter: entries are counted at another moment than those that were made, so it may go back a little
+    let mut family = text.family(
+        "netpol_map_evicted_entries",
+        Kind::Gauge,
+        "Entries that made room for others since the first load: their packets are judged again.",
+    );
+    for Usage { map, family: of, evicted, .. } in usage {
+        if let Some(evicted) = evicted {
+            family.sample(&[("map", map), ("family", of)], *evicted);
         }
     }
 }
