@@ -65,8 +65,9 @@ impl<A: Address> DenialSlot<A> {
 /// The two places of a key, where it is looked for in this order.
 #[inline(always)]
 pub fn places<A: Address>(key: &FlowKey<A>) -> [u32; 2] {
-    // other bits than the tag's
-    let place = (key.mixed() >> 32) as u32 & (ROOM - 1);
+    // in the lower ones not every bit of the key has had its say: they get the highest ones on top
+    let mixed = key.mixed();
+    let place = (mixed >> 32 ^ mixed >> 50) as u32 & (ROOM - 1);
     [place, place ^ 1]
 }
 
@@ -111,7 +112,12 @@ mod tests {
     fn scans_and_many_clients_spread_over_the_table() {
         let scan = (0..u16::MAX).map(|port| key(40_000, port));
         let clients = (0..u16::MAX).map(|port| key(port, 80));
-        for keys in [scan.collect::<std::vec::Vec<_>>(), clients.collect()] {
+        // as neighbours do that call a group
+        let sources = (0..u16::MAX).map(|low| {
+            let [third, fourth] = low.to_be_bytes();
+            FlowKey { source: Addr4(u32::from_ne_bytes([10, 0, third, fourth])), ..key(5353, 5353) }
+        });
+        for keys in [scan.collect::<std::vec::Vec<_>>(), clients.collect(), sources.collect()] {
             // as many as fill an eighth of the table: hardly any two places are wanted by three
             for some in keys.chunks_exact(ROOM as usize / 8) {
                 let mut wanted = HashMap::<u32, u32>::new();

@@ -327,8 +327,8 @@ impl<A: Address> FlowKey<A> {
         (self.mixed() >> 48) as u16
     }
 
-    /// A hash of the key. Its upper half is good: Fibonacci hashing gives every bit a say in the highest ones (64-bit
-    /// arithmetic is what BPF does best).
+    /// A hash of the key: Fibonacci hashing gives every bit a say in the highest ones (64-bit arithmetic is what BPF does
+    /// best), and in each other those below it.
     #[inline(always)]
     pub(crate) fn mixed(&self) -> u64 {
         let ends = u64::from(self.source.fold()) << 32 | u64::from(self.destination.fold());

@@ -63,7 +63,7 @@ impl<A: Address> DenialMap<A> for Denials<A> {
             (*slot).key.copy_from(key);
             (*slot).value.copy_from(value);
             value.word = word;
-            core::ptr::write_volatile(at, word);
+            exchange(at, word);
         }
     }
 }
@@ -80,8 +80,8 @@ fn value<A: Address>(slot: *mut DenialSlot<A>) -> *mut FlowValue<A> {
     unsafe { &raw mut (*slot).value }
 }
 
-/// Puts a word there and gives what was there; nothing that is read or written next comes before it (a full barrier:
-/// Documentation/atomic_t.txt).
+/// Puts a word there and gives what was there; what is read or written before it comes before, what comes next after
+/// (a full barrier: Documentation/atomic_t.txt).
 ///
 /// # Safety
 ///

@@ -333,10 +333,13 @@ pub unsafe fn add(counter: *mut u64, n: u64) {
 /// A remembered denial. [`Fate::UNDECIDED`]: it does not speak for this packet.
 #[inline(always)]
 fn denied<A: Address>(frame: &Frame, key: &FlowKey<A>, entry: *mut FlowValue<A>, tcp_flags: u8) -> Fate {
-    // SAFETY: elements of a preallocated map stay mapped.
-    let value = unsafe { &*entry };
-    let flags = value.word.flags();
-    if !speaks_for(frame, key, entry) || !decide::is_denial_valid(value, now(), tcp_flags) {
+    // SAFETY: elements of an array map stay mapped. One load, which says whose the rest is; it is asked again after that.
+    let (word, judged) = unsafe { (core::ptr::read_volatile(&raw const (*entry).word), (*entry).judged) };
+    let flags = word.flags();
+    if word.generation() != frame.live.generation
+        || !decide::is_denial_valid((flags, judged), now(), tcp_flags)
+        || !speaks_for(frame, key, entry)
+    {
         return Fate::UNDECIDED;
     }
     // SAFETY: as above; atomically.

@@ -188,7 +188,10 @@ pub fn error<F: Family>(skb: Skb, desk: &Desk<F::Address>) -> Result<(), Drop> {
     }
     let quoted = checksum(desk.other.protocol.protocol(), at);
     covered += if quoted.flags & PSEUDO_HEADER != 0 { difference } else { 0 };
-    quoted_sum(skb, quoted, covered, sum.at)?;
+    // behind the packet's own end the frame may go on
+    if F::network(&skb.linear(), NETWORK).is_ok_and(|ip| quoted.at as usize + size_of::<u16>() <= ip.end) {
+        quoted_sum(skb, quoted, covered, sum.at)?;
+    }
     // of an IPv4 header the sum stays what it was, with its own checksum in it; IPv6 has none
     let (quoted, own) = match F::CHECKSUM {
         Some(_) => (Checksum::NONE, Checksum::NONE),

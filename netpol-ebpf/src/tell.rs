@@ -12,7 +12,7 @@ use aya_ebpf::{
 use netpol_common::{
     drops::{Drop, Side},
     event::{self, Event, Head, Hush, Kind, Lease, OBSERVERS, Ration, SNAP, SUPPRESSED, Told, Wants, drop_tag},
-    flow::{FlowFlags, FlowKey, FlowValue, KeyProtocol, Place, PortPair, Ticks, Word},
+    flow::{FlowFlags, FlowKey, FlowValue, Generation, KeyProtocol, Place, PortPair, Ticks, Word},
     headers::{Arp, Ethernet, View as _},
     parse::{self, NETWORK, ethertype},
     tables::IfIndex,
@@ -158,7 +158,10 @@ pub fn drop<F: Maps>(skb: Skb, place: Place, about: u32) {
     event.reserved = 0;
     let Some(suppressed) = admit(&event.key, reason, Ticks::from_nanos(time)) else { return miss(SUPPRESSED) };
     let is_denial = Drop::from_code(reason as u8).is_some_and(Drop::is_denial);
-    if !is_denial || !denial::<F>(event) {
+    if is_denial && about & about::JUDGED != 0 {
+        // just now: whoever else denies may have taken its place already
+        event.value.copy_from(&desk.value);
+    } else if !is_denial || !denial::<F>(event) {
         event.value = unknown(skb, &event.key, time);
     }
     head(skb, &mut event.head, (Kind::Drop, family::<F::Address>()), time);
@@ -222,6 +225,10 @@ fn denial<F: Maps>(event: &mut Event<F::Address>) -> bool {
     let Some(entry) = F::DENIALS.find(&event.key) else { return false };
     // SAFETY: elements of an array map stay mapped.
     event.value.copy_from(unsafe { &*entry });
+    // another may have been written there meanwhile
+    if event.value.word.tag() != event.key.tag() || event.value.word.generation() == Generation::NONE {
+        return false;
+    }
     true
 }
 

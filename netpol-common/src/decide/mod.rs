@@ -507,9 +507,9 @@ pub fn is_due<A: Address>(entry: &FlowValue<A>, now: Ticks, tcp_flags: u8) -> bo
 
 /// Whether a denial that was remembered in this generation still speaks for a packet of its key.
 #[inline(always)]
-pub fn is_denial_valid<A: Address>(entry: &FlowValue<A>, now: Ticks, tcp_flags: u8) -> bool {
+pub fn is_denial_valid((flags, judged): (FlowFlags, Ticks), now: Ticks, tcp_flags: u8) -> bool {
     // it was about the middle of a connection, and this packet opens one; or what made it a reply may be
     // forgotten by now
-    let opens_anew = opens(tcp_flags) && entry.word.flags().has(FlowFlags::REPLY);
-    !opens_anew && now.since(entry.judged) <= REFRESH
+    let opens_anew = opens(tcp_flags) && flags.has(FlowFlags::REPLY);
+    !opens_anew && now.since(judged) <= REFRESH
 }

@@ -11,7 +11,10 @@
 //! Through the stack only the client's own hook translates, both ways: so the host's conntrack sees the client and the
 //! backend, in both directions.
 
-use super::{Desk, opening::opens};
+use super::{
+    Desk,
+    opening::{opens, timeout},
+};
 use crate::{
     drops::{Drop, Side},
     flow::{Place, PortPair, Rewrite},
@@ -229,18 +232,22 @@ fn is_plain<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
 }
 
 /// The same of what comes from outside for an endpoint: what is not translated is not known at the uplink, but at the
-/// endpoint's own hook. (There it may be what was left of this connection's own last pair; then it gets another port for
-/// nothing.)
+/// endpoint's own hook. What is translated is known at both, and passes the uplink last: so is what its pair has left
+/// behind, which must not keep the port from its own client for as long as there is room.
 #[inline(always)]
 fn is_plain_inside<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
     let place = desk.other.place;
     if !matches!(desk.packet.key.place.side(), Side::From) || !desk.destination.is_local() || !desk.is_rewritten() {
         return false;
     }
+    desk.sent = kernel.recall(&desk.other);
+    let (outside, last) = (desk.sent.word.flags(), desk.sent.seen);
     desk.other.place = Place::new(desk.destination.ifindex, Side::From);
     let is_plain = is_plain(kernel, desk);
     desk.other.place = place;
-    is_plain
+    let Desk { packet, sent, .. } = desk;
+    let was_translated = outside.has_pair() && last.latest(sent.seen) == last;
+    is_plain && !was_translated && packet.now.since(sent.seen) <= timeout(packet.key.protocol())
 }
 
 /// Tries to get both halves.

@@ -124,10 +124,11 @@ impl Browser {
         }
     }
 
-    /// What an expression gives.
+    /// What an expression gives; of a promise, what it promises.
     #[track_caller]
     pub fn value(&mut self, expression: &str) -> Value {
-        let result = self.call("Runtime.evaluate", json!({"expression": expression, "returnByValue": true}));
+        let asked = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
+        let result = self.call("Runtime.evaluate", asked);
         assert!(result.get("exceptionDetails").is_none(), "{expression}: {result:#}");
         result["result"]["value"].clone()
     }
@@ -191,6 +192,8 @@ impl Browser {
                 return point ? [point.x, point.y] : null;
             }})()"
         );
+        // where it is once the picture fits what the last step has left it of the window
+        self.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))");
         let point = self.value(&points);
         let (Some(x), Some(y)) = (point[0].as_f64(), point[1].as_f64()) else { panic!("covered: {element}") };
         for kind in ["mousePressed", "mouseReleased"] {

@@ -1,5 +1,6 @@
 use netpol_common::{
     drops::{Drop, Pass, Side},
+    flow::seconds,
     headers::HopWord,
     kernel::Settings,
     parse::{Family as _, NETWORK, V4},
@@ -269,6 +270,22 @@ fn who_comes_to_a_backend_and_to_its_service_is_answered_by_each() {
             for (arrived, number) in [(first, order[0]), (second, order[1])] {
                 assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, asked[number].reversed());
             }
+        }
+    }
+}
+
+#[test]
+fn what_a_pair_has_left_behind_keeps_no_port_from_its_client() {
+    for (way, protocol) in WAYS.into_iter().flat_map(|way| [(way, TCP), (way, UDP)]) {
+        let mut lab = way().with_service(PUBLISHED, &[B8080]);
+        let asked = Tuple::new(protocol, end(WORLD, 40000), PUBLISHED);
+        for _ in 0..3 {
+            let arrived = lab.play(asked, SYN).unwrap();
+            assert_eq!(arrived.tuple.source, end(WORLD, 40000), "{protocol:?}");
+            assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, asked.reversed());
+            // as the kernel's timer does, a while later; entries of flows stay
+            lab.0.wait(seconds(130));
+            lab.0.v4.translations.get_mut().clear();
         }
     }
 }

@@ -422,7 +422,9 @@ fn speaks_for<A: Stored>(packet: &Packet<A>, entry: &FlowValue<A>) -> bool {
 }
 
 fn denied<A: Stored>(packet: &Packet<A>, entry: &mut FlowValue<A>) -> Option<Drop> {
-    if !speaks_for(packet, entry) || !decide::is_denial_valid(entry, packet.now, packet.tcp_flags) {
+    if !speaks_for(packet, entry)
+        || !decide::is_denial_valid((entry.word.flags(), entry.judged), packet.now, packet.tcp_flags)
+    {
         return None;
     }
     entry.packets += u64::from(packet.packets);
