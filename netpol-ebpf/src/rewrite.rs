@@ -180,7 +180,7 @@ pub fn error<F: Family>(skb: Skb, desk: &Desk<F::Address>) -> Result<(), Drop> {
     let mut covered = 0;
     if inner.ports.word() != desk.quoted.ports.word() {
         let (offset, size, from, to) = port_bytes(desk.other.protocol, inner.ports.word(), desk.quoted.ports.word())?;
-        covered = if size == 4 { u64::from(to) + u64::from(!from) } else { u64::from(to) + u64::from(!from & 0xffff) };
+        covered = u64::from(to) + u64::from(!from);
         // SAFETY: a live context; offsets outside of the frame are refused.
         done(unsafe { bpf_l4_csum_replace(skb.0, sum.at, u64::from(from), u64::from(to), size) })?;
         // SAFETY: as above, and at most four readable bytes.

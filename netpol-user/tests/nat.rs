@@ -17,10 +17,8 @@ use netpol_common::{
 use support::{
     Attempt, FAMILIES, Family, LAYOUTS, Layout, Scene, Seen, check, client_of, exchange,
     policy::{documents, from, ingress},
-    translated::{WAYS, host_address, host_port, pools, published, service, virtual_address},
+    translated::{self, WAYS, host_address, host_port, pools, published, service, socket, virtual_address},
 };
-
-const PATIENCE: Duration = Duration::from_secs(2);
 
 #[test]
 fn a_service_reaches_its_backend_by_its_own_address() {
@@ -148,12 +146,10 @@ fn two_clients_with_one_port_get_two_translations() {
     let scene = Scene::bridged();
     let Scene { a, b, outside, .. } = &scene;
     scene.load_nat(&[], &[pools(Layout::Bridged)]);
-    let server = outside.enter(|| UdpSocket::bind("0.0.0.0:9000")).expect("a socket");
-    server.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    let clients = [a, b].map(|client| client.enter(|| UdpSocket::bind("0.0.0.0:5000")).expect("a socket"));
+    let server = socket(outside, 9000);
+    let clients = [a, b].map(|client| socket(client, 5000));
     let mut sources = Vec::new();
     for (number, client) in clients.iter().enumerate() {
-        client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         client.send_to(&[number as u8], outside.at(Family::V4, 9000)).expect("a packet");
         let (_, from) = server.recv_from(&mut [0]).expect("the packet");
         sources.push(from);
@@ -168,17 +164,10 @@ fn two_clients_with_one_port_get_two_translations() {
     }
 }
 
-/// The first packet to `outside` from port 5000 of `a`: what that takes the client for.
+/// What `outside` takes port 5000 of `a` for.
 fn taken_for(scene: &Scene) -> std::net::SocketAddr {
-    let server = scene.outside.enter(|| UdpSocket::bind("0.0.0.0:9000")).expect("a socket");
-    server.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    let client = scene.a.enter(|| UdpSocket::bind("0.0.0.0:5000")).expect("a socket");
-    client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    client.send_to(b"?", scene.outside.at(Family::V4, 9000)).expect("a packet");
-    let (_, from) = server.recv_from(&mut [0]).expect("the packet");
-    server.send_to(b"!", from).expect("an answer");
-    assert_eq!(client.recv(&mut [0]).expect("the answer"), 1);
-    from
+    let (server, client) = (socket(&scene.outside, 9000), socket(&scene.a, 5000));
+    translated::taken_for(&server, &client, &scene.outside.at(Family::V4, 9000))
 }
 
 #[test]

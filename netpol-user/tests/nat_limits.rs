@@ -3,11 +3,7 @@
 
 mod support;
 
-use std::{
-    collections::HashSet,
-    net::{SocketAddr, UdpSocket},
-    time::Duration,
-};
+use std::collections::HashSet;
 
 use aya::maps::{HashMap, Map, MapData};
 use netpol_common::{
@@ -16,11 +12,10 @@ use netpol_common::{
     wire::{Addr4, PortBe},
 };
 use support::{
-    Endpoint, Family, Layout, Scene,
-    translated::{WAYS, host_address, pools},
+    Family, Layout, Scene,
+    translated::{WAYS, host_address, pools, socket, taken_for},
 };
 
-const PATIENCE: Duration = Duration::from_secs(2);
 const DROPPED: &str = "egress dropped translation";
 
 type Pairs = HashMap<MapData, NatKey<Addr4>, Translation<Addr4>>;
@@ -28,22 +23,6 @@ type Pairs = HashMap<MapData, NatKey<Addr4>, Translation<Addr4>>;
 fn pairs(scene: &Scene) -> Pairs {
     let map = MapData::from_pin(scene.host.bpffs().join("maps/NAT4")).expect("the pinned map");
     Map::from_map_data(map).expect("a hash").try_into().expect("translations")
-}
-
-fn socket(of: &Endpoint, port: u16) -> UdpSocket {
-    let socket = of.enter(|| UdpSocket::bind(("0.0.0.0", port))).expect("a socket");
-    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    socket
-}
-
-/// What a server takes a client for, whose packet arrives; and the answer gets back.
-#[track_caller]
-fn taken_for(server: &UdpSocket, client: &UdpSocket, to: &str) -> SocketAddr {
-    client.send_to(b"?", to).expect("a packet");
-    let (_, from) = server.recv_from(&mut [0]).expect("the packet");
-    server.send_to(b"!", from).expect("an answer");
-    assert_eq!(client.recv(&mut [0]).expect("the answer"), 1);
-    from
 }
 
 #[test]

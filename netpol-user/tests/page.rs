@@ -22,6 +22,16 @@ fn page_about_nothing_says_what_to_do_and_follows_when_it_is_done() {
     assert!(browser.text("document.querySelector('#state').innerText").contains("enforced, generation 1"));
 }
 
+/// The busy shop in a browser, once all that is denied has a rate.
+fn shown(host: &support::Host) -> (Served, Browser) {
+    let served = served(host);
+    let mut browser = host.browser();
+    let ready = "document.querySelectorAll('#labels .label.denied').length >= 3";
+    browser.open(&format!("http://{}/", served.address), ready);
+    browser.wait("document.querySelector('#labels').textContent.match(/denied [0-9.]+\\/s/)");
+    (served, browser)
+}
+
 /// What the page must show of a denied edge.
 fn assert_denied_is_told(browser: &mut Browser) {
     let labels = browser.text("document.querySelector('#labels').textContent");
@@ -39,11 +49,7 @@ fn assert_denied_is_told(browser: &mut Browser) {
 fn page_in_a_browser_shows_names_denials_rules_and_a_table() {
     let shop = Shop::open();
     let host = &shop.example.host;
-    let served = served(host);
-    let mut browser = host.browser();
-    let ready = "document.querySelectorAll('#labels .label.denied').length >= 3";
-    browser.open(&format!("http://{}/", served.address), ready);
-    browser.wait("document.querySelector('#labels').textContent.match(/denied [0-9.]+\\/s/)");
+    let (_served, mut browser) = shown(host);
     let names = browser.text("document.querySelector('#nodes').textContent");
     for name in shop.example.endpoints.keys() {
         assert!(names.contains(name.as_str()), "{name} in {names}");
@@ -153,11 +159,7 @@ fn assert_numbers(details: &str) {
 fn clicks_and_keys_on_nodes_and_edges_show_rules_and_numbers_and_search_narrows() {
     let shop = Shop::open();
     let host = &shop.example.host;
-    let served = served(host);
-    let mut browser = host.browser();
-    let ready = "document.querySelectorAll('#labels .label.denied').length >= 3";
-    browser.open(&format!("http://{}/", served.address), ready);
-    browser.wait("document.querySelector('#labels').textContent.match(/denied [0-9.]+\\/s/)");
+    let (_served, mut browser) = shown(host);
     let node = "document.querySelector('#nodes [data-key=\"shop/postgres-db\"]')";
     let of_verdict = |verdict: &str| {
         format!(

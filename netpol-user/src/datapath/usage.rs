@@ -26,7 +26,14 @@ pub struct Usage {
 #[derive(Clone, Copy, Debug)]
 pub struct Turned([u64; Turnover::ROOM]);
 
+impl Turned {
+    fn of<A: Address>(self, what: Turnover) -> u64 {
+        self.0[what.place::<A>() as usize]
+    }
+}
+
 impl Datapath {
+    /// All CPUs' counts.
     pub fn turned(&self) -> Result<Turned, Error> {
         let map: PerCpuArray<MapData, u64> = self.pins.map("TURNOVER")?.try_into().map_err(Error::map("TURNOVER"))?;
         let mut turned = [0; Turnover::ROOM];
@@ -41,13 +48,18 @@ impl Datapath {
         let count = |denied: bool, v4: bool| {
             records.iter().filter(|r| r.denied.is_some() == denied && r.source.is_ipv4() == v4).count() as u64
         };
-        let flows = |entries, place: u32| (entries, Some(turned.0[place as usize].saturating_sub(entries)));
-        let denials = |entries, place: u32| (entries, Some(turned.0[place as usize]));
+        let flows = |entries: u64, made: u64| (entries, Some(made.saturating_sub(entries)));
+        let denials = |entries, forgotten| (entries, Some(forgotten));
         let entries = [
-            ("FLOWS4", "flows", "ipv4", flows(count(false, true), Turnover::FlowsMade.place::<Addr4>())),
-            ("FLOWS6", "flows", "ipv6", flows(count(false, false), Turnover::FlowsMade.place::<Addr6>())),
-            ("DENIALS4", "denials", "ipv4", denials(count(true, true), Turnover::DenialsForgotten.place::<Addr4>())),
-            ("DENIALS6", "denials", "ipv6", denials(count(true, false), Turnover::DenialsForgotten.place::<Addr6>())),
+            ("FLOWS4", "flows", "ipv4", flows(count(false, true), turned.of::<Addr4>(Turnover::FlowsMade))),
+            ("FLOWS6", "flows", "ipv6", flows(count(false, false), turned.of::<Addr6>(Turnover::FlowsMade))),
+            ("DENIALS4", "denials", "ipv4", denials(count(true, true), turned.of::<Addr4>(Turnover::DenialsForgotten))),
+            (
+                "DENIALS6",
+                "denials",
+                "ipv6",
+                denials(count(true, false), turned.of::<Addr6>(Turnover::DenialsForgotten)),
+            ),
             ("FRAGMENTS4", "fragments", "ipv4", (self.fragments::<Addr4>("FRAGMENTS4")?, None)),
             ("FRAGMENTS6", "fragments", "ipv6", (self.fragments::<Addr6>("FRAGMENTS6")?, None)),
         ];

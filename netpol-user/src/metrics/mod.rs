@@ -192,8 +192,8 @@ fn maps(text: &mut Exposition, usage: &[Usage]) {
             family.sample(&[("map", usage.map), ("family", usage.family)], value(usage));
         }
     }
-    // no counter: entries are counted at another moment than those that were made, so it may go back a little (and an entry that is evicted between two steps of its own
-    // replacement is not counted)
+    // no counter: entries are counted at another moment than those that were made, so it may go back a little (and one that
+    // is evicted between two steps of its own replacement is not counted)
     let mut family = text.family(
         "netpol_map_evicted_entries",
         Kind::Gauge,

@@ -77,24 +77,34 @@ fn status_tells_how_many_observe_and_what_they_were_not_told() {
     wait_until("nobody observes", || host.status()["observers"]["count"] == 0);
 }
 
+/// Anybody may ask `b` on port 53.
+fn asked_by_anybody() -> Scene {
+    let scene = Scene::bridged();
+    scene.host.load(&scene.all(), &[ingress("b", &[anybody(&["53/UDP"])])]);
+    scene
+}
+
+/// New flows from `a` to that port, one for each of its own.
+fn ask(Scene { a, b, .. }: &Scene, ports: Range<u16>) {
+    let (socket, source, target) = (a.raw(), a.mac(), b.mac());
+    for port in ports {
+        let (from, to) = (a.socket(Family::V4, port), b.socket(Family::V4, 53));
+        socket.send(&packet::frame(target, source, &packet::udp(from, to, b"hello")));
+    }
+}
+
 #[test]
 fn stalled_observer_is_told_how_much_it_lost_and_others_lose_nothing() {
     const FLOWS: u16 = 400;
-    let scene = Scene::bridged();
-    let Scene { host, a, b, .. } = &scene;
-    host.load(&scene.all(), &[ingress("b", &[anybody(&["53/UDP"])])]);
+    let scene = asked_by_anybody();
+    let host = &scene.host;
     // the smallest ring has room for some 25 events
     let mut stalled = host.observe(&["--type", "new", "--buffer", "4", "to:b port:53"]);
     let mut awake = host.observe(&["--type", "new", "to:b port:53"]);
-    let (socket, source, target) = (a.raw(), a.mac(), b.mac());
-    let send = |port: u16| {
-        let (from, to) = (a.socket(Family::V4, port), b.socket(Family::V4, 53));
-        socket.send(&packet::frame(target, source, &packet::udp(from, to, b"hello")));
-    };
-    send(1999);
+    ask(&scene, 1999..2000);
     stalled.event("the first", between("new", "a", "b", 53));
     stalled.signal(Signal::SIGSTOP);
-    (2000..2000 + FLOWS).for_each(send);
+    ask(&scene, 2000..2000 + FLOWS);
     awake.event("the last", |event| event["source"]["port"] == 1999 + FLOWS);
     stalled.signal(Signal::SIGCONT);
     stalled.event("the loss", |event| event["type"] == "lost");
@@ -144,9 +154,8 @@ fn pinned(host: &Host, name: &str) -> MapData {
 #[test]
 fn observer_outlives_its_lease_and_the_rings_of_the_dead_and_the_stopped_are_skipped() {
     const FLOWS: u16 = 200;
-    let scene = Scene::bridged();
+    let scene = asked_by_anybody();
     let Scene { host, a, b, .. } = &scene;
-    host.load(&scene.all(), &[ingress("b", &[anybody(&["53/UDP"])])]);
     let leases: Array<MapData, Lease> = Map::Array(pinned(host, "LEASES")).try_into().expect("leases");
     let lease = |place: u32| leases.get(&(place + 1), 0).expect("a lease");
     let untold: PerCpuArray<MapData, u64> = Map::PerCpuArray(pinned(host, "UNTOLD")).try_into().expect("counts");
@@ -154,13 +163,6 @@ fn observer_outlives_its_lease_and_the_rings_of_the_dead_and_the_stopped_are_ski
     let holds = |lease: Lease| {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("a clock");
         lease.holds(Duration::from(now).as_nanos() as u64)
-    };
-    let send = |ports: Range<u16>| {
-        let (socket, source, target) = (a.raw(), a.mac(), b.mac());
-        for port in ports {
-            let (from, to) = (a.socket(Family::V4, port), b.socket(Family::V4, 53));
-            socket.send(&packet::frame(target, source, &packet::udp(from, to, b"hello")));
-        }
     };
 
     // in this order they have the places 0, 1 and 2; the rings of the latter have room for some 25 events
@@ -176,7 +178,7 @@ fn observer_outlives_its_lease_and_the_rings_of_the_dead_and_the_stopped_are_ski
     assert!(holds(lease(0)) && lease(0).0 > first.0);
     assert_eq!((lease(1), lease(2), host.observers()), (all[1], all[2], 1));
     let before = [lost(1), lost(2)];
-    send(2000..2000 + FLOWS);
+    ask(&scene, 2000..2000 + FLOWS);
     living.event("the last", |event| event["source"]["port"] == 1999 + FLOWS);
     assert_eq!((living.all("new").len(), living.sum("lost", "lost")), (usize::from(FLOWS), 0));
     assert_eq!([lost(1), lost(2)], before, "full rings would have lost most of them");
@@ -186,7 +188,7 @@ fn observer_outlives_its_lease_and_the_rings_of_the_dead_and_the_stopped_are_ski
     let gap = stopped.event("the gap", |event| event["type"] == "lost" && event["lost"].is_null());
     assert_gap(&gap);
     wait_until("its lease holds again", || host.observers() == 2);
-    send(3000..3001);
+    ask(&scene, 3000..3001);
     stopped.event("what comes after", |event| event["type"] == "new" && event["source"]["port"] == 3000);
     host.load(&[a, b], &[]);
     assert_eq!((lease(1), host.observers()), (Lease::NONE, 2));

@@ -1,6 +1,9 @@
 //! Services and pools for tests about translated packets, and a machine outside that is behind a router of its own.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use netpol_user::netns::Namespace;
 
@@ -22,6 +25,25 @@ pub const NARROW: u32 = 1280;
 
 /// Every way of forwarding, as flags of `load`.
 pub const WAYS: [&[&str]; 2] = [&[], &["--forwarding", "stack"]];
+
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A UDP socket over IPv4, which does not wait for ever.
+pub fn socket(of: &Endpoint, port: u16) -> UdpSocket {
+    let socket = of.enter(|| UdpSocket::bind(("0.0.0.0", port))).expect("a socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket
+}
+
+/// What a server takes a client for, whose packet arrives; and the answer gets back.
+#[track_caller]
+pub fn taken_for(server: &UdpSocket, client: &UdpSocket, to: &str) -> SocketAddr {
+    client.send_to(b"?", to).expect("a packet");
+    let (_, from) = server.recv_from(&mut [0]).expect("the packet");
+    server.send_to(b"!", from).expect("an answer");
+    assert_eq!(client.recv(&mut [0]).expect("the answer"), 1);
+    from
+}
 
 fn of(family: Family, [four, six]: [&str; 2]) -> IpAddr {
     if family == Family::V4 { four } else { six }.parse().expect("an address")
