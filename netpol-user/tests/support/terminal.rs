@@ -25,10 +25,37 @@ use super::Host;
 /// How long something is awaited on the screen.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How a program says that a screen begins and ends (synchronized output).
+const WHOLE: u16 = 2026;
+
 pub struct Terminal {
     child: Child,
     keyboard: File,
-    screen: Arc<Mutex<vt100::Parser>>,
+    shown: Arc<Mutex<vt100::Screen>>,
+}
+
+/// What a reader sees: the last screen that was whole.
+#[derive(Default)]
+struct Shown {
+    is_drawing: bool,
+    whole: Option<vt100::Screen>,
+}
+
+impl vt100::Callbacks for Shown {
+    fn unhandled_csi(
+        &mut self,
+        screen: &mut vt100::Screen,
+        mark: Option<u8>,
+        _: Option<u8>,
+        parameters: &[&[u16]],
+        end: char,
+    ) {
+        match (mark, parameters, end) {
+            (Some(b'?'), [[WHOLE]], 'h') => self.is_drawing = true,
+            (Some(b'?'), [[WHOLE]], 'l') => (self.is_drawing, self.whole) = (false, Some(screen.clone())),
+            _ => (),
+        }
+    }
 }
 
 impl Host {
@@ -53,24 +80,31 @@ impl Host {
         let child = spawned.unwrap_or_else(|error| panic!("netpol: {error}"));
         // the command holds descriptors, too: the terminal must end with the program
         drop((command, slave));
-        let screen = Arc::new(Mutex::new(vt100::Parser::new(at_least_one(rows), at_least_one(columns), 0)));
+        let (rows, columns) = (at_least_one(rows), at_least_one(columns));
+        let mut parser = vt100::Parser::new_with_callbacks(rows, columns, 0, Shown::default());
+        let shown = Arc::new(Mutex::new(parser.screen().clone()));
         let mut output = master.try_clone().expect("a descriptor");
-        let shown = Arc::clone(&screen);
+        let screen = Arc::clone(&shown);
         thread::spawn(move || {
             let mut buffer = [0; 65_536];
             // it fails when the program is gone
             while let Ok(length @ 1..) = output.read(&mut buffer) {
-                shown.lock().expect("the screen").process(&buffer[..length]);
+                parser.process(&buffer[..length]);
+                let whole = parser.callbacks_mut().whole.take();
+                let whole = if parser.callbacks().is_drawing { whole } else { Some(parser.screen().clone()) };
+                if let Some(whole) = whole {
+                    *screen.lock().expect("the screen") = whole;
+                }
             }
         });
-        Terminal { child, keyboard: master, screen }
+        Terminal { child, keyboard: master, shown }
     }
 }
 
 impl Terminal {
     /// What is on the screen now.
     pub fn text(&self) -> String {
-        self.screen.lock().expect("the screen").screen().contents()
+        self.shown.lock().expect("the screen").contents()
     }
 
     /// Waits until the screen is as wanted, and gives it back.
@@ -104,11 +138,11 @@ impl Terminal {
 
     /// Some character on the screen has a colour of its own.
     pub fn has_colour(&self) -> bool {
-        let parser = self.screen.lock().expect("the screen");
-        let (rows, columns) = parser.screen().size();
+        let screen = self.shown.lock().expect("the screen");
+        let (rows, columns) = screen.size();
         let mut cells = (0..rows.get()).flat_map(|row| (0..columns.get()).map(move |column| (row, column)));
         cells.any(|(row, column)| {
-            parser.screen().cell(row, column).is_some_and(|cell| cell.fgcolor() != vt100::Color::Default)
+            screen.cell(row, column).is_some_and(|cell| cell.fgcolor() != vt100::Color::Default)
         })
     }
 
@@ -151,7 +185,7 @@ impl Terminal {
                 && !screen.hide_cursor()
                 && screen.mouse_protocol_mode() == vt100::MouseProtocolMode::None
         };
-        while !restored(self.screen.lock().expect("the screen").screen()) {
+        while !restored(&self.shown.lock().expect("the screen")) {
             assert!(begin.elapsed() < PATIENCE, "the screen is not restored\n{}", self.text());
             thread::sleep(Duration::from_millis(20));
         }

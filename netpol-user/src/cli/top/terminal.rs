@@ -13,8 +13,11 @@ use ratatui::{
     crossterm::{
         cursor::Show,
         event::{DisableMouseCapture, EnableMouseCapture},
-        execute,
-        terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
+        execute, queue,
+        terminal::{
+            BeginSynchronizedUpdate, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen,
+            disable_raw_mode, enable_raw_mode,
+        },
     },
 };
 
@@ -38,8 +41,12 @@ impl Terminal {
         Ok(terminal)
     }
 
+    /// Shows a screen as a whole (mode 2026, where the terminal knows it): it is longer than what is written
+    /// at once, so a reader would see the columns of one screen above the rows of another.
     pub fn draw(&mut self, draw: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
-        self.0.draw(draw).map(|_| ())
+        queue!(stdout(), BeginSynchronizedUpdate)?;
+        let drawn = self.0.draw(draw).map(|_| ());
+        drawn.and(execute!(stdout(), EndSynchronizedUpdate))
     }
 }
 
@@ -51,6 +58,6 @@ impl Drop for Terminal {
 
 fn give_back() {
     // there is nobody to tell when the terminal itself is gone
-    let _ = execute!(stdout(), DisableMouseCapture, LeaveAlternateScreen, Show);
+    let _ = execute!(stdout(), EndSynchronizedUpdate, DisableMouseCapture, LeaveAlternateScreen, Show);
     let _ = disable_raw_mode();
 }
