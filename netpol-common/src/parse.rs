@@ -60,6 +60,50 @@ pub enum Fragment {
 #[repr(transparent)]
 pub struct FragmentId(pub u32);
 
+/// What [`Family::follow`] found, as one word: more than that is not returned by a function that the
+/// verifier looks at on its own.
+///
+/// `failed:1 0:5 kind:2 protocol:8 transport:16 id:32`, and a [`Drop`]'s code in place of the protocol where it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Followed(pub u64);
+
+impl Followed {
+    const FAILED: u64 = 1 << 63;
+    const FIRST: u64 = 1 << 56;
+    const LATER: u64 = 2 << 56;
+
+    #[inline(always)]
+    pub fn pack<A>(found: Result<Ip<A>, Drop>) -> Self {
+        let ip = match found {
+            Ok(ip) => ip,
+            Err(drop) => return Self(Self::FAILED | (drop as u64) << 48),
+        };
+        let fragment = match ip.fragment {
+            Fragment::Whole => 0,
+            Fragment::First(FragmentId(id)) => Self::FIRST | u64::from(id),
+            Fragment::Later(FragmentId(id)) => Self::LATER | u64::from(id),
+        };
+        Self(fragment | u64::from(ip.protocol.0) << 48 | (ip.transport as u64 & 0xffff) << 32)
+    }
+
+    /// The packet whose header was followed.
+    #[inline(always)]
+    pub fn unpack<A>(self, ip: Ip<A>) -> Result<Ip<A>, Drop> {
+        let code = (self.0 >> 48) as u8;
+        if self.0 & Self::FAILED != 0 {
+            return Err(Drop::from_code(code).unwrap_or(Drop::ExtensionHeaders));
+        }
+        let id = FragmentId(self.0 as u32);
+        let fragment = match self.0 & (Self::FIRST | Self::LATER) {
+            0 => Fragment::Whole,
+            Self::FIRST => Fragment::First(id),
+            _ => Fragment::Later(id),
+        };
+        Ok(Ip { protocol: Protocol(code), transport: (self.0 >> 32) as u16 as usize, fragment, ..ip })
+    }
+}
+
 /// An IP version: its header and its ICMP.
 pub trait Family: Sized + 'static {
     type Address: Address;

@@ -10,12 +10,12 @@ use aya_ebpf::{
 };
 use netpol_common::{
     decide::Desk,
-    drops::Side,
+    drops::{Drop, Side},
     event::Told,
     flow::{FlowKey, FlowValue, Place, Rewrite},
     kernel::{FragmentKey, FragmentPorts, Turnover},
     nat::{Claim, NatKey, Translation},
-    parse::{V4, V6},
+    parse::{Followed, Ip, V4, V6},
     refuse::Answers,
     service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue, Uplink},
     socket::SocketKey,
@@ -89,6 +89,8 @@ pub trait Maps: Answers {
     fn take_hop(skb: Skb, uplink: IfIndex) -> bool;
     fn rewrite(skb: Skb, from: &Rewrite<Self::Address>, to: &Rewrite<Self::Address>, at: u32) -> u32;
     fn unusual(skb: *mut __sk_buff, place: u32) -> u32;
+    /// [`Family::follow`](netpol_common::parse::Family::follow) of a packet whose header was read.
+    fn followed(skb: Skb, ip: Ip<Self::Address>) -> Result<Ip<Self::Address>, Drop>;
     fn related() -> u32;
     fn related_uplink() -> u32;
     fn rewrite_error(skb: *mut __sk_buff) -> u32;
@@ -298,6 +300,11 @@ family! {
         }
 
         #[inline(always)]
+        fn followed(_: Skb, ip: Ip<Addr4>) -> Result<Ip<Addr4>, Drop> {
+            Ok(ip)
+        }
+
+        #[inline(always)]
         fn fast(skb: Skb, place: Place) -> Fate {
             // what workloads send is the hottest way of all, and this family's stack frame is small enough
             match place.side() {
@@ -372,6 +379,11 @@ family! {
             asked.__bindgen_anon_3.ipv6_src = key.source.0;
             asked.__bindgen_anon_4.ipv6_dst = key.destination.0;
             asked
+        }
+
+        #[inline(always)]
+        fn followed(skb: Skb, ip: Ip<Addr6>) -> Result<Ip<Addr6>, Drop> {
+            Followed(verified::follow6(skb.0)).unpack(ip)
         }
 
         #[inline(always)]

@@ -77,7 +77,7 @@ pub fn arp(skb: *mut __sk_buff, place: u32) -> Result<Action, Drop> {
 pub fn read<F: Maps>(skb: *mut __sk_buff, place: u32) -> Result<Action, Drop> {
     let frame = whole(skb, place)?;
     let ip = F::network(&frame.linear, NETWORK)?;
-    let ip = F::follow(&frame.linear, ip)?;
+    let ip = F::followed(frame.skb, ip)?;
     let transport = match ip.fragment {
         Fragment::Later(id) => later_fragment::<F>(&frame, &ip, id)?,
         _ => parse::transport::<F, _>(&frame.linear, &ip)?,
@@ -120,7 +120,7 @@ fn icmp<F: Maps>(frame: &Frame, ip: &Ip<F::Address>, class: IcmpKind) -> Result<
 pub fn link(skb: *mut __sk_buff, place: u32) -> Result<Action, Drop> {
     let frame = whole(skb, place)?;
     let header: Ipv6 = frame.linear.read(NETWORK)?;
-    let ip = V6::follow(&frame.linear, V6::network(&frame.linear, NETWORK)?)?;
+    let ip = V6::followed(frame.skb, V6::network(&frame.linear, NETWORK)?)?;
     // RFC 6980: discovery is never fragmented
     if ip.transport > parse::FARTHEST || ip.fragment != Fragment::Whole {
         return Err(Drop::ExtensionHeaders);

@@ -9,7 +9,7 @@ use netpol_common::{
     drops::Drop,
     flow::{FlowKey, Generation, Place, Rewrite},
     nat::Claim,
-    parse::{V4, V6},
+    parse::{Family as _, Followed, NETWORK, V4, V6},
     policy::{self, Probe},
     tables::{Identity, IfIndex, Subject},
     wire::{Addr4, Addr6},
@@ -101,6 +101,14 @@ stages! {
     settle_uplink4, settle_uplink6: decide::settle_uplink;
     related4, related6: decide::decide_icmp_error;
     related_uplink4, related_uplink6: decide::decide_uplink_error;
+}
+
+/// The chain of headers of an IPv6 packet, which other functions would have the verifier walk again and again.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn follow6(skb: *mut __sk_buff) -> u64 {
+    let linear = Skb(skb).linear();
+    Followed::pack(V6::network(&linear, NETWORK).and_then(|ip| V6::follow(&linear, ip))).0
 }
 
 /// [`rewrite::error`] of the packet on this CPU's desk. 0: done.

@@ -4,7 +4,9 @@ use std::{
     collections::hash_map::DefaultHasher,
     fs,
     hash::{Hash as _, Hasher as _},
+    panic::resume_unwind,
     path::Path,
+    thread,
 };
 
 use aya::{
@@ -193,9 +195,9 @@ fn load(pins: &Pins, flows: Option<u32>) -> Result<(), Error> {
         }
     }
     let mut object = loader.load(OBJECT).map_err(|error| Error::Object(Box::new(error)))?;
+    load_together(&mut object)?;
     for which in Classifier::all() {
         let program: &mut SchedClassifier = part(&mut object, which.name())?;
-        program.load().map_err(refused(which.name()))?;
         replace_pin(|path| program.pin(path), &pins.programs().join(which.name()))?;
     }
     for SocketProgram { name, .. } in sockets::PROGRAMS {
@@ -206,6 +208,27 @@ fn load(pins: &Pins, flows: Option<u32>) -> Result<(), Error> {
     let program: &mut SchedClassifier = part(&mut object, AGE)?;
     program.load().map_err(refused(AGE))?;
     start_aging(program)
+}
+
+/// Loads the classifiers, each on a thread of its own: the verifier looks at them for a while, and it looks at one
+/// as well while it looks at others.
+fn load_together(object: &mut Ebpf) -> Result<(), Error> {
+    let classifiers = object.programs_mut().filter_map(|(name, program)| {
+        let name = Classifier::all().map(Classifier::name).find(|of| *of == name)?;
+        Some((name, program))
+    });
+    thread::scope(|scope| {
+        let loading: Vec<_> = classifiers
+            .map(|(name, program)| {
+                scope.spawn(move || {
+                    let program: &mut SchedClassifier = program.try_into().map_err(refused(name))?;
+                    program.load().map_err(refused(name))
+                })
+            })
+            .collect();
+        let loaded = loading.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        loaded.collect()
+    })
 }
 
 /// A program of the object.

@@ -141,9 +141,7 @@ impl Terminal {
         let screen = self.shown.lock().expect("the screen");
         let (rows, columns) = screen.size();
         let mut cells = (0..rows.get()).flat_map(|row| (0..columns.get()).map(move |column| (row, column)));
-        cells.any(|(row, column)| {
-            screen.cell(row, column).is_some_and(|cell| cell.fgcolor() != vt100::Color::Default)
-        })
+        cells.any(|(row, column)| screen.cell(row, column).is_some_and(|cell| cell.fgcolor() != vt100::Color::Default))
     }
 
     pub fn keys(&mut self, keys: &str) {
