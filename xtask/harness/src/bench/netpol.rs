@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::Write as _,
+    num::NonZero,
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -72,6 +73,9 @@ impl Drop for Observing {
     }
 }
 
+/// Its lines and columns.
+pub const TERMINAL: [NonZero<u16>; 2] = [NonZero::new(50).unwrap(), NonZero::new(200).unwrap()];
+
 /// A command in a terminal, until it is ended or dropped.
 pub struct InTerminal {
     /// `None`: it has ended.
@@ -85,9 +89,13 @@ impl InTerminal {
         self.screen.try_clone().context("a terminal")
     }
 
+    pub fn press(&mut self, keys: &str) -> Result<()> {
+        self.screen.write_all(keys.as_bytes()).context("typing into the terminal")
+    }
+
     /// Ends it, as somebody who types q does: the CPU time that it took.
     pub fn end(mut self) -> Result<Duration> {
-        self.screen.write_all(b"q").context("typing into the terminal")?;
+        self.press("q")?;
         let child = self.child.take().context("it runs")?;
         let (status, usage) = wait(child.id())?;
         if !status.success() {
@@ -214,9 +222,10 @@ impl<'a> Instance<'a> {
         Ok((time, peak_kib(&usage)))
     }
 
-    /// Begins a command in a terminal of its own, of 200 columns and 50 lines.
+    /// Begins a command in a terminal of its own, of [`TERMINAL`].
     pub fn in_terminal(&self, arguments: &[&str]) -> Result<InTerminal> {
-        let size = Winsize { ws_row: 50, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 };
+        let [ws_row, ws_col] = TERMINAL.map(NonZero::get);
+        let size = Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 };
         let OpenptyResult { master, slave } = openpty(&size, None).context("opening a terminal")?;
         let child = self.host.run(|| {
             let mut command = self.command();
