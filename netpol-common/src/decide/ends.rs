@@ -10,36 +10,21 @@ use crate::{
     wire::{Address, MacWords},
 };
 
-/// One end of a packet.
-#[derive(Clone, Copy)]
-pub(super) struct End {
-    pub identity: Identity,
-    /// [`IfIndex::NONE`] unless it is an endpoint here.
-    pub ifindex: IfIndex,
-    pub segment: u32,
-    pub mac: MacWords,
-    pub flags: AddressFlags,
-}
+/// One end of a packet: what the tables say of its address.
+pub(super) type End = AddressValue;
 
-impl End {
-    /// Nobody's MAC address is asked for; the one given is as good as any (and clearing six bytes would
-    /// be a call of `memset`).
+impl AddressValue {
+    /// Who is not in the tables. Nobody's MAC address is asked for; the one given is as good as any (and clearing six
+    /// bytes would be a call of `memset`).
     #[inline(always)]
     pub(super) const fn elsewhere(identity: Identity, flags: AddressFlags, mac: MacWords) -> Self {
         Self { identity, ifindex: IfIndex::NONE, segment: 0, mac, flags }
     }
 
+    /// Whether it is an endpoint here.
     #[inline(always)]
     pub(super) const fn is_local(&self) -> bool {
         self.ifindex.0 != IfIndex::NONE.0
-    }
-}
-
-impl From<&AddressValue> for End {
-    #[inline(always)]
-    fn from(value: &AddressValue) -> Self {
-        let AddressValue { identity, ifindex, segment, mac: MacWords(a, b, c), flags } = *value;
-        Self { identity, ifindex, segment, mac: MacWords(a, b, c), flags }
     }
 }
 
@@ -76,11 +61,11 @@ pub(super) fn ends<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, hoo
             if source.ifindex != own || source.mac != packet.source_mac {
                 return Err(Drop::Spoofed);
             }
-            desk.source = source.into();
+            desk.source.copy_from(source);
         }
         Side::To => {
             desk.destination = match find(kernel, hook.network, packet.key.destination) {
-                Some(value) if value.ifindex == own => value.into(),
+                Some(value) if value.ifindex == own => *value,
                 // an endpoint's address stands for that endpoint, also in a frame to everybody
                 None if packet.destination_mac.is_group() => {
                     let identity = if A::BITS == 32 { hook.identity4 } else { hook.identity6 };
@@ -101,7 +86,7 @@ pub(super) fn receiver<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>,
         return;
     }
     desk.destination = match find(kernel, hook.network, desk.wire.destination) {
-        Some(value) => value.into(),
+        Some(value) => *value,
         None => End::elsewhere(
             outside(kernel, &desk.wire.destination, Identity::WORLD),
             AddressFlags(0),
@@ -124,7 +109,7 @@ pub(super) fn source_of<A: Address, K: Kernel<A>>(
         return match known {
             // a local process with a container's address
             Some(value) if value.ifindex != IfIndex::NONE => Err(Drop::Spoofed),
-            Some(value) => Ok(value.into()),
+            Some(value) => Ok(*value),
             None => Ok(End::elsewhere(
                 outside(kernel, &packet.key.source, Identity::HOST),
                 AddressFlags::HOST,
@@ -141,7 +126,7 @@ pub(super) fn source_of<A: Address, K: Kernel<A>>(
     };
     let vouched =
         value.ifindex != IfIndex::NONE && (value.ifindex == packet.ingress || routed_from(kernel, desk, value.ifindex));
-    if vouched { Ok(value.into()) } else { Err(Drop::Spoofed) }
+    if vouched { Ok(*value) } else { Err(Drop::Spoofed) }
 }
 
 /// A packet of a local workload that the host has routed: the kernel names the bridge that it came

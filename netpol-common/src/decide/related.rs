@@ -59,7 +59,7 @@ pub fn decide_icmp_error<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A
         // who has sent the packet inside may be behind a translation, too
         let sender = match (desk.packet.key.place.side(), find(kernel, hook.network, desk.quoted.source)) {
             (Side::From, Some(value)) if value.ifindex != IfIndex::NONE => {
-                desk.destination = value.into();
+                desk.destination.copy_from(value);
                 Place::new(value.ifindex, Side::From)
             }
             _ => sender,

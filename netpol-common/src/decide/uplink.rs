@@ -82,7 +82,7 @@ fn arrive<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, translated: 
         Some(value) if value.ifindex != IfIndex::NONE => value,
         // an address of the host's own
         Some(value) => {
-            desk.destination = value.into();
+            desk.destination.copy_from(value);
             return Ok(if translated == Translated::New { Action::Claim } else { Action::Settle });
         }
         // answers of a backend elsewhere would never pass here
@@ -95,7 +95,7 @@ fn arrive<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, translated: 
     }
     let Some(hook) = kernel.hook(receiver.ifindex) else { return Err(Drop::NoPolicy) };
     desk.hook.copy_from(hook);
-    desk.destination = receiver.into();
+    desk.destination.copy_from(receiver);
     let identity = outside(kernel, &desk.packet.key.source, Identity::WORLD);
     desk.source = End::elsewhere(identity, AddressFlags(0), desk.packet.source_mac);
     let arriving = desk.packet.key.rewritten(&desk.wire);
