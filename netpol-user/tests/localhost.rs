@@ -42,6 +42,17 @@ fn mapped() -> [String; 3] {
     places(Family::V4).map(|place| format!("[::ffff:{}", place.replace(':', "]:")))
 }
 
+/// A loopback address, and the port of the host.
+fn localhost(family: Family) -> String {
+    let [_, own, _] = places(family);
+    own
+}
+
+/// Where a socket is bound that goes there.
+fn any(to: &str) -> &'static str {
+    if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" }
+}
+
 fn every_place() -> Vec<String> {
     FAMILIES.into_iter().flat_map(places).chain(mapped()).collect()
 }
@@ -93,9 +104,8 @@ fn a_socket_is_told_the_services_address_and_never_the_backends() {
     for place in every_place() {
         let to: SocketAddr = place.parse().expect("an address");
         assert_eq!(host.connect(&place).peer_addr().expect("a peer"), to);
-        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let [unconnected, connected] = [(); 2].map(|()| {
-            let socket = host.enter(|| UdpSocket::bind(any)).expect("a socket");
+            let socket = host.enter(|| UdpSocket::bind(any(&place))).expect("a socket");
             socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
             socket
         });
@@ -117,11 +127,11 @@ fn what_is_not_published_is_left_alone() {
     let host = scene.host.itself();
     let _servers = (b.serve_tcp(8080), b.serve_udp(8080), host.serve_tcp(9000), host.serve_udp(9000));
     scene.load_services(&[], &[service("b")]);
-    for (family, loopback) in FAMILIES.into_iter().zip(["127.0.0.1:9000", "[::1]:9000"]) {
-        let direct = b.at(family, 8080);
+    for family in FAMILIES {
+        let (loopback, direct) = (localhost(family).replace("8000", "9000"), b.at(family, 8080));
         check(&[
-            (&host, Attempt::Tcp(loopback.to_owned()), Seen::Answered),
-            (&host, Attempt::Udp(loopback.to_owned()), Seen::Answered),
+            (&host, Attempt::Tcp(loopback.clone()), Seen::Answered),
+            (&host, Attempt::Udp(loopback.clone()), Seen::Answered),
             (&host, Attempt::Tcp(direct.clone()), Seen::Answered),
             (&host, Attempt::Tcp(loopback.replace("9000", "8001")), Seen::Refused),
         ]);
@@ -143,21 +153,26 @@ fn a_containers_own_loopback_address_is_its_own() {
     }
 }
 
+/// Whether a SYN that `outside` sends out of thin air comes to `b`.
+fn reaches(scene: &Scene, family: Family, to: &str) -> bool {
+    let Scene { host, b, outside, .. } = scene;
+    let (sender, listener) = (outside.raw(), b.raw());
+    let segment = packet::tcp(outside.socket(family, 40_000), to.parse().expect("an address"), SYN, &[]);
+    sender.send(&packet::frame(host.mac("v-outside"), outside.mac(), &segment));
+    // the EtherType, and where the protocol is
+    let (ethertype, at) = if family == Family::V4 { ([8, 0], 23) } else { ([0x86, 0xdd], 20) };
+    listener.receive(|frame| frame.get(12..14) == Some(&ethertype) && frame.get(at) == Some(&TCP)).is_some()
+}
+
 #[test]
 fn what_a_neighbour_sends_to_a_loopback_address_reaches_no_backend() {
     let scene = Scene::bridged();
-    let Scene { host, b, outside, .. } = &scene;
     scene.load_services(&[], &[service("b")]);
-    let (sender, listener) = (outside.raw(), b.raw());
-    let from = outside.socket(Family::V4, 40_000);
-    let reaches = |to: &str| {
-        let segment = packet::tcp(from, to.parse().expect("an address"), SYN, &[]);
-        sender.send(&packet::frame(host.mac("v-outside"), outside.mac(), &segment));
-        // EtherType IPv4, and the protocol
-        listener.receive(|frame| frame.get(12..14) == Some(&[8, 0]) && frame.get(23) == Some(&TCP)).is_some()
-    };
-    assert!(!reaches("127.0.0.1:8000"));
-    assert!(reaches("192.0.2.1:8000"));
+    for family in FAMILIES {
+        let [_, own, address] = places(family);
+        assert!(!reaches(&scene, family, &own), "{family:?}");
+        assert!(reaches(&scene, family, &address), "{family:?}");
+    }
 }
 
 /// What Docker's `-p 127.0.0.1:8000:8080` does.
@@ -166,28 +181,25 @@ fn what_is_published_on_localhost_alone_only_the_host_itself_reaches() {
     let scene = Scene::bridged();
     let Scene { host, a, b, outside, .. } = &scene;
     let _servers = (b.serve_tcp(8080), b.serve_udp(8080));
+    let itself = host.itself();
     let local = "apiVersion: v1\nkind: Service\nmetadata: {name: local}\nspec:\n  selector: {app: b}\n  \
                  externalIPs: ['127.0.0.1', '::1']\n  ports:\n  \
                  - {name: t, port: 8000, targetPort: 8080, protocol: TCP}\n  \
                  - {name: u, port: 8000, targetPort: 8080, protocol: UDP}\n";
     scene.load_services(&[], &[local.to_owned()]);
-    let itself = host.itself();
-    for (family, own) in FAMILIES.into_iter().zip(["127.0.0.1:8000", "[::1]:8000"]) {
-        let [_, _, address] = places(family);
+    for family in FAMILIES {
+        let [_, own, address] = places(family);
         for (from, to, seen) in [
-            (&itself, own, Seen::Answered),
-            (&itself, address.as_str(), Seen::Refused),
-            (a, address.as_str(), Seen::Refused),
-            (a, own, Seen::Refused),
-            (outside, address.as_str(), Seen::Refused),
+            (&itself, &own, Seen::Answered),
+            (&itself, &address, Seen::Refused),
+            (a, &address, Seen::Refused),
+            (a, &own, Seen::Refused),
+            (outside, &address, Seen::Refused),
         ] {
-            check(&[(from, Attempt::Tcp(to.to_owned()), seen), (from, Attempt::Udp(to.to_owned()), seen)]);
+            check(&[(from, Attempt::Tcp(to.clone()), seen), (from, Attempt::Udp(to.clone()), seen)]);
         }
+        assert!(!reaches(&scene, family, &own), "{family:?}");
     }
-    let (sender, listener) = (outside.raw(), b.raw());
-    let segment = packet::tcp(outside.socket(Family::V4, 40_000), "127.0.0.1:8000".parse().unwrap(), SYN, &[]);
-    sender.send(&packet::frame(host.mac("v-outside"), outside.mac(), &segment));
-    assert!(listener.receive(|frame| frame.get(12..14) == Some(&[8, 0]) && frame.get(23) == Some(&TCP)).is_none());
 }
 
 #[test]
@@ -209,10 +221,11 @@ fn a_service_without_backend_refuses_at_once() {
     scene.load_services(&[], &[service("nobody")]);
     let begin = Instant::now();
     check_host(&scene.host.itself(), Seen::Refused);
-    let host = scene.host.itself();
-    let socket = host.enter(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket");
-    let error = socket.send_to(b"ping", "127.0.0.1:8000").expect_err("nobody is there");
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    for place in every_place() {
+        let socket = scene.host.itself().enter(|| UdpSocket::bind(any(&place))).expect("a socket");
+        let error = socket.send_to(b"ping", &place).expect_err("nobody is there");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{place}");
+    }
     assert!(begin.elapsed() < PATIENCE);
 }
 
@@ -267,19 +280,22 @@ fn a_link_that_is_lost_is_a_problem_that_the_next_load_mends() {
     let scene = Scene::bridged();
     let _server = scene.b.serve_tcp(8080);
     scene.load_services(&[], &[service("b")]);
-    let datapath = open(&scene);
-    std::fs::remove_file(scene.host.bpffs().join("links/cgroup-connect4")).expect("the pin");
-    // the kernel ends it some time after
-    let begin = Instant::now();
-    while missing(&datapath) == 0 && begin.elapsed() < PATIENCE {
-        std::thread::sleep(Duration::from_millis(1));
+    for (family, hook) in FAMILIES.into_iter().zip(["connect4", "connect6"]) {
+        let datapath = open(&scene);
+        std::fs::remove_file(scene.host.bpffs().join(format!("links/cgroup-{hook}"))).expect("the pin");
+        // the kernel ends it some time after
+        let begin = Instant::now();
+        while missing(&datapath) == 0 && begin.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let status = scene.host.status();
+        let problem = status["problems"][0].as_str().expect("a problem");
+        let lost = format!("the host itself does not reach services: nothing is attached to {hook} at /");
+        assert!(problem.starts_with(&lost), "{problem}");
+        scene.load_services(&[], &[service("b")]);
+        assert!(scene.host.enforced());
+        check(&[(&scene.host.itself(), Attempt::Tcp(localhost(family)), Seen::Answered)]);
     }
-    let status = scene.host.status();
-    let problem = status["problems"][0].as_str().expect("a problem");
-    assert!(problem.starts_with("the host itself does not reach services: nothing is attached to connect4 at /"));
-    scene.load_services(&[], &[service("b")]);
-    assert!(scene.host.enforced());
-    check(&[(&scene.host.itself(), Attempt::Tcp("127.0.0.1:8000".to_owned()), Seen::Answered)]);
 }
 
 #[test]
@@ -297,10 +313,10 @@ fn without_control_groups_the_host_is_told_and_all_else_works() {
     let text = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{text}");
     assert!(text.contains("no file system of type cgroup2 is mounted"), "{text}");
-    check(&[
-        (a, Attempt::Tcp("10.96.0.10:80".to_owned()), Seen::Answered),
-        (&host.itself(), Attempt::Tcp("127.0.0.1:8000".to_owned()), Seen::Refused),
-    ]);
+    for family in FAMILIES {
+        let [to, own, _] = places(family);
+        check(&[(a, Attempt::Tcp(to), Seen::Answered), (&host.itself(), Attempt::Tcp(own), Seen::Refused)]);
+    }
     let ran = host.command("unshare", &[&flags[..], &["status"]].concat());
     let text = String::from_utf8_lossy(&ran.stdout);
     assert!(text.contains("no file system of type cgroup2 is mounted"), "{text}");
@@ -315,8 +331,7 @@ struct Pair {
 impl Pair {
     #[track_caller]
     fn open(host: &Endpoint, to: &str) -> Self {
-        let any = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
-        let udp = host.enter(|| UdpSocket::bind(any)).expect("a socket");
+        let udp = host.enter(|| UdpSocket::bind(any(to))).expect("a socket");
         udp.connect(to).expect("a connection");
         udp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let tcp = host.connect(to);
@@ -353,7 +368,7 @@ fn connected_sockets_of_a_removed_backend_are_closed_and_no_others() {
     for after in [vec![web("c"), other.clone()], vec![other.clone()]] {
         load(&[web("a"), other.clone()]);
         let mut former: Vec<_> = every_place().iter().map(|place| Pair::open(&host, place)).collect();
-        let kept = ["10.96.0.11:80", "[fd96::11]:80", "127.0.0.1:8001"].into_iter().map(str::to_owned);
+        let kept = ["10.96.0.11:80", "[fd96::11]:80", "127.0.0.1:8001", "[::1]:8001"].into_iter().map(str::to_owned);
         // whoever has asked for the backend itself goes on, too
         let direct = FAMILIES.map(|family| a.at(family, 8080));
         let mut kept: Vec<_> = kept.chain(direct).map(|place| Pair::open(&host, &place)).collect();
@@ -376,11 +391,14 @@ fn a_former_backend_is_told_that_the_hosts_connection_has_ended() {
     let host = scene.host.itself();
     let listener = scene.a.enter(|| TcpListener::bind("[::]:8080")).expect("a listener");
     scene.load_services(&[], &[service("a")]);
-    let _client = host.connect("127.0.0.1:8000");
-    let (mut accepted, _) = listener.accept().expect("the connection");
-    accepted.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let clients = every_place().into_iter().map(|place| host.connect(&place));
+    let opened: Vec<_> = clients.map(|client| (client, listener.accept().expect("the connection").0)).collect();
     scene.load_services(&[], &[service("b")]);
-    assert_eq!(accepted.read(&mut [0; 4]).expect_err("an end").kind(), ErrorKind::ConnectionReset);
+    for (client, mut accepted) in opened {
+        accepted.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let place = client.peer_addr();
+        assert_eq!(accepted.read(&mut [0; 4]).expect_err("an end").kind(), ErrorKind::ConnectionReset, "{place:?}");
+    }
 }
 
 #[test]
@@ -399,10 +417,13 @@ fn sockets_of_the_host_that_are_connected_with_a_service_are_counted_while_they_
     };
     assert_eq!(counted(), (0, 0));
     // who asks for the backend itself, and others than the host, are none
-    let _others = (host.itself().connect(&b.at(Family::V4, 8080)), a.connect("10.96.0.10:80"));
+    let _others = FAMILIES.map(|family| {
+        let [to, ..] = places(family);
+        (host.itself().connect(&b.at(family, 8080)), a.connect(&to))
+    });
     let pairs: Vec<_> = every_place().iter().map(|place| Pair::open(&host.itself(), place)).collect();
     assert_eq!(counted(), (9, 9));
-    assert!(host.netpol(&["services"]).ok().contains("1 open, 9 of the host"));
+    assert!(host.netpol(&["services"]).ok().contains("2 open, 9 of the host"));
     drop(pairs);
     let begin = Instant::now();
     // TCP that was closed may wait for the other end
