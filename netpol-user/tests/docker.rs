@@ -4,6 +4,7 @@ mod support;
 
 use std::{
     fs,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
     thread,
@@ -11,7 +12,11 @@ use std::{
 };
 
 use netpol_user::netns::Namespace;
-use support::{Attempt, Endpoint, Family, HOST, Host, Seen, check, client_of, policy::documents};
+use support::{
+    Attempt, Endpoint, FAMILIES, Family, HOST, Host, Seen, check, client_of,
+    policy::{documents, egress, ingress},
+    translated::{host_address, socket_at, taken_for},
+};
 
 /// A daemon that does not answer after this is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,10 +38,11 @@ impl<'a> Docker<'a> {
         sweep(process::id());
         let at = |name: &str| folder.join(name).display().to_string();
         // It ends with its standard input, which is a pipe from here; this machine's settings of Docker are not its own.
+        // What Debian 12 has calls rules for IPv6 experimental.
         let script = format!(
             "mkdir -p /etc/docker && mount -t tmpfs tmpfs /etc/docker && mount -t tmpfs tmpfs /run && \
              dockerd --host unix://{} --data-root {} --exec-root {} --pidfile {} --storage-driver vfs \
-             --bip 172.30.0.1/24 --userland-proxy=false --cgroup-parent /npt-docker-{} >{} 2>&1 & cat",
+             --bip 172.30.0.1/24 --experimental --ip6tables --userland-proxy=false --cgroup-parent /npt-docker-{} >{} 2>&1 & cat",
             at("socket"),
             at("data"),
             at("run"),
@@ -88,22 +94,30 @@ impl<'a> Docker<'a> {
         String::from_utf8_lossy(&done.stdout).trim().to_owned()
     }
 
+    /// A network of both families.
+    fn network(&self, name: &str) {
+        let subnets = ["--ipv6", "--subnet", "172.31.0.0/24", "--subnet", "fd31::/64"];
+        self.run(&[&["network", "create"], &subnets[..], &[name]].concat());
+    }
+
     /// A container that does nothing by itself.
     fn container(&self, name: &str, more: &[&str]) -> Endpoint {
         self.run(&[&["run", "--detach", "--name", name], more, &[IMAGE, "/bin/sleep", "3600"]].concat());
-        let format = "{{.NetworkSettings.SandboxKey}} {{.NetworkSettings.IPAddress}}";
-        let told = self.run(&["inspect", "--format", format, name]);
-        let (key, address) = told.split_once(' ').expect("two words");
+        let addresses = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.GlobalIPv6Address}}{{end}}";
+        let told =
+            self.run(&["inspect", "--format", &format!("{{{{.NetworkSettings.SandboxKey}}}} {addresses}"), name]);
+        let (key, addresses) = told.split_once(' ').expect("some words");
         // the daemon's mounts are its own
         let path = format!("/proc/{}/root{key}", self.daemon.id());
         let namespace = Namespace::open(Path::new(&path)).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let address = address.parse().unwrap_or_else(|error| panic!("{address}: {error}"));
-        Endpoint { name: name.to_owned(), namespace, host_interface: String::new(), addresses: vec![address] }
+        let address = |text: &str| text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+        let addresses = addresses.split_whitespace().map(address).collect();
+        Endpoint { name: name.to_owned(), namespace, host_interface: String::new(), addresses }
     }
 
-    /// Rules of the tables that Docker writes.
-    fn rules(&self, table: &str) -> String {
-        self.host.run("iptables", &["-t", table, "-S"])
+    /// Rules of translation that Docker writes.
+    fn rules(&self, family: Family) -> String {
+        self.host.run(if family == Family::V4 { "iptables" } else { "ip6tables" }, &["-t", "nat", "-S"])
     }
 }
 
@@ -140,22 +154,42 @@ fn remove(group: &Path) {
     _ = fs::remove_dir(group);
 }
 
-/// Who may reach `web` at port 80: an address.
-fn ingress_from(address: &str) -> String {
-    format!(
-        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: web}}\nspec:\n  \
-         podSelector: {{matchLabels: {{app: web}}}}\n  policyTypes: [Ingress]\n  \
-         ingress: [{{from: [{{ipBlock: {{cidr: {address}/32}}}}], ports: [{{port: 80}}]}}]\n"
-    )
+/// Who may reach `web` at port 80: one of these containers, or somebody elsewhere.
+fn ingress_from(who: &Endpoint) -> String {
+    let rule = |family| format!("{{from: [{}], ports: [{}]}}", block(who, family), ports(80));
+    ingress("web", &FAMILIES.map(rule))
 }
 
-/// Where `client` may go: an address and a port.
-fn egress_to(address: &str, port: u16) -> String {
-    format!(
-        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: client}}\nspec:\n  \
-         podSelector: {{matchLabels: {{app: client}}}}\n  policyTypes: [Egress]\n  \
-         egress: [{{to: [{{ipBlock: {{cidr: {address}/32}}}}], ports: [{{port: {port}}}]}}]\n"
-    )
+/// Where `client` may go: to somebody at a port.
+fn egress_to(who: &Endpoint, port: u16) -> String {
+    let rule = |family| format!("{{to: [{}], ports: [{}]}}", block(who, family), ports(port));
+    egress("client", &FAMILIES.map(rule))
+}
+
+fn block(who: &Endpoint, family: Family) -> String {
+    format!("{{ipBlock: {{cidr: '{}/{}'}}}}", who.ip(family), if family == Family::V4 { 32 } else { 128 })
+}
+
+fn ports(port: u16) -> String {
+    format!("{{port: {port}, protocol: TCP}}, {{port: {port}, protocol: UDP}}")
+}
+
+/// What Docker publishes.
+fn published(family: Family) -> String {
+    SocketAddr::new(host_address(family), 8080).to_string()
+}
+
+/// Whom a server takes the client for, by TCP and by UDP.
+#[track_caller]
+fn clients_of(server: &Endpoint, port: u16, client: &Endpoint, family: Family, to: &str) -> [IpAddr; 2] {
+    let sockets = [(server, port), (client, 5000)].map(|(end, port)| socket_at(end, end.socket(family, port)));
+    [client_of(server, port, client, to), taken_for(&sockets[0], &sockets[1], to).ip()]
+}
+
+/// What is seen by TCP and by UDP, over both families.
+fn always(from: &Endpoint, to: impl Fn(Family) -> String, seen: Seen) -> Vec<(&Endpoint, Attempt, Seen)> {
+    let places = FAMILIES.into_iter().map(to);
+    places.flat_map(|to| [(from, Attempt::Tcp(to.clone()), seen), (from, Attempt::Udp(to), seen)]).collect()
 }
 
 #[track_caller]
@@ -169,45 +203,59 @@ fn docker_publishes_and_masquerades_and_policy_sees_the_true_client() {
     let host = Host::new();
     let outside = host.outside();
     let docker = Docker::start(&host);
-    let (web, client) = (docker.container("web", &["--publish", "8080:80"]), docker.container("client", &[]));
+    docker.network("both");
+    let web = docker.container("web", &["--network", "both", "--publish", "8080:80", "--publish", "8080:80/udp"]);
+    let client = docker.container("client", &["--network", "both"]);
     let all = [&web, &client];
-    let [four, _] = HOST;
-    let published = format!("{four}:8080");
-    let [from_outside, from_client] = [&outside, &client].map(|who| ingress_from(&who.ip(Family::V4).to_string()));
 
     // without policies, and with one that allows it: Docker keeps the client's address, and netpol sees it
-    for policies in [vec![], vec![from_outside.clone()]] {
+    for policies in [vec![], vec![ingress_from(&outside)]] {
         load(&host, &all, &policies);
-        assert_eq!(client_of(&web, 80, &outside, &published), outside.ip(Family::V4));
+        for family in FAMILIES {
+            assert_eq!(clients_of(&web, 80, &outside, family, &published(family)), [outside.ip(family); 2]);
+        }
     }
-    let _servers = (web.serve_tcp(80), outside.serve_tcp(9000), outside.serve_tcp(9001));
-    let direct = web.at(Family::V4, 80);
-    check(&[
-        (&outside, Attempt::Tcp(published.clone()), Seen::Answered),
-        (&client, Attempt::Tcp(direct.clone()), Seen::Silent),
-        (&client, Attempt::Tcp(published.clone()), Seen::Silent),
-    ]);
-    load(&host, &all, std::slice::from_ref(&from_client));
-    check(&[
-        (&outside, Attempt::Tcp(published.clone()), Seen::Silent),
-        (&client, Attempt::Tcp(direct), Seen::Answered),
-        (&client, Attempt::Tcp(published.clone()), Seen::Answered),
-        (&host.itself(), Attempt::Tcp(published), Seen::Answered),
-    ]);
+    let _servers = (web.serve_tcp(80), web.serve_udp(80));
+    let direct = |family| web.at(family, 80);
+    check(
+        &[
+            always(&outside, published, Seen::Answered),
+            always(&client, direct, Seen::Silent),
+            always(&client, published, Seen::Silent),
+        ]
+        .concat(),
+    );
+    load(&host, &all, &[ingress_from(&client)]);
+    check(
+        &[
+            always(&outside, published, Seen::Silent),
+            always(&client, direct, Seen::Answered),
+            always(&client, published, Seen::Answered),
+            always(&host.itself(), published, Seen::Answered),
+        ]
+        .concat(),
+    );
 
     // what leaves has the host's address by Docker's masquerade, and policy is asked about the container
-    let elsewhere = outside.ip(Family::V4).to_string();
-    load(&host, &all, &[egress_to(&elsewhere, 9000)]);
-    check(&[
-        (&client, Attempt::Tcp(outside.at(Family::V4, 9000)), Seen::Answered),
-        (&client, Attempt::Tcp(outside.at(Family::V4, 9001)), Seen::Silent),
-    ]);
-    load(&host, &all, &[egress_to(&elsewhere, 9002)]);
-    let host_address: std::net::IpAddr = four.parse().expect("an address");
-    assert_eq!(client_of(&outside, 9002, &client, &outside.at(Family::V4, 9002)), host_address);
-    // all of that was Docker's doing
-    let nat = docker.rules("nat");
-    assert!(nat.contains("-j DNAT --to-destination") && nat.contains("-j MASQUERADE"), "{nat}");
+    let [one, other] = [9000, 9001].map(|port| (outside.serve_tcp(port), outside.serve_udp(port)));
+    load(&host, &all, &[egress_to(&outside, 9000)]);
+    check(
+        &[
+            always(&client, |family| outside.at(family, 9000), Seen::Answered),
+            always(&client, |family| outside.at(family, 9001), Seen::Silent),
+        ]
+        .concat(),
+    );
+    drop((one, other));
+    load(&host, &all, &[egress_to(&outside, 9002)]);
+    for family in FAMILIES {
+        let to = outside.at(family, 9002);
+        assert_eq!(clients_of(&outside, 9002, &client, family, &to), [host_address(family); 2]);
+        // all of that was Docker's doing
+        let nat = docker.rules(family);
+        let is_published = |protocol| nat.contains(&format!("-p {protocol} -m {protocol} --dport 8080 -j DNAT"));
+        assert!(is_published("tcp") && is_published("udp") && nat.contains("-j MASQUERADE"), "{nat}");
+    }
 }
 
 #[test]
@@ -239,9 +287,7 @@ fn netpol_publishes_and_masquerades_beside_docker() {
     ]);
     assert!(host.enforced());
     // nothing of netpol's is among Docker's rules, and nothing of Docker's is gone
-    assert!(
-        docker.rules("nat").contains("-A DOCKER ! -i docker0 -p tcp") || docker.rules("nat").contains("--dport 8080")
-    );
+    assert!(docker.rules(Family::V4).contains("--dport 8080"));
     host.netpol(&["unload"]).ok();
     assert_eq!(client_of(&web, 81, &client, &web.at(Family::V4, 81)), client.ip(Family::V4));
 }

@@ -1,7 +1,7 @@
 //! Services and pools for tests about translated packets, and a machine outside that is behind a router of its own.
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
@@ -30,7 +30,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A UDP socket over IPv4, which does not wait for ever.
 pub fn socket(of: &Endpoint, port: u16) -> UdpSocket {
-    let socket = of.enter(|| UdpSocket::bind(("0.0.0.0", port))).expect("a socket");
+    socket_at(of, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+}
+
+/// The same at any address.
+pub fn socket_at(of: &Endpoint, at: SocketAddr) -> UdpSocket {
+    let socket = of.enter(|| UdpSocket::bind(at)).unwrap_or_else(|error| panic!("udp {at}: {error}"));
     socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     socket
 }
