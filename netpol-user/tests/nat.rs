@@ -3,7 +3,7 @@
 mod support;
 
 use std::{
-    net::UdpSocket,
+    net::{IpAddr, SocketAddr, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
@@ -15,10 +15,12 @@ use netpol_common::{
     wire::Addr4,
 };
 use support::{
-    Attempt, FAMILIES, Family, LAYOUTS, Layout, Scene, Seen, check, client_of, exchange,
+    Attempt, FAMILIES, Family, LAYOUTS, Layout, Scene, Seen, check, client_of, exchange, packet,
     policy::{documents, from, ingress},
-    translated::{self, WAYS, host_address, host_port, pools, published, service, socket, virtual_address},
+    translated::{self, WAYS, host_address, host_port, pools, published, service, socket, socket_at, virtual_address},
 };
+
+const SYN: u8 = 2;
 
 #[test]
 fn a_service_reaches_its_backend_by_its_own_address() {
@@ -165,7 +167,7 @@ fn two_clients_with_one_port_get_two_translations() {
 }
 
 /// What `outside` takes port 5000 of `a` for.
-fn taken_for(scene: &Scene) -> std::net::SocketAddr {
+fn taken_for(scene: &Scene) -> SocketAddr {
     let (server, client) = (socket(&scene.outside, 9000), socket(&scene.a, 5000));
     translated::taken_for(&server, &client, &scene.outside.at(Family::V4, 9000))
 }
@@ -245,7 +247,7 @@ fn what_leaves_by_another_uplink_has_the_address_of_that_one() {
             let address = client_of(&elsewhere, 7000, a, &elsewhere.at(family, 7000));
             assert_eq!(address.to_string(), own, "{way:?}");
             // and what is published is so at each
-            let host = std::net::SocketAddr::new(own.parse().expect("an address"), 8000).to_string();
+            let host = SocketAddr::new(own.parse().expect("an address"), 8000).to_string();
             check(&[(&elsewhere, Attempt::Tcp(host), Seen::Answered)]);
         }
     }
@@ -320,6 +322,80 @@ fn an_established_connection_survives_a_publication_and_no_change_of_backends() 
     scene.load_nat(&[], &[other]);
     assert_ne!(exchange(&mut stream), Seen::Answered, "its backend is none of the service's any more");
     check(&[(a, Attempt::Tcp(virtual_address(Family::V4)), Seen::Answered)]);
+}
+
+/// As whom `b` arrives at a client outside, which opens from its service's port.
+fn arrives_as(scene: &Scene, layout: Layout, client: SocketAddr) -> Option<IpAddr> {
+    let Scene { host, b, outside, .. } = scene;
+    let router = host.mac(if layout == Layout::Bridged { "br0" } else { "v-b" });
+    let family = if client.is_ipv4() { Family::V4 } else { Family::V6 };
+    let (sender, listener) = (b.raw(), outside.raw());
+    sender.send(&packet::frame(router, b.mac(), &packet::tcp(b.socket(family, 8080), client, SYN, &[])));
+    let (ethertype, source, transport) = match family {
+        Family::V4 => ([8, 0], 26..30, 34),
+        Family::V6 => ([0x86, 0xdd], 22..38, 54),
+    };
+    let to = client.port().to_be_bytes();
+    let is_it = |frame: &[u8]| {
+        let is_to = frame.get(transport + 2..transport + 4) == Some(&to);
+        frame.get(12..14) == Some(&ethertype) && is_to && frame.get(transport + 13) == Some(&SYN)
+    };
+    listener.receive(is_it).map(|frame| match family {
+        Family::V4 => IpAddr::from(<[u8; 4]>::try_from(&frame[source]).expect("an address")),
+        Family::V6 => IpAddr::from(<[u8; 16]>::try_from(&frame[source]).expect("an address")),
+    })
+}
+
+#[test]
+fn what_a_backend_opens_is_no_part_of_a_clients_connection() {
+    for layout in LAYOUTS {
+        let scene = Scene::new(layout);
+        let Scene { host, b, outside, .. } = &scene;
+        let _server = b.serve_tcp(8080);
+        for way in WAYS {
+            scene.load_nat(way, &[published("b")]);
+            for family in FAMILIES {
+                let what = format!("{layout:?} {way:?} {family:?}");
+                let mut stream = outside.connect(&host_port(family));
+                assert_eq!(exchange(&mut stream), Seen::Answered, "{what}");
+                let client = stream.local_addr().expect("its own address");
+                let (seen, counts) = host.counted(|| arrives_as(&scene, layout, client));
+                assert_eq!((seen, counts.drops()), (None, vec!["egress translation".to_owned()]), "{what}");
+                assert_eq!(exchange(&mut stream), Seen::Answered, "{what}");
+                let elsewhere = SocketAddr::new(client.ip(), client.port() ^ 1);
+                assert_eq!(arrives_as(&scene, layout, elsewhere), Some(b.ip(family)), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_that_its_backend_has_asked_first_gets_another_port() {
+    for layout in LAYOUTS {
+        let scene = Scene::new(layout);
+        let Scene { b, outside, .. } = &scene;
+        for (way, port) in WAYS.into_iter().zip([5000, 5001]) {
+            scene.load_nat(way, &[published("b")]);
+            for family in FAMILIES {
+                let ends = [(b, 8080), (outside, port)].map(|(end, port)| end.socket(family, port));
+                let [backend, client] = [(b, ends[0]), (outside, ends[1])].map(|(end, at)| socket_at(end, at));
+                let published: SocketAddr = host_port(family).parse().expect("an address");
+                let sends = |from: &UdpSocket, at: SocketAddr, to: &UdpSocket| {
+                    from.send_to(b"x", at).expect("a packet");
+                    to.recv_from(&mut [0]).expect("the packet").1
+                };
+                assert_eq!(sends(&backend, ends[1], &client), ends[0], "{layout:?} {way:?}");
+                let other = sends(&client, published, &backend);
+                assert!(other.ip() == ends[1].ip() && other.port() != port, "{layout:?} {way:?}: {other}");
+                for _ in 0..2 {
+                    assert_eq!(sends(&backend, other, &client), published, "{layout:?} {way:?}");
+                    assert_eq!(sends(&client, ends[0], &backend), ends[1], "{layout:?} {way:?}");
+                    assert_eq!(sends(&client, published, &backend), other, "{layout:?} {way:?}");
+                    assert_eq!(sends(&backend, ends[1], &client), ends[0], "{layout:?} {way:?}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

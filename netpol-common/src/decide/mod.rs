@@ -373,7 +373,7 @@ pub fn identify<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Res
 ///
 /// # Errors
 ///
-/// [`Drop::NoBackend`].
+/// [`Drop::NoBackend`], [`Drop::Translation`].
 #[inline(always)]
 pub fn resolve<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
     let hook = desk.hook;

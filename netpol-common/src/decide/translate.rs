@@ -55,7 +55,7 @@ impl Translated {
 ///
 /// # Errors
 ///
-/// [`Drop::NoBackend`]: nobody is behind the published address.
+/// [`Drop::NoBackend`]: nobody is behind the published address. [`Drop::Translation`].
 #[inline(always)]
 pub fn resolve<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zone) -> Result<Translated, Drop> {
     match recalled(kernel, desk, zone)? {
@@ -71,7 +71,8 @@ pub fn resolve<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Z
 ///
 /// # Errors
 ///
-/// [`Drop::NoBackend`]: TCP to a backend that is none any more.
+/// [`Drop::NoBackend`]: TCP to a backend that is none any more. [`Drop::Translation`]: a backend opens what would pass for
+/// its answers.
 #[inline(always)]
 pub(super) fn recalled<A: Address, K: Kernel<A>>(
     kernel: &K,
@@ -86,14 +87,19 @@ pub(super) fn recalled<A: Address, K: Kernel<A>>(
     desk.original = NatKey::of(&desk.packet.key, zone);
     desk.half = kernel.translation(&desk.original);
     if desk.half.exists() {
+        let is_tcp = desk.packet.key.protocol() == Protocol::TCP;
         let is_current = is_current(kernel, desk);
         if desk.half.is_reply() || is_current {
+            // a backend listens: what it opens itself, from its service's port to the client's, would seem the service's
+            if desk.half.is_reply() && desk.half.service != 0 && is_tcp && opens(desk.packet.tcp_flags) {
+                return Err(Drop::Translation);
+            }
             // the last answers of a backend that is none any more make nothing of its connection valid again
             desk.is_elsewhere |= !is_current;
             return Ok(known(kernel, desk));
         }
         forget(kernel, desk);
-        if desk.packet.key.protocol() == Protocol::TCP && desk.packet.tcp_flags & tcp::SYN == 0 {
+        if is_tcp && desk.packet.tcp_flags & tcp::SYN == 0 {
             return Err(Drop::NoBackend);
         }
     }

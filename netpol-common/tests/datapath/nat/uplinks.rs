@@ -18,6 +18,12 @@ use crate::{
 const SERVER: End = (WORLD.address, 53);
 const B8080: End = (B.address, 8080);
 
+/// Takes the pools away.
+fn only_published(lab: &mut Lab) {
+    lab.0.v4.pools.clear();
+    lab.0.v4.addresses.values_mut().for_each(|value| value.flags.0 &= !AddressFlags::MASQUERADE.0);
+}
+
 fn leaves(from: Who) -> Tuple {
     Tuple::new(UDP, end(from, 5000), SERVER)
 }
@@ -258,8 +264,7 @@ fn who_comes_to_a_backend_and_to_its_service_is_answered_by_each() {
         for (protocol, service_first) in [(TCP, false), (TCP, true), (UDP, false), (UDP, true)] {
             let mut lab = way().with_service(PUBLISHED, &[B8080]);
             if !masquerades {
-                lab.0.v4.pools.clear();
-                lab.0.v4.addresses.values_mut().for_each(|value| value.flags.0 &= !AddressFlags::MASQUERADE.0);
+                only_published(&mut lab);
             }
             let asked = [B8080, PUBLISHED].map(|to| Tuple::new(protocol, end(WORLD, 40000), to));
             let order = if service_first { [1, 0] } else { [0, 1] };
@@ -271,6 +276,42 @@ fn who_comes_to_a_backend_and_to_its_service_is_answered_by_each() {
                 assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, asked[number].reversed());
             }
         }
+    }
+}
+
+#[test]
+fn what_a_backend_opens_to_its_services_client_outside_is_no_answer() {
+    for (way, masquerades) in [WAYS[0], WAYS[1], || Lab::translating(&[Settings::STACK])]
+        .into_iter()
+        .flat_map(|way| [(way, false), (way, true)])
+    {
+        let mut lab = way().with_service(PUBLISHED, &[B8080]);
+        if !masquerades {
+            only_published(&mut lab);
+        }
+        let asked = Tuple::new(TCP, end(WORLD, 40000), PUBLISHED);
+        let arrived = lab.play(asked, SYN).unwrap();
+        for _ in 0..2 {
+            assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, asked.reversed());
+            assert_eq!(lab.tried(arrived.tuple.reversed(), SYN), Err(Drop::Translation), "in a pool: {masquerades}");
+            assert_eq!(lab.answer(&arrived, ACK).unwrap().tuple, asked.reversed());
+            assert_eq!(lab.play(asked, ACK).unwrap().tuple, arrived.tuple);
+        }
+        let elsewhere = Tuple::new(TCP, B8080, end(WORLD, 40001));
+        let source = if masquerades { (OUTSIDE, 8080) } else { B8080 };
+        assert_eq!(lab.play(elsewhere, SYN).unwrap().tuple.source, source);
+    }
+}
+
+#[test]
+fn who_opens_at_both_ends_at_once_gets_through_masquerade() {
+    for way in WAYS {
+        let mut lab = way();
+        let sent = Tuple::new(TCP, end(A, 5000), end(WORLD, 6000));
+        let arrived = lab.play(sent, SYN).unwrap();
+        // RFC 5382 section 4.2
+        assert_eq!(lab.answer(&arrived, SYN).unwrap().tuple, sent.reversed());
+        assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, sent.reversed());
     }
 }
 
