@@ -4,7 +4,10 @@ use netpol_common::{
     drops::{Drop, Side},
     flow::{FlowKey, Place},
     headers::{Ethernet, Ipv6, View as _},
-    parse::{self, FARTHEST, Family, Fragment, NETWORK, V4, V6, ethertype, key, plain, quoted, transport},
+    parse::{
+        self, FARTHEST, Family, Followed, Fragment, FragmentId, Ip, NETWORK, V4, V6, ethertype, key, plain, quoted,
+        transport,
+    },
     tables::{IfIndex, Network},
     wire::{Addr4, PortBe, Protocol},
 };
@@ -27,9 +30,15 @@ fn six(protocol: Protocol, payload: &[u8]) -> Vec<u8> {
     frame::ethernet([1; 6], [2; 6], ethertype::IPV6, &frame::ipv6(SIX[0], SIX[1], protocol, payload))
 }
 
+/// A frame's header and what follows it, in the word that the classifiers get it in.
+fn followed<F: Family>(frame: &[u8]) -> Result<Ip<F::Address>, Drop> {
+    let ip = F::network(frame, NETWORK)?;
+    Followed::pack(F::follow(frame, ip)).unpack(ip)
+}
+
 /// The flow of a frame, as the classifiers read it.
 fn flow<F: Family>(frame: &[u8]) -> Result<FlowKey<F::Address>, Drop> {
-    let ip = F::follow(frame, F::network(frame, NETWORK)?)?;
+    let ip = followed::<F>(frame)?;
     let transport = transport::<F, _>(frame, &ip)?;
     Ok(key(&ip, transport.ports, transport.protocol, PLACE))
 }
@@ -153,6 +162,23 @@ fn source_routing_and_headers_out_of_reach_are_dropped() {
     assert_eq!(flow::<V6>(&six(Protocol(60), &far)), Err(Drop::ExtensionHeaders));
     let cut = extension(17, 9)[..16].to_vec();
     assert_eq!(flow::<V6>(&six(Protocol(60), &cut)), Err(Drop::Malformed));
+}
+
+#[test]
+fn every_end_of_a_chain_fits_into_a_word() {
+    let frame = six(Protocol::UDP, &frame::udp(1, 2, &[]));
+    let ip = V6::network(&frame[..], NETWORK).unwrap();
+    let id = FragmentId(u32::MAX);
+    for fragment in [Fragment::Whole, Fragment::First(id), Fragment::First(FragmentId(0)), Fragment::Later(id)] {
+        for (protocol, transport) in [(0, NETWORK), (255, FARTHEST + 2048)] {
+            let protocol = Protocol(protocol);
+            let found = Followed::pack(Ok(Ip { protocol, transport, fragment, ..ip })).unpack(ip).unwrap();
+            assert_eq!((found.protocol, found.transport, found.fragment), (protocol, transport, fragment));
+        }
+    }
+    for drop in Drop::ALL.iter().copied() {
+        assert_eq!(Followed::pack::<()>(Err(drop)).unpack(ip).err(), Some(drop));
+    }
 }
 
 #[test]
@@ -284,6 +310,9 @@ where
         assert!(transport.icmp.is_none() || ip.protocol == F::ICMP);
     }
     let _ = flow::<F>(bytes);
+    let found = |ip: Ip<F::Address>| (ip.protocol, ip.transport, ip.fragment, ip.end);
+    let ip = F::network(bytes, NETWORK);
+    assert_eq!(followed::<F>(bytes).map(found), ip.and_then(|ip| F::follow(bytes, ip)).map(found));
     for offset in [NETWORK, NETWORK + 20, NETWORK + 40, bytes.len(), FARTHEST] {
         let _ = quoted::<F, _>(bytes, offset);
     }
