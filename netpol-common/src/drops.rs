@@ -45,7 +45,7 @@ drops! {
     FlowTable = 16, "flow-table", "no room to remember the connection";
     Rate = 17, "rate", "the endpoint opens new connections faster than its limit";
     Delivery = 18, "delivery", "the kernel refused to deliver the packet directly";
-    Translation = 19, "translation", "no room or no free port for one more translated connection";
+    Translation = 19, "translation", "no room or no free port for one more translated connection, or the packet would pass for one of another";
     NoBackend = 20, "no-backend", "the service has no backend, or no longer the one that the connection is with";
 }
 

@@ -76,6 +76,12 @@ impl NatState {
     /// Both directions were seen.
     pub const ANSWERED: Self = Self(1 << 3);
 
+    /// Answered, and at no end yet.
+    #[inline(always)]
+    pub const fn is_established(self) -> bool {
+        self.0 & (Self::ANSWERED.0 | Self::CLOSING.0) == Self::ANSWERED.0
+    }
+
     /// The state of a half when its connection is in another: which half it is stays.
     #[inline(always)]
     pub const fn moved(self, to: Self) -> Self {

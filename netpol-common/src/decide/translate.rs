@@ -89,15 +89,17 @@ pub(super) fn recalled<A: Address, K: Kernel<A>>(
     if desk.half.exists() {
         let is_tcp = desk.packet.key.protocol() == Protocol::TCP;
         let is_current = is_current(kernel, desk);
-        if desk.half.is_reply() || is_current {
-            // a backend listens: what it opens itself, from its service's port to the client's, would seem the service's
-            if desk.half.is_reply() && desk.half.service != 0 && is_tcp && opens(desk.packet.tcp_flags) {
-                return Err(Drop::Translation);
-            }
+        // a backend listens: what it opens itself, from its service's port to the client's, would seem the service's
+        let opens_back = desk.half.is_reply() && desk.half.service != 0 && is_tcp && opens(desk.packet.tcp_flags);
+        if opens_back && is_current && desk.half.state.is_established() {
+            return Err(Drop::Translation);
+        }
+        if !opens_back && (desk.half.is_reply() || is_current) {
             // the last answers of a backend that is none any more make nothing of its connection valid again
             desk.is_elsewhere |= !is_current;
             return Ok(known(kernel, desk));
         }
+        // who opens here has no such connection, or no longer
         forget(kernel, desk);
         if is_tcp && desk.packet.tcp_flags & tcp::SYN == 0 {
             return Err(Drop::NoBackend);

@@ -213,13 +213,21 @@ fn load(pins: &Pins, flows: Option<u32>) -> Result<(), Error> {
 /// Loads the classifiers, each on a thread of its own: the verifier looks at them for a while, and it looks at one
 /// as well while it looks at others.
 fn load_together(object: &mut Ebpf) -> Result<(), Error> {
-    let classifiers = object.programs_mut().filter_map(|(name, program)| {
-        let name = Classifier::all().map(Classifier::name).find(|of| *of == name)?;
-        Some((name, program))
-    });
+    let mut classifiers: Vec<_> = object
+        .programs_mut()
+        .filter_map(|(name, program)| {
+            Classifier::all()
+                .enumerate()
+                .find(|(_, of)| of.name() == name)
+                .map(|(place, of)| (place, of.name(), program))
+        })
+        .collect();
+    // of several that are refused, the same one is named each time
+    classifiers.sort_by_key(|(place, ..)| *place);
     thread::scope(|scope| {
         let loading: Vec<_> = classifiers
-            .map(|(name, program)| {
+            .into_iter()
+            .map(|(_, name, program)| {
                 scope.spawn(move || {
                     let program: &mut SchedClassifier = program.try_into().map_err(refused(name))?;
                     program.load().map_err(refused(name))

@@ -14,7 +14,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use super::play::*;
 use crate::{
     lab::*,
-    support::frame::{ACK, SYN},
+    support::frame::{ACK, FIN, RST, SYN},
 };
 
 const WAYS: [&[Settings]; 2] = [&[], &[Settings::STACK]];
@@ -78,17 +78,55 @@ fn a_plain_connection_keeps_its_answers_across_a_publication() {
 fn what_a_backend_opens_from_its_services_port_is_no_answer() {
     for backend in [B, C] {
         for way in WAYS {
-            let mut lab = Lab::translating(way).with_service(V, &[end(backend, 8080)]);
-            let asked = Tuple { protocol: TCP, ..through_service() };
-            let arrived = lab.play(asked, SYN).unwrap();
+            let (mut lab, arrived) = answered(backend, way);
             let before = halves(&mut lab, true);
             lab.0.wait(seconds(1));
             assert_eq!(lab.tried(arrived.tuple.reversed(), SYN), Err(Drop::Translation), "{way:?}");
             assert_eq!(halves(&mut lab, true), before, "it does not keep the pair alive");
-            assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, asked.reversed());
-            assert_eq!(lab.play(asked, ACK).unwrap().tuple, arrived.tuple);
+            assert_eq!(lab.answer(&arrived, ACK).unwrap().tuple, tcp_through_service().reversed());
+            assert_eq!(lab.play(tcp_through_service(), ACK).unwrap().tuple, arrived.tuple);
         }
     }
+}
+
+#[test]
+fn a_pair_without_a_connection_gives_way_to_what_its_backend_opens() {
+    type Ends = fn(&mut Lab, &Arrived);
+    let cases: [(&str, Ends); 4] = [
+        ("reset by the backend", |lab, arrived| _ = lab.answer(arrived, RST | ACK).unwrap()),
+        ("closed by the client", |lab, _| _ = lab.play(tcp_through_service(), FIN | ACK).unwrap()),
+        ("the service has another backend", |lab, _| {
+            lab.unserve();
+            lab.serve(V, &[FAR], 0);
+        }),
+        ("no service", |lab, _| lab.unserve()),
+    ];
+    for way in WAYS {
+        for (case, ends) in cases {
+            let (mut lab, arrived) = answered(B, way);
+            ends(&mut lab, &arrived);
+            let own = arrived.tuple.reversed();
+            let opened = lab.play(own, SYN).unwrap_or_else(|drop| panic!("{case} {way:?}: {drop:?}"));
+            assert_eq!(opened.tuple, own, "{case} {way:?}");
+            assert_eq!(lab.pairs(), 0, "{case} {way:?}");
+        }
+        let mut lab = Lab::translating(way).with_service(V, &[B8080]);
+        let arrived = lab.play(tcp_through_service(), SYN).unwrap();
+        let own = arrived.tuple.reversed();
+        assert_eq!(lab.play(own, SYN).unwrap().tuple, own, "never answered: perhaps somebody else sent it {way:?}");
+    }
+}
+
+/// A connection through the service, which its backend has answered.
+fn answered(backend: Who, way: &[Settings]) -> (Lab, Arrived) {
+    let mut lab = Lab::translating(way).with_service(V, &[end(backend, 8080)]);
+    let arrived = lab.play(tcp_through_service(), SYN).unwrap();
+    assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, tcp_through_service().reversed());
+    (lab, arrived)
+}
+
+fn tcp_through_service() -> Tuple {
+    Tuple { protocol: TCP, ..through_service() }
 }
 
 // === with other CPUs, and halves that are lost ===
@@ -224,12 +262,13 @@ proptest! {
         lab.0.chance.set(chance);
         services(&mut lab);
         let mut open = HashMap::new();
-        let mut taken = HashSet::new();
+        let (mut taken, mut answered) = (HashSet::new(), HashSet::new());
         for Opens { tuple, answers, pause, publishes } in all {
             // a key that is another connection's answers is no connection of its own
             let answers_to = open.iter().find(|(_, known): &(&Tuple, &Arrived)| known.tuple.reversed() == tuple);
             if open.contains_key(&tuple.reversed()) || answers_to.is_some() {
-                let is_services = answers_to.is_some_and(|(by, known)| by.destination != known.tuple.destination);
+                let is_services = answers_to
+                    .is_some_and(|(by, known)| by.destination != known.tuple.destination && answered.contains(by));
                 if is_services && tuple.protocol == TCP {
                     prop_assert_eq!(lab.tried(tuple, SYN), Err(Drop::Translation));
                 }
@@ -254,6 +293,9 @@ proptest! {
                 prop_assert_eq!(before.tuple, arrived.tuple, "it goes on as it began");
             } else {
                 prop_assert!(taken.insert(arrived.tuple), "{:?} arrives as another did", tuple);
+            }
+            if answers > 0 {
+                answered.insert(tuple);
             }
             for _ in 0..answers {
                 let back = lab.answer(&arrived, ACK).unwrap();
