@@ -264,7 +264,7 @@ fn every_column_of_every_tab_sorts_in_both_directions() {
             while !stop.load(Ordering::Relaxed) {
                 socket.send(b"ping").unwrap();
                 _ = socket.recv(&mut [0; 16]);
-                // what it tells needs a processor, too
+                // `top` needs a processor, too
                 thread::sleep(Duration::from_millis(5));
             }
         });
