@@ -1,4 +1,5 @@
-//! The timer that ends silent translations. It is part of a pinned map, so it runs without any process.
+//! The timer that ends silent translations, and keeps the clock. It is part of a pinned map, so it runs without any
+//! process.
 
 use core::ffi::{c_long, c_void};
 
@@ -11,7 +12,7 @@ use netpol_common::{
 };
 
 use crate::{
-    frame::now,
+    clock,
     maps::{AGING, Aging, NAT4, NAT6},
 };
 
@@ -37,6 +38,7 @@ pub fn start() -> i32 {
 
 /// One look at all of them.
 unsafe extern "C" fn round(_map: *mut c_void, _key: *mut u32, aging: *mut Aging) -> i32 {
+    clock::set();
     // SAFETY: the helpers are given the maps that their callbacks are for, and the timer that has just run.
     unsafe {
         bpf_for_each_map_elem(
@@ -66,7 +68,7 @@ unsafe extern "C" fn end<A: Address>(
 ) -> c_long {
     // SAFETY: what the kernel gives to the callback: an element of the map, and its key.
     unsafe {
-        if nat::is_expired(&*key, &*half, now()) {
+        if nat::is_expired(&*key, &*half, clock::now()) {
             bpf_map_delete_elem(map, key.cast_mut().cast());
         }
     }

@@ -12,9 +12,10 @@ use netpol_common::{
 
 use crate::{
     act::Fate,
+    clock::now,
     denials::DenialMap as _,
     family::{FlowMap as _, Maps},
-    frame::{Frame, Skb, now},
+    frame::{Frame, Skb},
     rewrite, tell, verified,
 };
 

@@ -1,12 +1,9 @@
 //! A frame at a hook: its bytes, and what the kernel says of it.
 
-use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_skb_pull_data},
-};
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_pull_data};
 use netpol_common::{
     drops::Drop,
-    flow::{Place, Ticks},
+    flow::Place,
     headers::{Ethernet, Header, View},
     kernel::Live,
     tables::IfIndex,
@@ -42,13 +39,6 @@ impl Frame {
     pub fn ethernet(&self) -> Ethernet {
         self.linear.read(0).unwrap_or(Ethernet::NONE)
     }
-}
-
-/// The coarse monotonic clock.
-#[inline(always)]
-pub fn now() -> Ticks {
-    // SAFETY: no arguments.
-    Ticks::from_nanos(unsafe { bpf_ktime_get_coarse_ns() })
 }
 
 /// The readable part of a frame. A GSO frame can have as little as its headers in it.

@@ -9,6 +9,7 @@
 //! | [`unusual`] | fragments, extension headers, ICMP errors, ARP and neighbour discovery |
 //! | [`verified`] | functions that the verifier looks at on their own |
 //! | [`frame`] | a frame's bytes and what the kernel says of it |
+//! | [`clock`] | the time |
 //! | [`socket`] | the host's own sockets, translated before there is a packet |
 //! | [`family`] | the maps and functions of each address family |
 //! | [`tables`] | netpol-common's questions, answered by maps |
@@ -25,6 +26,7 @@
 pub mod act;
 pub mod aging;
 pub mod classify;
+pub mod clock;
 pub mod denials;
 pub mod family;
 pub mod flows;

@@ -11,6 +11,7 @@ use netpol_common::drops::Side;
 use netpol_ebpf::{
     aging,
     classify::classify,
+    clock,
     socket::{reach4, reach6, tell4, tell6},
     uplink::uplink,
 };
@@ -35,6 +36,13 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn to_uplink(ctx: TcContext) -> i32 {
     uplink(ctx.skb.skb, Side::To)
+}
+
+/// The loader runs it once, for no packet, before any other.
+#[classifier]
+pub fn set_clock(_: TcContext) -> i32 {
+    clock::set();
+    0
 }
 
 /// Starts the timer that ends silent translations. The loader runs it once, for no packet.

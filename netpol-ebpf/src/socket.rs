@@ -15,8 +15,8 @@ use netpol_common::{
 };
 
 use crate::{
+    clock::now,
     family::Maps,
-    frame::now,
     maps,
     tables::{Tables, live},
 };

@@ -16,9 +16,10 @@ use netpol_common::{
 };
 
 use crate::{
+    clock::now,
     family::Maps,
     flows::{Seen, put_on_desk},
-    frame::{Frame, Skb, now},
+    frame::{Frame, Skb},
     tables::Tables,
 };
 

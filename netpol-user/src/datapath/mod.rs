@@ -27,6 +27,7 @@
 mod asked;
 mod batch;
 mod calls;
+mod clock;
 mod event;
 mod links;
 #[cfg(feature = "log")]
@@ -76,6 +77,8 @@ pub enum Error {
     NotBpffs { path: PathBuf },
     #[error("the kernel does not start the timer that ends silent translations")]
     Aging,
+    #[error("the kernel does not tell how fine its coarse clock is")]
+    Clock(#[source] io::Error),
     #[error("nothing is loaded here (no {path}); run `netpol load PATH`")]
     NotLoaded { path: PathBuf },
     #[error(

@@ -13,12 +13,12 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::MapInfo,
     pin::PinError,
-    programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier},
 };
 use netpol_common::drops::Side;
 
 use super::{
-    Error,
+    Error, clock,
     pins::{MAPS, Pins},
     slots,
     sockets::{self, SocketProgram},
@@ -182,6 +182,8 @@ fn check_rooms(pins: &Pins, flows: Option<u32>) -> Result<(), Error> {
 fn load(pins: &Pins, flows: Option<u32>) -> Result<(), Error> {
     slots::create(pins)?;
     let mut loader = EbpfLoader::new();
+    let jiffy = clock::jiffy()?;
+    loader.override_global(clock::JIFFY, &jiffy, true);
     let paths: Vec<_> = MAPS.iter().map(|(name, ..)| (*name, pins.maps().join(name))).collect();
     for (name, path) in &paths {
         if path.exists() {
@@ -196,6 +198,7 @@ fn load(pins: &Pins, flows: Option<u32>) -> Result<(), Error> {
     }
     let mut object = loader.load(OBJECT).map_err(|error| Error::Object(Box::new(error)))?;
     load_together(&mut object)?;
+    clock::set(&mut object)?;
     for which in Classifier::all() {
         let program: &mut SchedClassifier = part(&mut object, which.name())?;
         replace_pin(|path| program.pin(path), &pins.programs().join(which.name()))?;
@@ -256,12 +259,7 @@ pub(super) fn refused(name: &'static str) -> impl Fn(ProgramError) -> Error {
 
 /// Arms the timer of translations, which goes on without any process; an upgrade gives it the new callback.
 fn start_aging(program: &SchedClassifier) -> Result<(), Error> {
-    let mut options = TestRunOptions::new();
-    // no packet is looked at, but the kernel wants an Ethernet header
-    options.data_in = Some(&[0; 14]);
-    let error = |error| Error::Program { what: AGE.to_owned(), error: Box::new(error) };
-    let result = program.test_run(options).map_err(error)?;
-    if result.return_value == 0 { Ok(()) } else { Err(Error::Aging) }
+    if clock::run(program, AGE)? == 0 { Ok(()) } else { Err(Error::Aging) }
 }
 
 /// Pins beside, then renames over: there is always a program under the name.

@@ -23,7 +23,7 @@ use netpol_common::{
 };
 
 use super::{
-    Action, Arrival, Datapath, Error, Pins, Record, Role,
+    Action, Arrival, Datapath, Error, Pins, Record, Role, clock,
     pins::MAPS,
     programs::{Classifier, OBJECT, part, refused},
     records, slots,
@@ -91,11 +91,14 @@ impl Twin {
         for (name, path) in &paths {
             loader.map_pin_path(name, path);
         }
+        let jiffy = clock::jiffy()?;
+        loader.override_global(clock::JIFFY, &jiffy, true);
         let mut object = loader.load(OBJECT).map_err(|error| Error::Object(Box::new(error)))?;
         for which in Classifier::all() {
             let program: &mut SchedClassifier = part(&mut object, which.name())?;
             program.load().map_err(refused(which.name()))?;
         }
+        clock::set(&mut object)?;
         Ok(Self { object, pins: pins.clone(), client: None })
     }
 

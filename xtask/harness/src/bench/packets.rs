@@ -30,8 +30,8 @@ use super::{
     netpol::Instance,
     progress::Progress,
     report::{Bound, Goal, Section, Table, Unit, thousands},
-    stats::{Spread, median},
-    testrun::{Arrival, DROP, Map, Outcome, Program, ifindex},
+    stats::{Spread, at_rest, median},
+    testrun::{Arrival, DROP, Map, Outcome, Program, STRETCHES, ifindex},
     topology::{Families, Topology},
     traffic::{Cpu, PORT, PORTS},
 };
@@ -140,14 +140,16 @@ pub fn run(setting: &Setting) -> Result<Section> {
 
     let mut section = Section { title: "One packet in the classifier", ..Section::default() };
     section.notes.push(format!(
-        "`from_workload` under BPF_PROG_TEST_RUN, nanoseconds above a classifier that does nothing. Median of {} rounds, \
-         in brackets the middle half. Hot caches: what many flows cost is in the last table and in `flows-64k` above.",
+        "`from_workload` under BPF_PROG_TEST_RUN, nanoseconds above a classifier that does nothing, on a machine at rest: \
+         what the fastest tenth of many short stretches, of {} rounds, need at most; in brackets the rounds' middle half. \
+         (Other work on the machine only ever makes it slower.) Hot caches: what many flows cost is in the last table and \
+         in `flows-64k` above.",
         setting.rounds
     ));
     let yardstick = site.inside(|| site.yardstick(setting.rounds))?;
     section.notes.push(format!(
         "How fast the machine is at this moment: one lookup in a small LRU hash, and nothing else, takes {yardstick:.0} ns \
-         above the empty classifier. The limits in nanoseconds are those of a machine at rest."
+         above the empty classifier."
     ));
     section.notes.push(
         "The sizes are published one after the other to the same classifiers in each round, because two copies of a \
@@ -204,10 +206,12 @@ impl<'a> Site<'a> {
 
     /// Nanoseconds of one lookup in an LRU hash.
     fn yardstick(&self, rounds: usize) -> Result<f64> {
-        const REPEAT: u32 = 1_000_000;
+        const REPEAT: u32 = 20_000;
         let (lookup, packet, arrival) = (Program::lookup()?, self.packet(Case::EstablishedUdp4), self.arrival(0));
-        let once = |program: &Program| Ok::<_, anyhow::Error>(program.run(&packet, &arrival, REPEAT)?.nanoseconds);
-        let measured = (0..rounds).map(|_| Ok(f64::from(once(&lookup)?) - f64::from(once(&self.empty)?)));
+        let measured = (0..rounds).map(|_| {
+            let [empty, full] = Program::both([&self.empty, &lookup], &packet, &arrival, REPEAT)?;
+            Ok(full.nanoseconds - empty.nanoseconds)
+        });
         median(&measured.collect::<Result<Vec<_>>>()?).context("no rounds")
     }
 
@@ -256,8 +260,8 @@ impl<'a> Site<'a> {
         let (packet, arrival) = (self.packet(case), self.arrival(0));
         // A denial is remembered from the second packet on.
         self.program.run(&packet, &arrival, 10)?;
-        let empty = self.empty.run(&packet, &arrival, repeat)?;
-        difference(case, empty, self.program.run(&packet, &arrival, repeat)?)
+        let programs = [&self.empty, &self.program];
+        difference(case, Program::both(programs, &packet, &arrival, repeat / STRETCHES)?)
     }
 
     /// Of the first packets of a few flows, which are forgotten before each call.
@@ -270,9 +274,9 @@ impl<'a> Site<'a> {
         for _ in 0..calls {
             (0..FEW_FLOWS).try_for_each(|client| self.forget([FIRST_CLIENT + client, port]))?;
             let [empty, full] = [&empty, &full].map(|program| program.run(&packet, &arrival, FEW_FLOWS.into()));
-            costs.push(difference(case, empty?, full?)?);
+            costs.push(difference(case, [empty?, full?])?);
         }
-        median(&costs).context("no calls")
+        at_rest(&costs).context("no calls")
     }
 
     /// Opens as many connections.
@@ -280,11 +284,8 @@ impl<'a> Site<'a> {
         let range = Range { clients: MANY_CLIENTS, first: PORT, count: PORTS };
         let program = Fresh::of(&self.program, range)?;
         program.skip(self.opened.fetch_add(count.into(), Relaxed))?;
-        difference(
-            Case::NewFlow,
-            Outcome::NOTHING,
-            program.run(&self.packet(Case::NewFlow), &self.arrival(0), count)?,
-        )?;
+        let outcome = program.run(&self.packet(Case::NewFlow), &self.arrival(0), count)?;
+        difference(Case::NewFlow, [Outcome::NOTHING, outcome])?;
         Ok(())
     }
 
@@ -312,20 +313,20 @@ impl<'a> Site<'a> {
         let [empty, full] = [Fresh::of(&self.empty, range)?, Fresh::of(&self.program, range)?];
         let (packet, arrival) = (self.packet(case), self.arrival(0));
         full.run(&packet, &arrival, MOST_FLOWS)?;
-        difference(case, empty.run(&packet, &arrival, repeat)?, full.run(&packet, &arrival, repeat)?)
+        difference(case, [empty.run(&packet, &arrival, repeat)?, full.run(&packet, &arrival, repeat)?])
     }
 
     fn cold(&self, packets: impl Iterator<Item = Vec<u8>>) -> Result<f64> {
         let arrival = self.arrival(0);
         // One after the other: programs that take turns would find the CPU's caches with the other's code.
         let packets = packets.collect::<Vec<_>>();
-        let alone = |packet: &Vec<u8>| Ok(f64::from(self.empty.run(packet, &arrival, 1)?.nanoseconds));
+        let alone = |packet: &Vec<u8>| Ok(self.empty.run(packet, &arrival, 1)?.nanoseconds);
         let empty = packets.iter().map(alone).collect::<Result<Vec<_>>>()?;
         let (mut full, mut odd) = (Vec::new(), 0);
         for packet in &packets {
             let outcome = self.program.run(packet, &arrival, 1)?;
             if outcome.action != DROP {
-                full.push(f64::from(outcome.nanoseconds));
+                full.push(outcome.nanoseconds);
             } else {
                 odd += 1;
                 // Too many new flows for a while, perhaps.
@@ -340,11 +341,11 @@ impl<'a> Site<'a> {
     }
 }
 
-fn difference(case: Case, empty: Outcome, full: Outcome) -> Result<f64> {
+fn difference(case: Case, [empty, full]: [Outcome; 2]) -> Result<f64> {
     if (full.action == DROP) != case.is_denied() {
         bail!("the classifier returned {} for a packet that is {}", full.action, word(case.is_denied()));
     }
-    Ok(f64::from(full.nanoseconds) - f64::from(empty.nanoseconds))
+    Ok(full.nanoseconds - empty.nanoseconds)
 }
 
 fn word(denied: bool) -> &'static str {
@@ -372,7 +373,7 @@ fn measure(setting: &Setting, site: &Site, publish: impl Fn(Size) -> Result<()>)
 }
 
 fn spread(figures: &Figures, case: Case, size: usize) -> Option<Spread> {
-    Spread::of(figures.get(&(case, size))?)
+    Spread::of_cost(figures.get(&(case, size))?)
 }
 
 fn table(figures: &Figures) -> Table {
@@ -394,15 +395,15 @@ pub fn cell(Spread { median, low, high, .. }: Spread) -> String {
 fn goals(figures: &Figures) -> Vec<Goal> {
     let mut goals = Vec::new();
     for case in Case::ALL {
-        if let (Some(most), Some(measured)) = (case.budget(), spread(figures, case, FEW)) {
+        let few = figures.get(&(case, FEW)).and_then(|rounds| Spread::of_cost(rounds));
+        if let (Some(most), Some(measured)) = (case.budget(), few) {
             let what = format!("{}: above an empty classifier", case.what());
             goals.push(Goal { what, bound: Bound::AtMost(most), unit: Unit::Nanoseconds, measured });
         }
     }
     for case in Case::ALL {
         let (Some(few), Some(many)) = (figures.get(&(case, FEW)), figures.get(&(case, MANY))) else { continue };
-        let ratios = few.iter().zip(many).map(|(few, many)| many / few).collect::<Vec<_>>();
-        let Some(measured) = Spread::of(&ratios) else { continue };
+        let Some(measured) = Spread::of_growth(few, many) else { continue };
         let sizes = [MANY, FEW].map(|place| thousands(SIZES[place].entries().into()));
         let what = format!("{}: {} policy entries against {}", case.what(), sizes[0], sizes[1]);
         goals.push(Goal { what, bound: Bound::AtMost(case.growth()), unit: Unit::Ratio, measured });

@@ -23,6 +23,19 @@ impl Spread {
     }
 }
 
+impl Spread {
+    /// Of a cost, whose rounds are judged by what it is [at rest](at_rest).
+    pub fn of_cost(values: &[f64]) -> Option<Self> {
+        Some(Self { median: at_rest(values)?, ..Self::of(values)? })
+    }
+
+    /// Of what a cost grows to, relative to another of the same rounds: at rest, and beside it round by round.
+    pub fn of_growth(from: &[f64], to: &[f64]) -> Option<Self> {
+        let ratios = from.iter().zip(to).map(|(from, to)| to / from).collect::<Vec<_>>();
+        Some(Self { median: at_rest(to)? / at_rest(from)?, ..Self::of(&ratios)? })
+    }
+}
+
 /// Of values in ascending order, between the two that `share` falls between.
 fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let place = sorted.len().checked_sub(1)? as f64 * share;
@@ -34,6 +47,14 @@ fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
 /// The middle value.
 pub fn median(values: &[f64]) -> Option<f64> {
     Spread::of(values).map(|spread| spread.median)
+}
+
+/// What something costs on a machine at rest: the value that a tenth are below. Whatever else runs there makes it slower,
+/// and nothing makes it faster.
+pub fn at_rest(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    quantile(&sorted, 0.1)
 }
 
 /// Numbers for shuffling: the order of a round must not follow the order of the table.
@@ -67,6 +88,15 @@ mod tests {
     #[test]
     fn nothing_has_no_median() {
         assert_eq!(Spread::of(&[]), None);
+        assert_eq!(Spread::of_cost(&[]), None);
+    }
+
+    #[test]
+    fn a_cost_is_what_the_undisturbed_rounds_show() {
+        let disturbed = |cost: f64| [vec![cost; 3], vec![cost * 1.5; 8]].concat();
+        assert_eq!(Spread::of_cost(&disturbed(60.0)).map(|cost| (cost.median, cost.high)), Some((60.0, 90.0)));
+        let growth = Spread::of_growth(&disturbed(60.0), &[disturbed(66.0)[3..].to_vec(), vec![66.0; 3]].concat());
+        assert_eq!(growth.map(|growth| growth.median), Some(1.1));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 
-use super::insn;
+use super::{insn, stats::at_rest};
 use crate::sandbox::Netns;
 
 /// Commands of bpf(2) and the type of a classifier, as in the kernel's `uapi/linux/bpf.h`.
@@ -31,6 +31,8 @@ pub const PROG_ARRAY: u32 = 3;
 const LRU_HASH: u32 = 9;
 /// `bpf_map_lookup_elem`
 const LOOKUP: i32 = 1;
+/// Of a measurement, between other programs' on the same CPU: short ones, so that some find it undisturbed.
+pub const STRETCHES: u32 = 40;
 /// Bytes of a [`Program::lookup`]'s key.
 const KEY: u32 = 16;
 
@@ -48,12 +50,12 @@ pub struct Map(pub OwnedFd);
 pub struct Outcome {
     pub action: i32,
     /// Mean over the repetitions.
-    pub nanoseconds: u32,
+    pub nanoseconds: f64,
 }
 
 impl Outcome {
     /// Of no call.
-    pub const NOTHING: Self = Self { action: 0, nanoseconds: 0 };
+    pub const NOTHING: Self = Self { action: 0, nanoseconds: 0.0 };
 }
 
 /// How the packet arrives: by which interface.
@@ -242,6 +244,24 @@ impl Program {
         self.test(packet, &mut [], arrival, repeat)
     }
 
+    /// The same for two programs, which take turns in stretches of `repeat` runs: as long as each takes [at rest](at_rest),
+    /// and the last actions.
+    pub fn both([a, b]: [&Self; 2], packet: &[u8], arrival: &Arrival, repeat: u32) -> Result<[Outcome; 2]> {
+        let (mut costs, mut outcomes) = ([Vec::new(), Vec::new()], [Outcome::NOTHING; 2]);
+        for _ in 0..STRETCHES {
+            for ((program, costs), outcome) in [a, b].into_iter().zip(&mut costs).zip(&mut outcomes) {
+                // the first run of a stretch finds the other program's code in the caches
+                program.run(packet, arrival, repeat / 10)?;
+                *outcome = program.run(packet, arrival, repeat)?;
+                costs.push(outcome.nanoseconds);
+            }
+        }
+        for (outcome, costs) in outcomes.iter_mut().zip(&costs) {
+            outcome.nanoseconds = at_rest(costs).context("no stretches")?;
+        }
+        Ok(outcomes)
+    }
+
     /// The packet as it is after `repeat` runs.
     pub fn rewritten(&self, packet: &[u8], arrival: &Arrival, repeat: u32) -> Result<Vec<u8>> {
         let mut out = vec![0; packet.len()];
@@ -266,7 +286,7 @@ impl Program {
                 ..Test::default()
             };
             match bpf(BPF_PROG_TEST_RUN, &mut test) {
-                Ok(_) => return Ok(Outcome { action: test.action as i32, nanoseconds: test.duration }),
+                Ok(_) => return Ok(Outcome { action: test.action as i32, nanoseconds: test.duration.into() }),
                 Err(error) if error.raw_os_error() == Some(Errno::EINTR as i32) => {}
                 Err(error) => return Err(error).context("BPF_PROG_TEST_RUN"),
             }

@@ -17,7 +17,7 @@ use super::{
         progress::Progress,
         report::{Bound, Goal, Section, Table, Unit, thousands},
         stats::{Spread, median},
-        testrun::{Arrival, DROP, Program, ifindex},
+        testrun::{Arrival, DROP, Program, STRETCHES, ifindex},
         topology::{BRIDGE, Families},
         traffic::{Cpu, PORT},
     },
@@ -231,12 +231,12 @@ impl<'a> Bench<'a> {
         // An even number: the flows are looked at again every five seconds, and after a publication.
         self.confirm(case)?;
         let (packet, arrival, repeat) = (self.packet(case)?, self.sent(), if quick { 50_000 } else { 200_000 });
-        let empty = self.empty.run(&packet, &arrival, repeat)?;
-        let full = self.from_workload.run(&packet, &arrival, repeat)?;
+        let programs = [&self.empty, &self.from_workload];
+        let [empty, full] = Program::both(programs, &packet, &arrival, repeat / STRETCHES)?;
         if full.action == DROP {
             bail!("the classifier drops a packet that the policy allows");
         }
-        Ok(f64::from(full.nanoseconds) - f64::from(empty.nanoseconds))
+        Ok(full.nanoseconds - empty.nanoseconds)
     }
 
     /// A packet of each hook, and how it arrives there.
@@ -291,7 +291,7 @@ impl<'a> Bench<'a> {
         let (program, packet, arrival) = self.one(case)?;
         let times = if quick { 500 } else { 5_000 };
         let cost = |program: &Program| -> Result<f64> {
-            let costs = (0..times).map(|_| Ok(f64::from(program.run(&packet, &arrival, 1)?.nanoseconds)));
+            let costs = (0..times).map(|_| Ok(program.run(&packet, &arrival, 1)?.nanoseconds));
             median(&costs.collect::<Result<Vec<_>>>()?).context("no packets")
         };
         // One after the other: programs that take turns would find the CPU's caches with the other's code.
@@ -317,14 +317,14 @@ fn describe(
     setting: &Setting,
 ) -> Section {
     let cell = |values: &Vec<f64>| {
-        Spread::of(values)
+        Spread::of_cost(values)
             .map_or(String::new(), |Spread { median, low, high, .. }| format!("{median:.0} ({low:.0}-{high:.0})"))
     };
     let mut section = Section { title: "One translated packet in the classifier", ..Section::default() };
     section.notes.push(format!(
-        "`from_workload` under BPF_PROG_TEST_RUN, nanoseconds above a classifier that does nothing, median of {} rounds, in \
-         brackets the middle half. Each call translates: there are two services, each of which leads to the other's address, \
-         and the packet of one call is that of the next. Hot caches.",
+        "`from_workload` under BPF_PROG_TEST_RUN, nanoseconds above a classifier that does nothing, on a machine at rest, \
+         as above, in {} rounds; in brackets their middle half. Each call translates: there are two services, each of which \
+         leads to the other's address, and the packet of one call is that of the next. Hot caches.",
         setting.rounds
     ));
     section.notes.push(
@@ -353,12 +353,11 @@ fn goals(hot: &BTreeMap<(Case, usize), Vec<f64>>) -> Vec<Goal> {
     let mut goals = Vec::new();
     for case in Case::ALL {
         let (Some(few), Some(many)) = (hot.get(&(case, FEW)), hot.get(&(case, MANY))) else { continue };
-        if let Some(measured) = Spread::of(few) {
+        if let Some(measured) = Spread::of_cost(few) {
             let what = format!("{}: above an empty classifier", case.what());
             goals.push(Goal { what, bound: Bound::AtMost(BUDGET), unit: Unit::Nanoseconds, measured });
         }
-        let ratios = few.iter().zip(many).map(|(few, many)| many / few).collect::<Vec<_>>();
-        if let Some(measured) = Spread::of(&ratios) {
+        if let Some(measured) = Spread::of_growth(few, many) {
             let what = format!("{}: 10,000 services against 1", case.what());
             goals.push(Goal { what, bound: Bound::AtMost(GROWTH), unit: Unit::Ratio, measured });
         }
