@@ -23,10 +23,11 @@ pub fn now() -> Ticks {
     Ticks::from_nanos(jiffies().wrapping_add(ahead))
 }
 
-/// Measures again how far the clock is ahead.
+/// Measures how far the clock is ahead: to a jiffy, since one of the two may advance in between. (Ticks of the future count as
+/// now.)
 #[inline(always)]
 pub fn set() {
-    // SAFETY: no arguments, and as in `now`: two that do this at once find the same.
+    // SAFETY: no arguments, and as in `now`: two that do this at once find nearly the same.
     unsafe { (&raw mut AHEAD).write_volatile(bpf_ktime_get_coarse_ns().wrapping_sub(jiffies())) }
 }
 

@@ -5,7 +5,8 @@ mod support;
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use support::{
@@ -396,4 +397,27 @@ fn echo_with_the_same_id_in_the_other_direction_is_another_flow() {
         assert_eq!(fate, dropped("egress policy-egress"), "the same id, asked from the other side");
     }
     assert_eq!((ICMP, ICMPV6), (1, 58));
+}
+
+#[test]
+fn a_flow_is_idle_since_its_last_packet() {
+    // a jiffy of the slowest kernels, twice, and what is rounded
+    const FINENESS: Duration = Duration::from_millis(25);
+    let scene = Scene::bridged();
+    let Scene { host, a, .. } = &scene;
+    for family in FAMILIES {
+        // a generation for each: the flow is asked for by its names
+        host.load(&scene.all(), &[]);
+        let (from, to) = ends(&scene, family, (4000, 4001));
+        let socket = a.enter(|| UdpSocket::bind(from)).unwrap();
+        let sends = Instant::now();
+        socket.send_to(b"ping", to).unwrap();
+        let sent = Instant::now();
+        thread::sleep(Duration::from_millis(1_200));
+        let asks = sent.elapsed();
+        let idle = host.flow("a", "b", 4001)["idle_seconds"].as_f64().unwrap();
+        let answered = sends.elapsed();
+        let idle = Duration::from_secs_f64(idle);
+        assert!(asks - FINENESS <= idle && idle <= answered + FINENESS, "{asks:?} {idle:?} {answered:?}");
+    }
 }

@@ -13,7 +13,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::MapInfo,
     pin::PinError,
-    programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier},
+    programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use netpol_common::drops::Side;
 
@@ -208,9 +208,7 @@ fn load(pins: &Pins, flows: Option<u32>) -> Result<(), Error> {
         program.load().map_err(refused(name))?;
         replace_pin(|path| program.pin(path), &pins.programs().join(name))?;
     }
-    let program: &mut SchedClassifier = part(&mut object, AGE)?;
-    program.load().map_err(refused(AGE))?;
-    start_aging(program)
+    start_aging(&mut object)
 }
 
 /// Loads the classifiers, each on a thread of its own: the verifier looks at them for a while, and it looks at one
@@ -253,13 +251,23 @@ where
     program.try_into().map_err(refused(name))
 }
 
+/// Loads and runs a program that is for no packet, and gives what it returns.
+pub(super) fn run(object: &mut Ebpf, name: &'static str) -> Result<u32, Error> {
+    let program: &mut SchedClassifier = part(object, name)?;
+    program.load().map_err(refused(name))?;
+    let mut options = TestRunOptions::new();
+    // no packet is looked at, but the kernel wants an Ethernet header
+    options.data_in = Some(&[0; 14]);
+    Ok(program.test_run(options).map_err(refused(name))?.return_value)
+}
+
 pub(super) fn refused(name: &'static str) -> impl Fn(ProgramError) -> Error {
     move |error| Error::Program { what: name.to_owned(), error: Box::new(error) }
 }
 
 /// Arms the timer of translations, which goes on without any process; an upgrade gives it the new callback.
-fn start_aging(program: &SchedClassifier) -> Result<(), Error> {
-    if clock::run(program, AGE)? == 0 { Ok(()) } else { Err(Error::Aging) }
+fn start_aging(object: &mut Ebpf) -> Result<(), Error> {
+    if run(object, AGE)? == 0 { Ok(()) } else { Err(Error::Aging) }
 }
 
 /// Pins beside, then renames over: there is always a program under the name.

@@ -177,7 +177,7 @@ where
     })
 }
 
-/// The clock that the classifiers use.
+/// The clock that the classifiers' ticks are of, and theirs to a jiffy.
 pub(super) fn now() -> Ticks {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
         .unwrap_or(nix::sys::time::TimeSpec::new(0, 0));

@@ -140,16 +140,16 @@ pub fn run(setting: &Setting) -> Result<Section> {
 
     let mut section = Section { title: "One packet in the classifier", ..Section::default() };
     section.notes.push(format!(
-        "`from_workload` under BPF_PROG_TEST_RUN, nanoseconds above a classifier that does nothing, on a machine at rest: \
-         what the fastest tenth of many short stretches, of {} rounds, need at most; in brackets the rounds' middle half. \
-         (Other work on the machine only ever makes it slower.) Hot caches: what many flows cost is in the last table and \
-         in `flows-64k` above.",
+        "`from_workload` under BPF_PROG_TEST_RUN, nanoseconds above a classifier that does nothing. Each round measures \
+         in many short stretches and takes what the fastest tenth of them need at most: other work on the machine only ever \
+         makes one slower. Median of {} rounds, in brackets the middle half. Hot caches: what many flows cost is in the last \
+         table and in `flows-64k` above.",
         setting.rounds
     ));
     let yardstick = site.inside(|| site.yardstick(setting.rounds))?;
     section.notes.push(format!(
         "How fast the machine is at this moment: one lookup in a small LRU hash, and nothing else, takes {yardstick:.0} ns \
-         above the empty classifier."
+         above the empty classifier. The limits in nanoseconds are those of a machine at rest."
     ));
     section.notes.push(
         "The sizes are published one after the other to the same classifiers in each round, because two copies of a \
@@ -373,7 +373,7 @@ fn measure(setting: &Setting, site: &Site, publish: impl Fn(Size) -> Result<()>)
 }
 
 fn spread(figures: &Figures, case: Case, size: usize) -> Option<Spread> {
-    Spread::of_cost(figures.get(&(case, size))?)
+    Spread::of(figures.get(&(case, size))?)
 }
 
 fn table(figures: &Figures) -> Table {
@@ -395,15 +395,15 @@ pub fn cell(Spread { median, low, high, .. }: Spread) -> String {
 fn goals(figures: &Figures) -> Vec<Goal> {
     let mut goals = Vec::new();
     for case in Case::ALL {
-        let few = figures.get(&(case, FEW)).and_then(|rounds| Spread::of_cost(rounds));
-        if let (Some(most), Some(measured)) = (case.budget(), few) {
+        if let (Some(most), Some(measured)) = (case.budget(), spread(figures, case, FEW)) {
             let what = format!("{}: above an empty classifier", case.what());
             goals.push(Goal { what, bound: Bound::AtMost(most), unit: Unit::Nanoseconds, measured });
         }
     }
     for case in Case::ALL {
         let (Some(few), Some(many)) = (figures.get(&(case, FEW)), figures.get(&(case, MANY))) else { continue };
-        let Some(measured) = Spread::of_growth(few, many) else { continue };
+        let ratios = few.iter().zip(many).map(|(few, many)| many / few).collect::<Vec<_>>();
+        let Some(measured) = Spread::of(&ratios) else { continue };
         let sizes = [MANY, FEW].map(|place| thousands(SIZES[place].entries().into()));
         let what = format!("{}: {} policy entries against {}", case.what(), sizes[0], sizes[1]);
         goals.push(Goal { what, bound: Bound::AtMost(case.growth()), unit: Unit::Ratio, measured });

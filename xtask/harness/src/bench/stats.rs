@@ -23,19 +23,6 @@ impl Spread {
     }
 }
 
-impl Spread {
-    /// Of a cost, whose rounds are judged by what it is [at rest](at_rest).
-    pub fn of_cost(values: &[f64]) -> Option<Self> {
-        Some(Self { median: at_rest(values)?, ..Self::of(values)? })
-    }
-
-    /// Of what a cost grows to, relative to another of the same rounds: at rest, and beside it round by round.
-    pub fn of_growth(from: &[f64], to: &[f64]) -> Option<Self> {
-        let ratios = from.iter().zip(to).map(|(from, to)| to / from).collect::<Vec<_>>();
-        Some(Self { median: at_rest(to)? / at_rest(from)?, ..Self::of(&ratios)? })
-    }
-}
-
 /// Of values in ascending order, between the two that `share` falls between.
 fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let place = sorted.len().checked_sub(1)? as f64 * share;
@@ -88,15 +75,13 @@ mod tests {
     #[test]
     fn nothing_has_no_median() {
         assert_eq!(Spread::of(&[]), None);
-        assert_eq!(Spread::of_cost(&[]), None);
     }
 
     #[test]
-    fn a_cost_is_what_the_undisturbed_rounds_show() {
-        let disturbed = |cost: f64| [vec![cost; 3], vec![cost * 1.5; 8]].concat();
-        assert_eq!(Spread::of_cost(&disturbed(60.0)).map(|cost| (cost.median, cost.high)), Some((60.0, 90.0)));
-        let growth = Spread::of_growth(&disturbed(60.0), &[disturbed(66.0)[3..].to_vec(), vec![66.0; 3]].concat());
-        assert_eq!(growth.map(|growth| growth.median), Some(1.1));
+    fn a_cost_at_rest_is_what_the_undisturbed_tenth_shows() {
+        let disturbed = [vec![60.0; 3], vec![90.0; 8]].concat();
+        assert_eq!((at_rest(&disturbed), median(&disturbed)), (Some(60.0), Some(90.0)));
+        assert_eq!(at_rest(&[]), None);
     }
 
     #[test]

@@ -31,10 +31,10 @@ pub const PROG_ARRAY: u32 = 3;
 const LRU_HASH: u32 = 9;
 /// `bpf_map_lookup_elem`
 const LOOKUP: i32 = 1;
-/// Of a measurement, between other programs' on the same CPU: short ones, so that some find it undisturbed.
-pub const STRETCHES: u32 = 40;
 /// Bytes of a [`Program::lookup`]'s key.
 const KEY: u32 = 16;
+/// How many a measurement is made of: short ones, so that some find the CPU undisturbed.
+pub const STRETCHES: u32 = 40;
 
 /// What a classifier returns to have the packet dropped: TCX_DROP, which is TC_ACT_SHOT.
 pub const DROP: i32 = 2;
@@ -244,8 +244,8 @@ impl Program {
         self.test(packet, &mut [], arrival, repeat)
     }
 
-    /// The same for two programs, which take turns in stretches of `repeat` runs: as long as each takes [at rest](at_rest),
-    /// and the last actions.
+    /// The same for two programs, which take turns in [`STRETCHES`] of `repeat` runs: the last actions, and the mean of each
+    /// [at rest](at_rest).
     pub fn both([a, b]: [&Self; 2], packet: &[u8], arrival: &Arrival, repeat: u32) -> Result<[Outcome; 2]> {
         let (mut costs, mut outcomes) = ([Vec::new(), Vec::new()], [Outcome::NOTHING; 2]);
         for _ in 0..STRETCHES {

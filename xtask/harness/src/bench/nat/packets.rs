@@ -317,14 +317,14 @@ fn describe(
     setting: &Setting,
 ) -> Section {
     let cell = |values: &Vec<f64>| {
-        Spread::of_cost(values)
+        Spread::of(values)
             .map_or(String::new(), |Spread { median, low, high, .. }| format!("{median:.0} ({low:.0}-{high:.0})"))
     };
     let mut section = Section { title: "One translated packet in the classifier", ..Section::default() };
     section.notes.push(format!(
-        "`from_workload` under BPF_PROG_TEST_RUN, nanoseconds above a classifier that does nothing, on a machine at rest, \
-         as above, in {} rounds; in brackets their middle half. Each call translates: there are two services, each of which \
-         leads to the other's address, and the packet of one call is that of the next. Hot caches.",
+        "`from_workload` under BPF_PROG_TEST_RUN, nanoseconds above a classifier that does nothing, measured in short \
+         stretches as above. Median of {} rounds, in brackets the middle half. Each call translates: there are two services, \
+         each of which leads to the other's address, and the packet of one call is that of the next. Hot caches.",
         setting.rounds
     ));
     section.notes.push(
@@ -353,11 +353,12 @@ fn goals(hot: &BTreeMap<(Case, usize), Vec<f64>>) -> Vec<Goal> {
     let mut goals = Vec::new();
     for case in Case::ALL {
         let (Some(few), Some(many)) = (hot.get(&(case, FEW)), hot.get(&(case, MANY))) else { continue };
-        if let Some(measured) = Spread::of_cost(few) {
+        if let Some(measured) = Spread::of(few) {
             let what = format!("{}: above an empty classifier", case.what());
             goals.push(Goal { what, bound: Bound::AtMost(BUDGET), unit: Unit::Nanoseconds, measured });
         }
-        if let Some(measured) = Spread::of_growth(few, many) {
+        let ratios = few.iter().zip(many).map(|(few, many)| many / few).collect::<Vec<_>>();
+        if let Some(measured) = Spread::of(&ratios) {
             let what = format!("{}: 10,000 services against 1", case.what());
             goals.push(Goal { what, bound: Bound::AtMost(GROWTH), unit: Unit::Ratio, measured });
         }
