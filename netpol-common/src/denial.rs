@@ -5,61 +5,26 @@
 //! What was there is judged again when it comes again, which is slower, and as safe.
 
 use crate::{
-    flow::{FlowKey, FlowValue, Generation, Ticks, Word},
+    flow::{FlowKey, Generation, Ticks},
+    table::Slot,
     wire::Address,
 };
 
 /// How many denials a family remembers: as many as stay in the caches, and a power of two.
 pub const ROOM: u32 = 16_384;
 
-/// In the place of an entry's word: somebody is writing it. Two who would write at once leave it to the first.
-pub const WRITING: Word = Word(1);
+const _: () = assert!(ROOM.is_power_of_two());
 
-pod! {
-    /// One place. (A table of the kernel's that is an array: keys are part of the value.)
-    pub struct DenialSlot<A: Address> {
-        pub key: FlowKey<A>,
-        pub reserved: u32,
-        pub value: FlowValue<A>,
-    }
+/// Of the two places of a key that has neither: whether to take `own` rather than `neighbour`.
+#[inline(always)]
+pub fn takes_own<A: Address>(own: &Slot<A>, neighbour: &Slot<A>, generation: Generation, now: Ticks) -> bool {
+    staleness(own, generation, now) >= staleness(neighbour, generation, now)
 }
 
-const _: () = {
-    let () = DenialSlot::<crate::wire::Addr4>::NO_PADDING;
-    let () = DenialSlot::<crate::wire::Addr6>::NO_PADDING;
-    assert!(ROOM.is_power_of_two());
-};
-
-impl<A: Address> DenialSlot<A> {
-    /// As the kernel makes it.
-    pub const EMPTY: Self = Self { key: FlowKey::NOBODY, reserved: 0, value: FlowValue::EMPTY };
-
-    /// Whether this is what is remembered of the key, in whatever generation. The tag is asked first: it is nearly always
-    /// the answer.
-    #[inline(always)]
-    pub fn is_of(&self, key: &FlowKey<A>) -> bool {
-        self.is_used() && self.value.word.tag() == key.tag() && self.key == *key
-    }
-
-    #[inline(always)]
-    const fn is_used(&self) -> bool {
-        self.value.word.generation().0 != Generation::NONE.0
-    }
-
-    /// How little there is to lose: what was judged last is judged next.
-    #[inline(always)]
-    fn staleness(&self, generation: Generation, now: Ticks) -> u32 {
-        if !self.is_used() || self.value.word.generation().0 != generation.0 {
-            return u32::MAX;
-        }
-        now.since(self.value.judged)
-    }
-
-    /// Of the two places of a key that has neither: whether to take this one rather than the other.
-    #[inline(always)]
-    pub fn is_staler(&self, other: &Self, generation: Generation, now: Ticks) -> bool {
-        self.staleness(generation, now) >= other.staleness(generation, now)
-    }
+/// How little there is to lose: what was judged last is judged next.
+#[inline(always)]
+fn staleness<A: Address>(slot: &Slot<A>, generation: Generation, now: Ticks) -> u32 {
+    if slot.value.word.generation().0 != generation.0 { u32::MAX } else { now.since(slot.value.judged) }
 }
 
 /// The two places of a key, where it is looked for in this order.
@@ -80,7 +45,7 @@ mod tests {
     use super::*;
     use crate::{
         drops::Side,
-        flow::{FlowFlags, Place, PortPair},
+        flow::{FlowFlags, FlowValue, Place, PortPair, Word},
         tables::IfIndex,
         wire::{Addr4, PortBe, Protocol},
     };
@@ -95,9 +60,9 @@ mod tests {
         }
     }
 
-    fn slot(key: FlowKey<Addr4>, generation: u32, judged: u32) -> DenialSlot<Addr4> {
+    fn slot(key: FlowKey<Addr4>, generation: u32, judged: u32) -> Slot<Addr4> {
         let word = Word::new(Generation(generation), key.tag(), FlowFlags::NONE);
-        DenialSlot { key, value: FlowValue { word, judged: Ticks(judged), ..FlowValue::EMPTY }, ..DenialSlot::EMPTY }
+        Slot { key, value: FlowValue { word, judged: Ticks(judged), ..FlowValue::EMPTY }, ..Slot::EMPTY }
     }
 
     #[test]
@@ -133,16 +98,14 @@ mod tests {
         let (now, generation) = (Ticks(1_000), Generation(5));
         let (old, fresh) = (slot(key(1, 1), 5, 10), slot(key(2, 1), 5, 900));
         let outdated = slot(key(3, 1), 4, 999);
-        assert!(
-            DenialSlot::EMPTY.is_staler(&old, generation, now) && !old.is_staler(&DenialSlot::EMPTY, generation, now)
-        );
-        assert!(outdated.is_staler(&old, generation, now) && !old.is_staler(&outdated, generation, now));
-        assert!(old.is_staler(&fresh, generation, now) && !fresh.is_staler(&old, generation, now));
+        for [loses, stays] in [[Slot::EMPTY, old], [outdated, old], [old, fresh]] {
+            assert!(takes_own(&loses, &stays, generation, now) && !takes_own(&stays, &loses, generation, now));
+        }
     }
 
     #[test]
     fn an_empty_place_is_nobodys() {
-        assert!(!DenialSlot::EMPTY.is_of(&FlowKey::<Addr4>::NOBODY));
+        assert!(!Slot::EMPTY.is_of(&FlowKey::<Addr4>::NOBODY));
         assert!(slot(key(1, 1), 5, 10).is_of(&key(1, 1)) && !slot(key(1, 1), 5, 10).is_of(&key(1, 2)));
     }
 }

@@ -239,10 +239,6 @@ const _: () = {
     let () = FlowValue::<crate::wire::Addr6>::NO_PADDING;
     assert!(size_of::<FlowKey<crate::wire::Addr4>>() == 20);
     assert!(size_of::<FlowKey<crate::wire::Addr6>>() == 44);
-    // With the kernel's 48 bytes in front and the key, what the hot path touches of an IPv4 element is less than
-    // two cache lines, and an IPv6 element is exactly three.
-    assert!(48 + 24 + core::mem::offset_of!(FlowValue<crate::wire::Addr4>, egress_rule) <= 128);
-    assert!(48 + 48 + size_of::<FlowValue<crate::wire::Addr6>>() == 192);
 };
 
 impl<A: Address> FlowValue<A> {
@@ -320,22 +316,46 @@ impl<A: Address> FlowKey<A> {
         Self { place, ..*self }
     }
 
-    /// A few bits of the whole key, kept in the entry: an LRU element can be given to another flow
-    /// while a program on another CPU still holds it.
+    /// The same packets. All words are compared, whatever the first says: they differ rarely, and each branch costs.
+    #[inline(always)]
+    pub fn is(&self, other: &Self) -> bool {
+        let ends = self.source.differs(&other.source) | self.destination.differs(&other.destination);
+        let rest = self.ports.0 ^ other.ports.0 | self.place.0 ^ other.place.0 | self.protocol.0 ^ other.protocol.0;
+        ends | rest == 0
+    }
+
+    /// A few bits of the whole key, kept in the entry: its place can be given to another flow while a program on another
+    /// CPU still holds it.
     #[inline(always)]
     pub fn tag(&self) -> u16 {
         (self.mixed() >> 48) as u16
     }
 
-    /// A hash of the key: Fibonacci hashing gives every bit a say in the highest ones (64-bit arithmetic is what BPF does
+    /// Where the key is in a table with this secret: multilinear hashing (Lemire, Kaser: "Strongly universal string hashing is
+    /// fast", 2014), whose multiplications wait for no other. As its upper half alone is good, and ports that are counted up
+    /// would go in steps, it is stirred once.
+    #[inline(always)]
+    pub fn keyed_hash(&self, key: impl Fn(usize) -> u64) -> u64 {
+        let by = |number: usize, word: u32| u64::from(word).wrapping_mul(key(number));
+        // interfaces are numbered from 1, and there are no millions of them
+        let rest = by(0, self.ports.0).wrapping_add(by(1, self.place.0 ^ self.protocol.0.rotate_left(22)));
+        let ends = self.source.multiplied(2, &key).wrapping_add(self.destination.multiplied(2 + A::WORDS, &key));
+        let sum = rest.wrapping_add(ends);
+        (sum ^ sum >> 32).wrapping_mul(GOLDEN)
+    }
+
+    /// A hash of the key without a secret: Fibonacci hashing gives every bit a say in the highest ones (64-bit arithmetic is what BPF does
     /// best), and in each other those below it.
     #[inline(always)]
     pub(crate) fn mixed(&self) -> u64 {
         let ends = u64::from(self.source.fold()) << 32 | u64::from(self.destination.fold());
         let mixed = ends ^ u64::from(self.place.0) << 32 ^ u64::from(self.ports.0) ^ u64::from(self.protocol.0) << 40;
-        mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        mixed.wrapping_mul(GOLDEN)
     }
 }
+
+/// 2^64 divided by the golden ratio (Knuth, "The Art of Computer Programming", volume 3, section 6.4).
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A [`RuleId`] in three bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -380,6 +400,12 @@ impl Word {
     #[inline(always)]
     pub const fn flags(self) -> FlowFlags {
         FlowFlags(self.0 as u16)
+    }
+
+    /// There is an entry, of whatever generation.
+    #[inline(always)]
+    pub const fn is_used(self) -> bool {
+        self.generation().0 != Generation::NONE.0
     }
 }
 

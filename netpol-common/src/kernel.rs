@@ -54,8 +54,8 @@ pub trait Kernel<A: Address>: PolicyTables + Services<A> {
     /// Keeps a denial, for as long as there is [room](crate::denial). Its counters go on from what was remembered of the key.
     fn remember_denial(&self, key: &FlowKey<A>, value: &mut FlowValue<A>);
 
-    /// The entry was looked at, and its packets come from `ingress`.
-    fn refresh(&self, key: &FlowKey<A>, now: Ticks, ingress: IfIndex);
+    /// The entry was looked at. `false`: it is not there any more.
+    fn refresh(&self, key: &FlowKey<A>, now: Ticks) -> bool;
 
     /// Takes one new flow from what the interface may open; `false`: it opens too many.
     fn admit(&self, interface: IfIndex, now: Ticks) -> bool;
@@ -124,6 +124,7 @@ pub struct Remembered<A: Address> {
     pub bytes: u64,
     pub seen: Ticks,
     pub judged: Ticks,
+    pub ifindex: IfIndex,
     pub tcp_flags: u8,
     pub rewrite: Rewrite<A>,
 }
@@ -135,14 +136,15 @@ impl<A: Address> Remembered<A> {
         bytes: 0,
         seen: Ticks(0),
         judged: Ticks(0),
+        ifindex: IfIndex::NONE,
         tcp_flags: 0,
         rewrite: Rewrite::NONE,
     };
 
-    /// There is an entry: generations begin with 1.
+    /// There is an entry.
     #[inline(always)]
     pub const fn exists(&self) -> bool {
-        self.word.0 != 0
+        self.word.is_used()
     }
 
     /// Makes it [`Remembered::NOTHING`], by one store: what the other fields hold is not looked at.

@@ -7,6 +7,7 @@
 //! | [`headers`] | headers as they lie in a frame |
 //! | [`parse`] | from a frame to addresses, protocol and ports, for IPv4 and IPv6 alike |
 //! | [`flow`] | what is remembered of a connection |
+//! | [`table`] | where: a hash table in an array |
 //! | [`decide`] | the slow path: who speaks, who opened, what the policy says, what to remember |
 //! | [`denial`] | where it is remembered that packets are refused |
 //! | [`guard`] | ARP and neighbour discovery: nobody claims another's address |
@@ -42,5 +43,6 @@ pub mod policy;
 pub mod refuse;
 pub mod service;
 pub mod socket;
+pub mod table;
 pub mod tables;
 pub mod wire;

@@ -138,8 +138,7 @@ pub struct Addr6(pub [u32; 4]);
 impl PartialEq for Addr6 {
     #[inline(always)]
     fn eq(&self, other: &Self) -> bool {
-        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
-        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
+        self.differs(other) == 0
     }
 }
 
@@ -212,6 +211,15 @@ pub trait Address: Copy + Eq + fmt::Debug + core::hash::Hash + Into<IpAddr> + 's
     /// All of its bits, mixed into one word.
     fn fold(&self) -> u32;
 
+    /// Words of 32 bits.
+    const WORDS: usize = Self::BITS as usize / 32;
+
+    /// Its words, each multiplied by a key of its own from `first` on, added up modulo 2^64.
+    fn multiplied(&self, first: usize, key: &impl Fn(usize) -> u64) -> u64;
+
+    /// 0: the other is the same.
+    fn differs(&self, other: &Self) -> u32;
+
     /// Its 16-bit words added up, for checksums (RFC 1071).
     fn sum(&self) -> u32;
 
@@ -240,6 +248,16 @@ impl Address for Addr4 {
     }
 
     #[inline(always)]
+    fn multiplied(&self, first: usize, key: &impl Fn(usize) -> u64) -> u64 {
+        u64::from(self.0).wrapping_mul(key(first))
+    }
+
+    #[inline(always)]
+    fn differs(&self, other: &Self) -> u32 {
+        self.0 ^ other.0
+    }
+
+    #[inline(always)]
     fn sum(&self) -> u32 {
         (self.0 & 0xffff) + (self.0 >> 16)
     }
@@ -263,6 +281,19 @@ impl Address for Addr6 {
     fn is_loopback(&self) -> bool {
         let [a, b, c, d] = self.0;
         a | b | c == 0 && d == 1u32.to_be()
+    }
+
+    #[inline(always)]
+    fn multiplied(&self, first: usize, key: &impl Fn(usize) -> u64) -> u64 {
+        let [a, b, c, d] = self.0;
+        let by = |number: usize, word: u32| u64::from(word).wrapping_mul(key(first + number));
+        by(0, a).wrapping_add(by(1, b)).wrapping_add(by(2, c)).wrapping_add(by(3, d))
+    }
+
+    #[inline(always)]
+    fn differs(&self, other: &Self) -> u32 {
+        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
+        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h)
     }
 
     #[inline(always)]

@@ -122,7 +122,7 @@ fn unsettled<F: Maps>(skb: Skb, place: Place, mut fate: Fate) -> Fate {
         fate = unusual::<F>(skb, place, code);
     }
     if fate.is_open() {
-        fate = slow::<F>(skb, place);
+        fate = slow::<F>(skb, place, fate == Fate::TELLS);
         about = about::ON_DESK | about::JUDGED;
     }
     if !fate.is_settled() && tell::is_observed() {
@@ -163,10 +163,10 @@ fn error<F: Maps>(skb: Skb, side: Side) -> Fate {
     }
 }
 
-/// No entry has decided about the packet on the desk: the policy does.
+/// No entry has decided about the packet on the desk: the policy does. `tells`: it is only the translation that must be told.
 #[inline(always)]
-fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
-    let mut code = F::renew();
+fn slow<F: Maps>(skb: Skb, place: Place, tells: bool) -> Fate {
+    let mut code = if tells { F::renew() } else { Action::Identify as u32 };
     if code == Action::Identify as u32 {
         code = F::identify();
     }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{
-        __sk_buff, BPF_ANY, BPF_F_INNER_MAP, BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_fib_lookup, bpf_sock_tuple,
+        __sk_buff, BPF_F_INNER_MAP, BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_fib_lookup, bpf_sock_tuple,
         bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
         bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
     },
@@ -10,10 +10,10 @@ use aya_ebpf::{
 };
 use netpol_common::{
     decide::Desk,
-    drops::{Drop, Side},
+    drops::Drop,
     event::Told,
     flow::{FlowKey, FlowValue, Place, Rewrite},
-    kernel::{FragmentKey, FragmentPorts, Turnover},
+    kernel::{FragmentKey, FragmentPorts},
     nat::{Claim, NatKey, Translation},
     parse::{Followed, Ip, V4, V6},
     refuse::Answers,
@@ -24,11 +24,12 @@ use netpol_common::{
 };
 
 use crate::{
-    act::{self, Fate},
+    act::Fate,
     denials::{DenialMap, Denials},
-    flows,
     frame::Skb,
-    maps, verified,
+    maps,
+    places::{self, Table},
+    verified,
 };
 
 type Addresses<A> = HashMap<AddressKey<A>, AddressValue, 1>;
@@ -42,9 +43,8 @@ type AffinityMap<A> = LruHashMap<AffinityKey<A>, Affinity<A>, 16_384>;
 
 /// Names the maps of a family. The maps are statics: this is all that differs.
 pub trait Maps: Answers {
-    type Flows: FlowMap<Self::Address>;
     type Denials: DenialMap<Self::Address>;
-    const FLOWS: &'static Self::Flows;
+    const FLOWS: Table<Self::Address>;
     const DENIALS: &'static Self::Denials;
     type Nat: NatMap<Self::Address>;
     const NAT: &'static Self::Nat;
@@ -95,45 +95,17 @@ pub trait Maps: Answers {
     fn related_uplink() -> u32;
     fn rewrite_error(skb: *mut __sk_buff) -> u32;
     fn tell_remembered(skb: Skb);
-    fn tell_closing(skb: Skb, key: &FlowKey<Self::Address>);
+    fn tell_closing(skb: Skb, key: &FlowKey<Self::Address>, value: &FlowValue<Self::Address>);
+    /// [`Table::put`]. `false`: there is no table.
+    fn put(key: &FlowKey<Self::Address>, value: &FlowValue<Self::Address>) -> bool;
     fn tell_drop(skb: Skb, place: Place, about: u32);
-}
-
-/// The flows, whatever the size of their table.
-pub trait FlowMap<A: Address> {
-    fn find(&self, key: &FlowKey<A>) -> Option<*mut FlowValue<A>>;
-    fn put(&self, key: &FlowKey<A>, value: &FlowValue<A>) -> Result<(), i32>;
-}
-
-impl<A: Address, const N: usize> FlowMap<A> for LruHashMap<FlowKey<A>, FlowValue<A>, N> {
-    #[inline(always)]
-    fn find(&self, key: &FlowKey<A>) -> Option<*mut FlowValue<A>> {
-        self.get_ptr_mut(key)
-    }
-
-    #[inline(always)]
-    fn put(&self, key: &FlowKey<A>, value: &FlowValue<A>) -> Result<(), i32> {
-        // looked for first: an insertion that finds the key has evicted another element by then
-        if self.find(key).is_none() {
-            match self.insert(key, value, u64::from(BPF_NOEXIST)) {
-                Ok(()) => {
-                    act::tally::<A>(Turnover::FlowsMade);
-                    return Ok(());
-                }
-                // by another CPU, just now
-                Err(EEXIST) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.insert(key, value, u64::from(BPF_ANY))
-    }
 }
 
 /// Binds a family's names to its maps and functions.
 macro_rules! family {
     (
         $family:ident, $address:ident;
-        flows { $flows_room:literal = $flows:ident; }
+        flows { $flows:ident, $groups:ident; }
         denials { $denials:ident; }
         nat { $nat_room:literal = $nat:ident; }
         others { affinity = $affinity:ident; sockets = $sockets:ident; fragments = $fragments:ident; }
@@ -142,13 +114,12 @@ macro_rules! family {
         ways { $($way:ident = $verified_way:ident;)* }
         stages { $($stage:ident = $verified_stage:ident;)* }
         stages_of_packet { $($asking:ident = $verified_asking:ident;)* }
-        rewrite = $rewrite:ident; hop = $hop:ident; unusual = $unusual:ident;
+        put = $put:ident; rewrite = $rewrite:ident; hop = $hop:ident; unusual = $unusual:ident;
         tell { $remembered:ident, $closing:ident, $drop:ident; }
         { $($own:tt)* }
     ) => {
         impl Maps for $family {
-            type Flows = LruHashMap<FlowKey<$address>, FlowValue<$address>, $flows_room>;
-            const FLOWS: &'static Self::Flows = &maps::$flows;
+            const FLOWS: Table<$address> = Table::new(&maps::$flows, &places::$groups);
             type Denials = Denials<$address>;
             const DENIALS: &'static Self::Denials = &maps::$denials;
             type Nat = HashMap<NatKey<$address>, Translation<$address>, $nat_room, { BPF_F_NO_PREALLOC as usize }>;
@@ -218,9 +189,15 @@ macro_rules! family {
             }
 
             #[inline(always)]
-            fn tell_closing(skb: Skb, key: &FlowKey<$address>) {
-                // SAFETY: a reference.
-                unsafe { verified::$closing(skb.0, key) };
+            fn tell_closing(skb: Skb, key: &FlowKey<$address>, value: &FlowValue<$address>) {
+                // SAFETY: references.
+                unsafe { verified::$closing(skb.0, key, value) };
+            }
+
+            #[inline(always)]
+            fn put(key: &FlowKey<$address>, value: &FlowValue<$address>) -> bool {
+                // SAFETY: references.
+                unsafe { verified::$put(key, value) == 0 }
             }
 
             #[inline(always)]
@@ -235,7 +212,7 @@ macro_rules! family {
 
 family! {
     V4, Addr4;
-    flows { 262_144 = FLOWS4; }
+    flows { FLOWS4, GROUPS4; }
     denials { DENIALS4; }
     nat { 262_144 = NAT4; }
     others { affinity = AFFINITY4; sockets = SOCKETS4; fragments = FRAGMENTS4; }
@@ -252,6 +229,7 @@ family! {
         pools: Pools = POOLS4;
     }
     ways {
+        fast = fast4;
         again = again4;
         send = send4;
         confirm = confirm4;
@@ -275,7 +253,7 @@ family! {
         attempt = attempt4;
         rewrite_error = rewrite_error4;
     }
-    rewrite = rewrite4; hop = hop4; unusual = unusual4;
+    put = put4; rewrite = rewrite4; hop = hop4; unusual = unusual4;
     tell { tell_remembered4, tell_closing4, tell_drop4; }
     {
         #[inline(always)]
@@ -303,21 +281,12 @@ family! {
         fn followed(_: Skb, ip: Ip<Addr4>) -> Result<Ip<Addr4>, Drop> {
             Ok(ip)
         }
-
-        #[inline(always)]
-        fn fast(skb: Skb, place: Place) -> Fate {
-            // what workloads send is the hottest way of all, and this family's stack frame is small enough
-            match place.side() {
-                Side::From => flows::fast::<Self>(skb, place),
-                Side::To => Fate::unpack(verified::fast4(skb.0, place.0)),
-            }
-        }
     }
 }
 
 family! {
     V6, Addr6;
-    flows { 131_072 = FLOWS6; }
+    flows { FLOWS6, GROUPS6; }
     denials { DENIALS6; }
     nat { 131_072 = NAT6; }
     others { affinity = AFFINITY6; sockets = SOCKETS6; fragments = FRAGMENTS6; }
@@ -334,6 +303,7 @@ family! {
         pools: Pools = POOLS6;
     }
     ways {
+        fast = fast6;
         again = again6;
         send = send6;
         confirm = confirm6;
@@ -357,7 +327,7 @@ family! {
         attempt = attempt6;
         rewrite_error = rewrite_error6;
     }
-    rewrite = rewrite6; hop = hop6; unusual = unusual6;
+    put = put6; rewrite = rewrite6; hop = hop6; unusual = unusual6;
     tell { tell_remembered6, tell_closing6, tell_drop6; }
     {
         #[inline(always)]
@@ -384,11 +354,6 @@ family! {
         #[inline(always)]
         fn followed(skb: Skb, ip: Ip<Addr6>) -> Result<Ip<Addr6>, Drop> {
             Followed(verified::follow6(skb.0)).unpack(ip)
-        }
-
-        #[inline(always)]
-        fn fast(skb: Skb, place: Place) -> Fate {
-            Fate::unpack(verified::fast6(skb.0, place.0))
         }
     }
 }

@@ -14,8 +14,9 @@ use crate::{
     act::Fate,
     clock::now,
     denials::DenialMap as _,
-    family::{FlowMap as _, Maps},
+    family::Maps,
     frame::{Frame, Skb},
+    places::Found,
     rewrite, tell, verified,
 };
 
@@ -78,19 +79,21 @@ pub fn confirm<F: Maps>(skb: Skb, place: Place) -> Fate {
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     let packet = unsafe { &(*desk).packet };
     let (key, seen) = (packet.key, Seen { tcp_flags: packet.tcp_flags, transport: packet.transport });
-    let Some(entry) = F::FLOWS.find(&key) else { return Fate::dropped(Drop::FlowTable) };
-    entry_says::<F>(&frame, &key, entry, (seen, now())).unwrap_or(Fate::dropped(Drop::FlowTable))
+    // it was there a moment ago
+    let Some(found) = F::FLOWS.find(&key).filter(|found| speaks_for(&frame, found)) else {
+        return Fate::dropped(Drop::FlowTable);
+    };
+    entry_says::<F>(&frame, &key, &found, (seen, now())).unwrap_or(Fate::dropped(Drop::FlowTable))
 }
 
 /// What is remembered of a packet: its flow's entry, else a denial, decides; else the fate is open, and the
 /// slow path learns what there is.
 #[inline(always)]
 fn remembered<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, seen: Seen) -> (Fate, Known) {
-    let entry = F::FLOWS.find(key);
     let mut known = Known::NOTHING;
-    if let Some(entry) = entry {
+    if let Some(found) = F::FLOWS.find(key) {
         known = known.with(Known::FLOW);
-        let fate = established::<F>(frame, key, entry, seen);
+        let fate = established::<F>(frame, key, &found, seen);
         if fate == Fate::TELLS {
             known = known.with(Known::TELLS);
         }
@@ -99,8 +102,8 @@ fn remembered<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, seen: Seen) -> 
             return (fate, known);
         }
     }
-    let Some(entry) = F::DENIALS.find(key) else { return (Fate::UNDECIDED, known) };
-    (denied(frame, key, entry, seen.tcp_flags), known)
+    let Some(found) = F::DENIALS.find(key) else { return (Fate::UNDECIDED, known) };
+    (denied(frame, &found, seen.tcp_flags), known)
 }
 
 /// Writes down what the slow path needs to know.
@@ -128,28 +131,20 @@ pub fn put_on_desk<F: Maps>(frame: &Frame, key: FlowKey<F::Address>, seen: Seen,
     Ok(())
 }
 
-/// Whether an entry is this flow's, in this generation. One aligned load; the element may have been
-/// given to another flow since the lookup.
+/// Whether an entry is valid: of this generation, which no other store makes it.
 #[inline(always)]
-fn speaks_for<A: Address>(frame: &Frame, key: &FlowKey<A>, entry: *mut FlowValue<A>) -> bool {
-    // SAFETY: elements of a preallocated map stay mapped.
-    let word = unsafe { core::ptr::read_volatile(&raw const (*entry).word) };
-    word.generation() == frame.live.generation && word.tag() == key.tag()
+fn speaks_for<A: Address>(frame: &Frame, found: &Found<A>) -> bool {
+    found.word.generation() == frame.live.generation
 }
 
 /// The hot path: a valid entry speaks for the packet. An open fate: the slow path must look.
 #[inline(always)]
-fn established<F: Maps>(
-    frame: &Frame,
-    key: &FlowKey<F::Address>,
-    entry: *mut FlowValue<F::Address>,
-    seen: Seen,
-) -> Fate {
-    if !speaks_for(frame, key, entry) {
+fn established<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, found: &Found<F::Address>, seen: Seen) -> Fate {
+    if !speaks_for(frame, found) {
         return Fate::UNDECIDED;
     }
-    // SAFETY: elements of a preallocated map stay mapped; each field read is whole.
-    let value = unsafe { &*entry };
+    // SAFETY: elements of an array map stay mapped; each field read is whole.
+    let value = unsafe { &*found.entry };
     let came_from_elsewhere = match frame.place.side() {
         Side::From => value.source_mac != frame.ethernet().source,
         Side::To => value.ifindex != frame.skb.ingress(),
@@ -159,29 +154,27 @@ fn established<F: Maps>(
         return Fate::DUE;
     }
     // asked once: what is neither translated nor audited has a way of its own
-    if value.word.flags().has(FlowFlags::SPECIAL) {
+    if found.word.flags().has(FlowFlags::SPECIAL) {
         if decide::tells(value, seen.tcp_flags) {
             return Fate::TELLS;
         }
-        return special::<F>(frame, key, entry, (seen, now)).unwrap_or(Fate::UNDECIDED);
+        return special::<F>(frame, key, found, (seen, now)).unwrap_or(Fate::UNDECIDED);
     }
-    plain::<F>(frame, key, entry, (seen, now)).unwrap_or(Fate::UNDECIDED)
+    plain::<F>(frame, key, found, (seen, now)).unwrap_or(Fate::UNDECIDED)
 }
 
-/// Counts a packet in its flow and sends it on. `None`: the element has become another flow's.
+/// Counts a packet in its flow and sends it on. `None`: the place has become another flow's.
 #[inline(always)]
 fn entry_says<F: Maps>(
     frame: &Frame,
     key: &FlowKey<F::Address>,
-    entry: *mut FlowValue<F::Address>,
+    found: &Found<F::Address>,
     (seen, now): (Seen, Ticks),
 ) -> Option<Fate> {
-    // SAFETY: as in `established`.
-    let flags = unsafe { (*entry).word.flags() };
-    if flags.has(FlowFlags::SPECIAL) {
-        special::<F>(frame, key, entry, (seen, now))
+    if found.word.flags().has(FlowFlags::SPECIAL) {
+        special::<F>(frame, key, found, (seen, now))
     } else {
-        plain::<F>(frame, key, entry, (seen, now))
+        plain::<F>(frame, key, found, (seen, now))
     }
 }
 
@@ -189,17 +182,17 @@ fn entry_says<F: Maps>(
 fn plain<F: Maps>(
     frame: &Frame,
     key: &FlowKey<F::Address>,
-    entry: *mut FlowValue<F::Address>,
+    found: &Found<F::Address>,
     (seen, now): (Seen, Ticks),
 ) -> Option<Fate> {
     // SAFETY: as in `established`.
-    let value = unsafe { &*entry };
-    let (flags, interface, mac) = (value.word.flags(), value.ifindex, value.destination_mac);
-    // the element may have become another flow's while this read it
-    if !speaks_for(frame, key, entry) {
+    let value = unsafe { &*found.entry };
+    let (flags, interface, mac) = (found.word.flags(), value.ifindex, value.destination_mac);
+    // the place may have become another flow's while this read it
+    if found.has_changed() {
         return None;
     }
-    touch::<F>(frame, key, entry, (seen, now));
+    touch::<F>(frame, key, found.entry, (seen, now));
     Some(deliver(frame, flags, (interface, mac), mac == frame.ethernet().destination))
 }
 
@@ -208,16 +201,16 @@ fn plain<F: Maps>(
 fn special<F: Maps>(
     frame: &Frame,
     key: &FlowKey<F::Address>,
-    entry: *mut FlowValue<F::Address>,
+    found: &Found<F::Address>,
     (seen, now): (Seen, Ticks),
 ) -> Option<Fate> {
     // SAFETY: as in `established`.
-    let value = unsafe { &*entry };
-    let (flags, interface, mac, to) = (value.word.flags(), value.ifindex, value.destination_mac, value.rewrite);
-    if !speaks_for(frame, key, entry) {
+    let value = unsafe { &*found.entry };
+    let (flags, interface, mac, to) = (found.word.flags(), value.ifindex, value.destination_mac, value.rewrite);
+    if found.has_changed() {
         return None;
     }
-    touch::<F>(frame, key, entry, (seen, now));
+    touch::<F>(frame, key, found.entry, (seen, now));
     if flags.counts_as_audited() {
         would_drop(frame.skb, frame.place.side(), flags);
     }
@@ -294,7 +287,7 @@ fn touch<F: Maps>(
     entry: *mut FlowValue<F::Address>,
     (seen, now): (Seen, Ticks),
 ) {
-    // SAFETY: elements of a preallocated map stay mapped; the counters are added to atomically, the
+    // SAFETY: elements of an array map stay mapped; the counters are added to atomically, the
     // others are single stores of whole fields.
     unsafe {
         add(&raw mut (*entry).packets, u64::from(frame.skb.packets()));
@@ -304,7 +297,7 @@ fn touch<F: Maps>(
         if before | seen.tcp_flags != before {
             (*entry).tcp_flags = before | seen.tcp_flags;
             if seen.tcp_flags & !before & (tcp::FIN | tcp::RST) != 0 && tell::is_observed() {
-                F::tell_closing(frame.skb, key);
+                F::tell_closing(frame.skb, key, &*entry);
             }
         }
     }
@@ -333,20 +326,17 @@ pub unsafe fn add(counter: *mut u64, n: u64) {
 
 /// A remembered denial. [`Fate::UNDECIDED`]: it does not speak for this packet.
 #[inline(always)]
-fn denied<A: Address>(frame: &Frame, key: &FlowKey<A>, entry: *mut FlowValue<A>, tcp_flags: u8) -> Fate {
-    // SAFETY: elements of an array map stay mapped. One load, which says whose the rest is; it is asked again after that.
-    let (word, judged) = unsafe { (core::ptr::read_volatile(&raw const (*entry).word), (*entry).judged) };
-    let flags = word.flags();
-    if word.generation() != frame.live.generation
-        || !decide::is_denial_valid((flags, judged), now(), tcp_flags)
-        || !speaks_for(frame, key, entry)
-    {
+fn denied<A: Address>(frame: &Frame, found: &Found<A>, tcp_flags: u8) -> Fate {
+    // SAFETY: elements of an array map stay mapped.
+    let judged = unsafe { (*found.entry).judged };
+    let flags = found.word.flags();
+    if !speaks_for(frame, found) || !decide::is_denial_valid((flags, judged), now(), tcp_flags) || found.has_changed() {
         return Fate::UNDECIDED;
     }
     // SAFETY: as above; atomically.
     unsafe {
-        add(&raw mut (*entry).packets, u64::from(frame.skb.packets()));
-        add(&raw mut (*entry).bytes, u64::from(frame.skb.bytes()));
+        add(&raw mut (*found.entry).packets, u64::from(frame.skb.packets()));
+        add(&raw mut (*found.entry).bytes, u64::from(frame.skb.bytes()));
     }
     Fate::dropped(if flags.has(FlowFlags::EGRESS_DENIED) { Drop::PolicyEgress } else { Drop::PolicyIngress })
 }

@@ -5,6 +5,7 @@
 //! | [`classify`] | the way of a frame: parse, look the flow up, act; else the slow path |
 //! | [`uplink`] | the way of a frame at an interface to the outside |
 //! | [`flows`] | the hot path: entries that speak for a packet |
+//! | [`places`] | what is remembered of connections |
 //! | [`denials`] | what is remembered of refused packets |
 //! | [`unusual`] | fragments, extension headers, ICMP errors, ARP and neighbour discovery |
 //! | [`verified`] | functions that the verifier looks at on their own |
@@ -33,6 +34,7 @@ pub mod flows;
 pub mod frame;
 pub mod leave;
 pub mod maps;
+pub mod places;
 pub mod refuse;
 pub mod rewrite;
 pub mod socket;

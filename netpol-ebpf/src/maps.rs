@@ -14,7 +14,6 @@ use netpol_common::{
         HUSHES as HUSHES_ROOM, Hush, LEASES as LEASES_ROOM, Lease, OBSERVERS, RATIONS as RATIONS_ROOM, Ration, Told,
         UNTOLD as UNTOLD_ROOM,
     },
-    flow::{FlowKey, FlowValue},
     kernel::{Bucket, FragmentKey, FragmentPorts, Turnover},
     nat::{NatKey, Translation},
     service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue, Uplink},
@@ -23,7 +22,7 @@ use netpol_common::{
     wire::{Addr4, Addr6},
 };
 
-use crate::denials::Denials;
+use crate::{denials::Denials, places::Flows};
 
 /// A policy table, in two slots. The inner maps are made anew for each publication, as large as they
 /// must be: the sizes here are those of the template.
@@ -72,9 +71,12 @@ pub static UPLINKS: Slots<HashMap<u32, Uplink, 1>> = Slots::new();
 pub static LIVE: Array<u64, 1> = Array::new();
 
 #[btf_map]
-pub static FLOWS4: LruHashMap<FlowKey<Addr4>, FlowValue<Addr4>, 262_144> = LruHashMap::new();
+pub static FLOWS4: Flows<Addr4> = Flows::new();
 #[btf_map]
-pub static FLOWS6: LruHashMap<FlowKey<Addr6>, FlowValue<Addr6>, 131_072> = LruHashMap::new();
+pub static FLOWS6: Flows<Addr6> = Flows::new();
+/// The number that the tables' secret is made of, for whoever looks an entry up; classifiers have it in their constants.
+#[btf_map]
+pub static SEED: Array<u64, 1> = Array::new();
 /// Denials have room of their own: a flood of them evicts no connection.
 #[btf_map]
 pub static DENIALS4: Denials<Addr4> = Denials::new();
@@ -87,7 +89,7 @@ pub static TURNOVER: PerCpuArray<u64, { Turnover::ROOM }> = PerCpuArray::new();
 pub static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, FragmentPorts, 8192> = LruHashMap::new();
 #[btf_map]
 pub static FRAGMENTS6: LruHashMap<FragmentKey<Addr6>, FragmentPorts, 8192> = LruHashMap::new();
-/// Translations are not forgotten for want of room, so no LRU; and they take memory only where there are some.
+/// Translations are not forgotten for want of room, so they never give way to others; and they take memory only where there are some.
 #[btf_map]
 pub static NAT4: HashMap<NatKey<Addr4>, Translation<Addr4>, 262_144, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 #[btf_map]

@@ -8,7 +8,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_prandom_u32, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
 };
 use netpol_common::{
-    drops::{Drop, Side},
+    drops::Drop,
     flow::{FlowKey, FlowValue, Generation, Ticks},
     kernel::{self, FragmentKey, FragmentPorts, Kernel, Live, Remembered, Settings},
     nat::{Claim, NatKey, NatState, Translation},
@@ -23,7 +23,7 @@ use netpol_common::{
 
 use crate::{
     denials::DenialMap as _,
-    family::{FlowMap as _, Maps, NatMap as _},
+    family::{Maps, NatMap as _},
     frame::Skb,
     leave, maps, verified,
 };
@@ -151,28 +151,28 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
 
     #[inline(always)]
     fn recall(&self, key: &FlowKey<F::Address>) -> Remembered<F::Address> {
-        let Some(entry) = F::FLOWS.find(key) else { return Remembered::NOTHING };
-        // SAFETY: elements of a preallocated map stay mapped. Another CPU may write meanwhile: the
-        // tag tells whether this was read from the flow that it was looked up for.
-        let value = unsafe { &*entry };
-        let word = value.word;
-        if word.tag() != key.tag() {
-            return Remembered::NOTHING;
-        }
-        Remembered {
-            word,
+        let Some(found) = F::FLOWS.find(key) else { return Remembered::NOTHING };
+        // SAFETY: elements of an array map stay mapped. Another CPU may write meanwhile, which is asked after.
+        let value = unsafe { &*found.entry };
+        let mut remembered = Remembered {
+            word: found.word,
             packets: value.packets,
             bytes: value.bytes,
             seen: value.seen,
             judged: value.judged,
+            ifindex: value.ifindex,
             tcp_flags: value.tcp_flags,
             rewrite: value.rewrite,
+        };
+        if found.has_changed() {
+            remembered.forget();
         }
+        remembered
     }
 
     #[inline(always)]
     fn remember(&self, key: &FlowKey<F::Address>, value: &FlowValue<F::Address>) -> Result<(), Drop> {
-        F::FLOWS.put(key, value).map_err(|_| Drop::FlowTable)
+        if F::put(key, value) { Ok(()) } else { Err(Drop::FlowTable) }
     }
 
     #[inline(always)]
@@ -181,15 +181,11 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
     }
 
     #[inline(always)]
-    fn refresh(&self, key: &FlowKey<F::Address>, now: Ticks, ingress: IfIndex) {
-        let Some(entry) = F::FLOWS.find(key) else { return };
-        // SAFETY: as in `recall`; two aligned words of which each is whole for every reader.
-        unsafe {
-            (*entry).judged = now;
-            if let Side::To = key.place.side() {
-                (*entry).ifindex = ingress;
-            }
-        }
+    fn refresh(&self, key: &FlowKey<F::Address>, now: Ticks) -> bool {
+        let Some(found) = F::FLOWS.find(key).filter(|found| found.word.is_used()) else { return false };
+        // SAFETY: as in `recall`; an aligned word. Whoever gets the place at this moment was judged now as well.
+        unsafe { (*found.entry).judged = now };
+        true
     }
 
     #[inline(always)]

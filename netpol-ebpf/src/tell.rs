@@ -12,7 +12,7 @@ use aya_ebpf::{
 use netpol_common::{
     drops::{Drop, Side},
     event::{self, Event, Head, Hush, Kind, Lease, OBSERVERS, Ration, SNAP, SUPPRESSED, Told, Wants, drop_tag},
-    flow::{FlowFlags, FlowKey, FlowValue, Generation, KeyProtocol, Place, PortPair, Ticks, Word},
+    flow::{FlowFlags, FlowKey, FlowValue, KeyProtocol, Place, PortPair, Ticks, Word},
     headers::{Arp, Ethernet, View as _},
     parse::{self, NETWORK, ethertype},
     tables::IfIndex,
@@ -21,7 +21,7 @@ use netpol_common::{
 
 use crate::{
     denials::DenialMap as _,
-    family::{FlowMap as _, Maps},
+    family::Maps,
     flows::add,
     frame::{Frame, Skb},
     maps,
@@ -114,7 +114,7 @@ pub fn remembered<F: Maps>(skb: Skb) {
 
 /// The event of a flow's packet with the first FIN or RST of its direction, where the hot path has counted it.
 #[inline(always)]
-pub fn closing<F: Maps>(skb: Skb, key: &FlowKey<F::Address>) {
+pub fn closing<F: Maps>(skb: Skb, key: &FlowKey<F::Address>, value: &FlowValue<F::Address>) {
     let time = nanos();
     if !is_wanted(Kind::Closing, time) {
         return;
@@ -122,12 +122,8 @@ pub fn closing<F: Maps>(skb: Skb, key: &FlowKey<F::Address>) {
     let Some(told) = F::told() else { return };
     // SAFETY: this CPU's, which no other program uses meanwhile.
     let told = unsafe { &mut *told };
-    // looked for from there: before Linux 6.2 a function's argument is no place for a map's key
     told.event.key.copy_from(key);
-    let Some(entry) = F::FLOWS.find(&told.event.key) else { return };
-    // SAFETY: elements of a preallocated map stay mapped.
-    let entry = unsafe { &*entry };
-    told.event.value.copy_from(entry);
+    told.event.value.copy_from(value);
     told.event.reserved = 0;
     head(skb, &mut told.event.head, (Kind::Closing, family::<F::Address>()), time);
     publish(skb, told, (Kind::Closing, time));
@@ -222,14 +218,10 @@ fn unknown<A: Address>(skb: Skb, key: &FlowKey<A>, time: u64) -> FlowValue<A> {
 /// Whether the denial of the event's key is remembered, which then is in the event.
 #[inline(always)]
 fn denial<F: Maps>(event: &mut Event<F::Address>) -> bool {
-    let Some(entry) = F::DENIALS.find(&event.key) else { return false };
+    let Some(found) = F::DENIALS.find(&event.key) else { return false };
     // SAFETY: elements of an array map stay mapped.
-    event.value.copy_from(unsafe { &*entry });
-    // another may have been written there meanwhile
-    if event.value.word.tag() != event.key.tag() || event.value.word.generation() == Generation::NONE {
-        return false;
-    }
-    true
+    event.value.copy_from(unsafe { &*found.entry });
+    found.word.is_used() && !found.has_changed()
 }
 
 #[inline(always)]

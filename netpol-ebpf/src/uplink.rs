@@ -69,7 +69,7 @@ fn unsettled<F: Maps>(skb: Skb, place: Place, mut fate: Fate) -> Fate {
     }
     if fate.is_open() {
         // as it came: a refusal has its answer in its place
-        fate = slow::<F>(skb, place);
+        fate = slow::<F>(skb, place, fate == Fate::TELLS);
         about = about::ON_DESK | about::JUDGED;
     }
     if !fate.is_settled() && tell::is_observed() {
@@ -108,10 +108,10 @@ fn is_direct<F: Maps>() -> bool {
     F::desk().is_some_and(|desk| unsafe { (*desk).is_direct() })
 }
 
-/// No entry speaks for the packet on the desk.
+/// No entry speaks for the packet on the desk. `tells`: see `classify`.
 #[inline(always)]
-fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
-    let mut code = F::renew();
+fn slow<F: Maps>(skb: Skb, place: Place, tells: bool) -> Fate {
+    let mut code = if tells { F::renew() } else { Action::Identify as u32 };
     if code == Action::Identify as u32 {
         code = F::identify_uplink(skb.0);
     }

@@ -7,10 +7,11 @@ use aya_ebpf::bindings::__sk_buff;
 use netpol_common::{
     decide::{self, Action, Desk, translate},
     drops::Drop,
-    flow::{FlowKey, Generation, Place, Rewrite},
+    flow::{FlowKey, FlowValue, Generation, Place, Rewrite, Ticks},
     nat::Claim,
     parse::{Family as _, Followed, NETWORK, V4, V6},
     policy::{self, Probe},
+    table::{Group, Stalest},
     tables::{Identity, IfIndex, Subject},
     wire::{Addr4, Addr6},
 };
@@ -202,6 +203,40 @@ pub extern "C" fn attempt6(skb: *mut __sk_buff) -> u32 {
     attempt::<V6>(skb)
 }
 
+/// Declares functions for each family: [`Table::put`](crate::places::Table::put), of which 0 says that it is done, and
+/// [`Group::stalest`].
+macro_rules! tables {
+    ($($family:ident, $address:ty: $put:ident, $stalest:ident;)*) => {$(
+        /// # Safety
+        ///
+        /// The pointers are null or valid for reads.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub unsafe extern "C" fn $put(key: *const FlowKey<$address>, value: *const FlowValue<$address>) -> u32 {
+            // SAFETY: the caller's, and the verifier proves it; null is what it asks to be told from.
+            let (Some(key), Some(value)) = (unsafe { key.as_ref() }, unsafe { value.as_ref() }) else { return 1 };
+            // SAFETY: a reference.
+            let stalest = |group: &Group<$address>, now: Ticks| Stalest(unsafe { $stalest(group, now.0) });
+            u32::from($family::FLOWS.put(key, value, stalest).is_none())
+        }
+
+        /// # Safety
+        ///
+        /// As above.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub unsafe extern "C" fn $stalest(group: *const Group<$address>, now: u32) -> u64 {
+            // SAFETY: as above.
+            unsafe { group.as_ref() }.map_or(0, |group| group.stalest(Ticks(now)).0)
+        }
+    )*};
+}
+
+tables! {
+    V4, Addr4: put4, stalest4;
+    V6, Addr6: put6, stalest6;
+}
+
 /// [`rewrite::rewrite`]. 0: done.
 ///
 /// # Safety
@@ -275,13 +310,17 @@ macro_rules! tells {
 
         /// # Safety
         ///
-        /// The key is null or valid for reads.
+        /// The pointers are null or valid for reads.
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub unsafe extern "C" fn $closing(skb: *mut __sk_buff, key: *const FlowKey<$address>) -> u32 {
+        pub unsafe extern "C" fn $closing(
+            skb: *mut __sk_buff,
+            key: *const FlowKey<$address>,
+            value: *const FlowValue<$address>,
+        ) -> u32 {
             // SAFETY: the caller's, and the verifier proves it; null is what it asks to be told from.
-            if let Some(key) = unsafe { key.as_ref() } {
-                tell::closing::<$family>(Skb(skb), key);
+            if let (Some(key), Some(value)) = unsafe { (key.as_ref(), value.as_ref()) } {
+                tell::closing::<$family>(Skb(skb), key, value);
             }
             0
         }

@@ -27,8 +27,16 @@ pub(super) fn remember<A: Address, K: Kernel<A>>(
         desk.value = judged.partner(desk);
         kernel.remember(&desk.other, &desk.value)?;
     }
-    if !renews && judged.is_said(&desk.packet, &desk.own, (judged.own, &desk.wire)) {
-        kernel.refresh(&desk.packet.key, desk.packet.now, desk.packet.ingress);
+    // where they come from, an entry learns of its first packet
+    let comes_from = match desk.packet.key.place.side() {
+        Side::From => desk.own.ifindex,
+        Side::To => desk.packet.ingress,
+    };
+    let is_said = !renews
+        && judged.is_said(&desk.packet, &desk.own, (judged.own, &desk.wire))
+        && desk.own.ifindex.0 == comes_from.0;
+    // the partner's, just now, may have taken its place
+    if is_said && kernel.refresh(&desk.packet.key, desk.packet.now) {
         return Ok(Action::Confirmed);
     }
     desk.value = judged.own(desk);

@@ -178,7 +178,7 @@ impl Lab {
         self.0.v4.denials.borrow().get(&key(side, at, (from, to), load)).copied()
     }
 
-    /// Forgets the entry of a packet, as a full LRU would.
+    /// Forgets the entry of a packet, as a full table would.
     pub fn evict(&mut self, side: Side, at: Who, (from, to): (Who, Who), load: Load) {
         let gone = self.0.v4.flows.get_mut().remove(&key(side, at, (from, to), load));
         assert!(gone.is_some(), "there was no such entry");

@@ -14,18 +14,18 @@ use aya::{
 
 use super::calls::{Batch, Command, call};
 
-/// How many entries to ask for at once. A bucket must fit; those of a map this large hold a few.
-const AT_ONCE: usize = 8192;
+/// How many bytes of entries to ask for at once. A bucket must fit; those of a map this large hold a few.
+const AT_ONCE: usize = 1 << 20;
 
-/// Gives every entry of a hash map to `each`.
+/// Gives every entry of a hash map or an array to `each`.
 ///
-/// The kernel goes bucket by bucket, each under its lock: an entry is given once, whole, and nothing
-/// marks it as used. (aya asks for the next key and then for its value: two calls for each entry.)
+/// The kernel goes through a hash bucket by bucket, each under its lock: an entry is given once, whole, and nothing
+/// marks it as used; an element of an array may be written while it is copied. (aya asks for the next key and then for its value: two calls for each entry.)
 ///
 /// # Errors
 /// What the kernel says, such as `EINVAL` before Linux 5.6.
 pub(super) fn read<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(&K, &V)) -> io::Result<()> {
-    let mut room = AT_ONCE;
+    let mut room = (AT_ONCE / (size_of::<K>() + size_of::<V>())).max(1);
     let (mut keys, mut values) = (Vec::<K>::with_capacity(room), Vec::<V>::with_capacity(room));
     // where the last call ended, as the kernel wrote it down
     let mut place: Option<u32> = None;

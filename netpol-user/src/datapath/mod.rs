@@ -13,6 +13,8 @@
 //! | `log` | what the classifiers log, in builds with that feature |
 //! | `slots` | the tables that a publication fills |
 //! | `publish` | a snapshot becomes the policy, with one write |
+//! | `table` | the tables of flows: their layout, and how entries are found |
+//! | `clock` | the classifiers' clock |
 //! | `asked` | what the host's own sockets asked for, read |
 //! | `batch`, `mapped` | many entries with one system call, very many without any |
 //! | `published` | what was published, read back |
@@ -41,6 +43,7 @@ mod published;
 mod records;
 mod slots;
 mod sockets;
+mod table;
 mod testrun;
 mod translations;
 mod twin;

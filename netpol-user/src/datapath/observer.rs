@@ -16,11 +16,12 @@ use std::{
     time::Duration,
 };
 
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf};
 use netpol_common::{
     event::{Lease, OBSERVERS, SUPPRESSED, Wants},
-    flow::{FlowKey, FlowValue},
-    wire::{Addr4, Addr6, Address},
+    flow::FlowKey,
+    table::Group,
+    wire::Address,
 };
 
 use super::{
@@ -28,6 +29,7 @@ use super::{
     event::Key,
     records::{now, record},
     slots::{self, RINGS},
+    table::Flows,
 };
 use crate::state::{Lock, State};
 
@@ -168,8 +170,8 @@ impl Observer {
     /// What is remembered of the event's flow now, and of its other direction.
     pub fn both(&self, event: &Event) -> Result<[Option<Record>; 2], Error> {
         match event.key {
-            Key::V4(own, others) => both(&self.flows.v4, own, others),
-            Key::V6(own, others) => both(&self.flows.v6, own, others),
+            Key::V4(own, others) => both(&self.flows, &self.flows.v4, own, others),
+            Key::V6(own, others) => both(&self.flows, &self.flows.v6, own, others),
         }
         .map_err(Error::map("FLOWS"))
     }
@@ -190,36 +192,17 @@ impl Drop for Observer {
     }
 }
 
-/// The tables of flows, open.
-struct Flows {
-    v4: HashMap<MapData, FlowKey<Addr4>, FlowValue<Addr4>>,
-    v6: HashMap<MapData, FlowKey<Addr6>, FlowValue<Addr6>>,
-}
-
-impl Flows {
-    fn open(pins: &Pins) -> Result<Self, Error> {
-        Ok(Self {
-            v4: pins.map("FLOWS4")?.try_into().map_err(Error::map("FLOWS4"))?,
-            v6: pins.map("FLOWS6")?.try_into().map_err(Error::map("FLOWS6"))?,
-        })
-    }
-}
-
 fn both<A: Address>(
-    flows: &HashMap<MapData, FlowKey<A>, FlowValue<A>>,
+    flows: &Flows,
+    table: &Array<MapData, Group<A>>,
     own: FlowKey<A>,
     others: [FlowKey<A>; 2],
-) -> Result<[Option<Record>; 2], aya::maps::MapError>
+) -> Result<[Option<Record>; 2], MapError>
 where
-    FlowKey<A>: aya::Pod,
-    FlowValue<A>: aya::Pod,
+    Group<A>: aya::Pod,
 {
-    use aya::maps::MapError::KeyNotFound;
-    let find = |key: &FlowKey<A>| match flows.get(key, 0) {
-        Ok(value) => Ok(Some(record(key, &value, (false, now())))),
-        Err(KeyNotFound) => Ok(None),
-        Err(error) => Err(error),
-    };
+    let find =
+        |key: &FlowKey<A>| flows.find(table, key).map(|value| value.map(|value| record(key, &value, (false, now()))));
     let [first, second] = others;
     Ok([find(&own)?, find(&first)?.map_or_else(|| find(&second), |record| Ok(Some(record)))?])
 }

@@ -8,14 +8,13 @@ use std::{
 
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use netpol_common::{
-    denial::DenialSlot,
     drops::Count,
     event::{Hush, Lease, Ration},
-    flow::{FlowKey, FlowValue},
     kernel::{Bucket, FragmentKey, FragmentPorts, Live},
     nat::{NatKey, Translation},
     service::{Affinity, AffinityKey, ServiceKey},
     socket::SocketKey,
+    table::{Group, Slot},
     wire::{Addr4, Addr6},
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -51,10 +50,11 @@ pub(super) const MAPS: &[(&str, MapType, usize, usize)] = &[
     ("POOLS6", MapType::ArrayOfMaps, 4, 4),
     ("UPLINKS", MapType::ArrayOfMaps, 4, 4),
     ("LIVE", MapType::Array, 4, size_of::<Live>()),
-    ("FLOWS4", MapType::LruHash, size_of::<FlowKey<Addr4>>(), size_of::<FlowValue<Addr4>>()),
-    ("FLOWS6", MapType::LruHash, size_of::<FlowKey<Addr6>>(), size_of::<FlowValue<Addr6>>()),
-    ("DENIALS4", MapType::Array, 4, size_of::<DenialSlot<Addr4>>()),
-    ("DENIALS6", MapType::Array, 4, size_of::<DenialSlot<Addr6>>()),
+    ("FLOWS4", MapType::Array, 4, size_of::<Group<Addr4>>()),
+    ("FLOWS6", MapType::Array, 4, size_of::<Group<Addr6>>()),
+    ("SEED", MapType::Array, 4, 8),
+    ("DENIALS4", MapType::Array, 4, size_of::<Slot<Addr4>>()),
+    ("DENIALS6", MapType::Array, 4, size_of::<Slot<Addr6>>()),
     ("TURNOVER", MapType::PerCpuArray, 4, 8),
     ("FRAGMENTS4", MapType::LruHash, size_of::<FragmentKey<Addr4>>(), size_of::<FragmentPorts>()),
     ("FRAGMENTS6", MapType::LruHash, size_of::<FragmentKey<Addr6>>(), size_of::<FragmentPorts>()),

@@ -15,13 +15,14 @@ use aya::{
     pin::PinError,
     programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
-use netpol_common::drops::Side;
+use netpol_common::{drops::Side, table::PLACES};
 
 use super::{
     Error, clock,
     pins::{MAPS, Pins},
     slots,
     sockets::{self, SocketProgram},
+    table::{self, Layout, TABLES},
 };
 use crate::privileges;
 
@@ -161,18 +162,24 @@ impl Datapath {
     }
 }
 
-/// The maps that have an entry for each direction of a connection at each hook that it passes, and which share of the room
-/// for flows each has.
-const ROOMS: [(&str, u32); 4] = [("FLOWS4", 1), ("FLOWS6", 2), ("NAT4", 1), ("NAT6", 2)];
+/// The other maps that have an entry for each direction of a connection at each hook that it passes, and which share of the
+/// room for flows each has.
+const ROOMS: [(&str, u32); 2] = [("NAT4", 1), ("NAT6", 2)];
 
 /// Whether what is pinned has the wanted room: a map's size is for its life.
 fn check_rooms(pins: &Pins, flows: Option<u32>) -> Result<(), Error> {
-    for (name, share) in ROOMS {
+    let Some(flows) = flows else { return Ok(()) };
+    let tables = TABLES.into_iter().map(|(name, share)| (name, table::groups(flows, share), PLACES as u32));
+    for (name, wanted, places) in tables.chain(ROOMS.map(|(name, share)| (name, flows / share, 1))) {
         let path = pins.maps().join(name);
-        let Some(wanted) = flows.map(|flows| flows / share).filter(|_| path.exists()) else { continue };
+        if !path.exists() {
+            continue;
+        }
+        // what another version had there has other entries
+        pins.check(name)?;
         let has = MapInfo::from_pin(&path).map_err(Error::map(name))?.max_entries();
         if has != wanted {
-            return Err(Error::Room { path, has, wanted });
+            return Err(Error::Room { path, has: has * places, wanted: wanted * places });
         }
     }
     Ok(())
@@ -182,8 +189,9 @@ fn check_rooms(pins: &Pins, flows: Option<u32>) -> Result<(), Error> {
 fn load(pins: &Pins, flows: Option<u32>) -> Result<(), Error> {
     slots::create(pins)?;
     let mut loader = EbpfLoader::new();
-    let jiffy = clock::jiffy()?;
+    let (jiffy, layout) = (clock::jiffy()?, Layout::of(pins, flows)?);
     loader.override_global(clock::JIFFY, &jiffy, true);
+    layout.tell(&mut loader);
     let paths: Vec<_> = MAPS.iter().map(|(name, ..)| (*name, pins.maps().join(name))).collect();
     for (name, path) in &paths {
         if path.exists() {
@@ -197,6 +205,7 @@ fn load(pins: &Pins, flows: Option<u32>) -> Result<(), Error> {
         }
     }
     let mut object = loader.load(OBJECT).map_err(|error| Error::Object(Box::new(error)))?;
+    layout.keep(&mut object)?;
     load_together(&mut object)?;
     clock::set(&mut object)?;
     for which in Classifier::all() {

@@ -7,14 +7,14 @@ use aya::{
     maps::{Map, MapData, PerCpuArray},
 };
 use netpol_common::{
-    denial::DenialSlot,
     drops::{Count, Drop, Pass, Side, Verdict, audit_code, counter, verdict_code},
     flow::{FlowFlags, FlowKey, FlowValue, Generation, Ticks},
+    table::{Group, Slot},
     tables::{IfIndex, RuleId},
     wire::{Addr4, Addr6, Address, PortBe, Protocol},
 };
 
-use super::{Datapath, Error, batch};
+use super::{Datapath, Error, batch, table};
 
 /// One entry: a direction of a connection at one place, or a remembered denial.
 #[derive(Clone, Copy, Debug)]
@@ -109,21 +109,16 @@ impl Datapath {
 
     fn flows<A: Address>(&self, name: &'static str, each: &mut impl FnMut(Record)) -> Result<(), Error>
     where
-        FlowKey<A>: Pod,
+        Group<A>: Pod,
     {
         let (now, map) = (now(), self.pins.map(name)?);
-        let Map::LruHashMap(map) = &map else {
-            unreachable!("the type of a pinned map is checked where it is opened");
-        };
-        let read = batch::read(map.fd().as_fd(), |key: &FlowKey<A>, value: &FlowValue<A>| {
-            each(record(key, value, (false, now)));
-        });
-        read.map_err(|error| Error::Read { map: name, error })
+        table::read::<A>(&map, |_, slot| each(record(&slot.key, &slot.value, (false, now))))
+            .map_err(|error| Error::Read { map: name, error })
     }
 
     fn denials<A: Address>(&self, name: &'static str, each: &mut impl FnMut(Record)) -> Result<(), Error>
     where
-        DenialSlot<A>: Pod,
+        Slot<A>: Pod,
     {
         let (now, map) = (now(), self.pins.map(name)?);
         denials::<A>(&map, |_, slot| each(record(&slot.key, &slot.value, (true, now))))
@@ -162,14 +157,14 @@ impl Datapath {
 }
 
 /// Each place of a table of denials where one is, with its number.
-pub(super) fn denials<A: Address>(map: &Map, mut each: impl FnMut(u32, &DenialSlot<A>)) -> io::Result<()>
+pub(super) fn denials<A: Address>(map: &Map, mut each: impl FnMut(u32, &Slot<A>)) -> io::Result<()>
 where
-    DenialSlot<A>: Pod,
+    Slot<A>: Pod,
 {
     let Map::Array(map) = map else {
         unreachable!("the type of a pinned map is checked where it is opened");
     };
-    batch::read(map.fd().as_fd(), |place: &u32, slot: &DenialSlot<A>| {
+    batch::read(map.fd().as_fd(), |place: &u32, slot: &Slot<A>| {
         // one that is being written is as if it came later
         if slot.is_of(&slot.key) {
             each(*place, slot);

@@ -8,12 +8,11 @@ use aya::{
     programs::{ProgramError, TestRun as _, TestRunOptions},
 };
 use netpol_common::{
-    denial::DenialSlot,
     drops::Side,
-    flow::{FlowKey, FlowValue},
     kernel::{Bucket, FragmentKey, FragmentPorts},
     nat::{NatKey, Translation},
     service::{Affinity, AffinityKey},
+    table::Slot,
     tables::IfIndex,
     wire::{Addr4, Addr6, Address},
 };
@@ -23,6 +22,7 @@ use super::{
     programs::{Classifier, OBJECT, Role},
     records,
     sockets::PROGRAMS,
+    table,
 };
 
 /// Where the kernel is told that a frame arrives. The interfaces must exist in the calling thread's
@@ -111,12 +111,12 @@ pub(super) fn clear<T: BorrowMut<MapData>, K: Pod, V: Pod>(mut map: HashMap<T, K
 /// Empties every place of a table of denials.
 pub(super) fn forget_denials<A: Address>(map: &mut Map, name: &'static str) -> Result<(), Error>
 where
-    DenialSlot<A>: Pod,
+    Slot<A>: Pod,
 {
     let mut places = Vec::new();
     records::denials::<A>(map, |place, _| places.push(place)).map_err(|error| Error::Read { map: name, error })?;
-    let mut map: Array<&mut MapData, DenialSlot<A>> = map.try_into().map_err(Error::map(name))?;
-    places.into_iter().try_for_each(|place| map.set(place, DenialSlot::EMPTY, 0)).map_err(Error::map(name))
+    let mut map: Array<&mut MapData, Slot<A>> = map.try_into().map_err(Error::map(name))?;
+    places.into_iter().try_for_each(|place| map.set(place, Slot::EMPTY, 0)).map_err(Error::map(name))
 }
 
 impl Datapath {
@@ -141,10 +141,10 @@ impl Datapath {
     }
 
     /// Removes all flows, denials, fragments and translations, and what interfaces have used of their limits: as if
-    /// no packet had passed yet.
+    /// no packet had passed yet. None may pass meanwhile.
     pub fn forget(&self) -> Result<(), Error> {
-        self.clear::<FlowKey<Addr4>, FlowValue<Addr4>>("FLOWS4")?;
-        self.clear::<FlowKey<Addr6>, FlowValue<Addr6>>("FLOWS6")?;
+        table::forget::<Addr4>(&mut self.pins.map("FLOWS4")?, "FLOWS4")?;
+        table::forget::<Addr6>(&mut self.pins.map("FLOWS6")?, "FLOWS6")?;
         forget_denials::<Addr4>(&mut self.pins.map("DENIALS4")?, "DENIALS4")?;
         forget_denials::<Addr6>(&mut self.pins.map("DENIALS6")?, "DENIALS6")?;
         self.clear::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENTS4")?;

@@ -12,12 +12,12 @@ use aya::{
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use netpol_common::{
-    denial::DenialSlot,
     drops::{Count, Drop, Pass, Side, Verdict, counter, verdict_code},
-    flow::{FlowFlags, FlowKey, FlowValue},
+    flow::FlowFlags,
     kernel::{FragmentKey, FragmentPorts},
     nat::{NatKey, Translation},
     service::{Affinity, AffinityKey, Uplink},
+    table::{Group, Slot},
     tables::{AddressKey, AddressValue, HookValue, IfIndex, Network},
     wire::{Addr4, Addr6, Address, PortBe, Protocol},
 };
@@ -27,6 +27,7 @@ use super::{
     pins::MAPS,
     programs::{Classifier, OBJECT, part, refused},
     records, slots,
+    table::{self, Layout},
     testrun::{self, Context},
 };
 use crate::privileges;
@@ -91,8 +92,9 @@ impl Twin {
         for (name, path) in &paths {
             loader.map_pin_path(name, path);
         }
-        let jiffy = clock::jiffy()?;
+        let (jiffy, layout) = (clock::jiffy()?, Layout::new(ROOM, 0));
         loader.override_global(clock::JIFFY, &jiffy, true);
+        layout.tell(&mut loader);
         let mut object = loader.load(OBJECT).map_err(|error| Error::Object(Box::new(error)))?;
         for which in Classifier::all() {
             let program: &mut SchedClassifier = part(&mut object, which.name())?;
@@ -225,8 +227,9 @@ impl Twin {
 
     /// The entry of the direction that was just seen there: the other one is at another place, or says that it replies.
     fn record(&self, interface: IfIndex, side: Side) -> Result<Option<Record>, Error> {
-        let mut records = self.flows::<Addr4>("FLOWS4")?;
-        records.extend(self.flows::<Addr6>("FLOWS6")?);
+        let mut records = Vec::new();
+        self.flows::<Addr4>("FLOWS4", &mut records)?;
+        self.flows::<Addr6>("FLOWS6", &mut records)?;
         self.denials::<Addr4>("DENIALS4", &mut records)?;
         self.denials::<Addr6>("DENIALS6", &mut records)?;
         let is_it = |record: &Record| {
@@ -235,30 +238,28 @@ impl Twin {
         Ok(records.into_iter().find(is_it))
     }
 
-    fn flows<A: Address>(&self, name: &str) -> Result<Vec<Record>, Error>
+    fn flows<A: Address>(&self, name: &'static str, records: &mut Vec<Record>) -> Result<(), Error>
     where
-        FlowKey<A>: Pod,
-        FlowValue<A>: Pod,
+        Group<A>: Pod,
     {
-        let map: HashMap<&MapData, FlowKey<A>, FlowValue<A>> = self.map(name).try_into().map_err(Error::map(name))?;
         let now = records::now();
-        let entry = |entry: Result<_, _>| entry.map(|(key, value)| records::record(&key, &value, (false, now)));
-        map.iter().map(entry).collect::<Result<_, _>>().map_err(Error::map(name))
+        let each = |_, slot: &Slot<A>| records.push(records::record(&slot.key, &slot.value, (false, now)));
+        table::read(self.map(name), each).map_err(|error| Error::Read { map: name, error })
     }
 
     fn denials<A: Address>(&self, name: &'static str, records: &mut Vec<Record>) -> Result<(), Error>
     where
-        DenialSlot<A>: Pod,
+        Slot<A>: Pod,
     {
         let now = records::now();
-        let each = |_, slot: &DenialSlot<A>| records.push(records::record(&slot.key, &slot.value, (true, now)));
+        let each = |_, slot: &Slot<A>| records.push(records::record(&slot.key, &slot.value, (true, now)));
         records::denials(self.map(name), each).map_err(|error| Error::Read { map: name, error })
     }
 
     /// As if no packet had passed yet. (Limits of new flows are not reached by as few.)
     fn forget(&mut self) -> Result<(), Error> {
-        self.clear::<FlowKey<Addr4>, FlowValue<Addr4>>("FLOWS4")?;
-        self.clear::<FlowKey<Addr6>, FlowValue<Addr6>>("FLOWS6")?;
+        table::forget::<Addr4>(self.map_mut("FLOWS4"), "FLOWS4")?;
+        table::forget::<Addr6>(self.map_mut("FLOWS6"), "FLOWS6")?;
         testrun::forget_denials::<Addr4>(self.map_mut("DENIALS4"), "DENIALS4")?;
         testrun::forget_denials::<Addr6>(self.map_mut("DENIALS6"), "DENIALS6")?;
         self.clear::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENTS4")?;

@@ -245,8 +245,8 @@ impl<A: Stored> Kernel<A> for Memory {
         let Some(value) = flows.get(key).filter(|value| value.word.tag() == key.tag()) else {
             return Remembered::NOTHING;
         };
-        let FlowValue { word, packets, bytes, seen, judged, tcp_flags, rewrite, .. } = *value;
-        Remembered { word, packets, bytes, seen, judged, tcp_flags, rewrite }
+        let FlowValue { word, packets, bytes, seen, judged, ifindex, tcp_flags, rewrite, .. } = *value;
+        Remembered { word, packets, bytes, seen, judged, ifindex, tcp_flags, rewrite }
     }
 
     fn remember(&self, key: &FlowKey<A>, value: &FlowValue<A>) -> Result<(), Drop> {
@@ -266,13 +266,11 @@ impl<A: Stored> Kernel<A> for Memory {
         denials.insert(*key, *value);
     }
 
-    fn refresh(&self, key: &FlowKey<A>, now: Ticks, ingress: IfIndex) {
+    fn refresh(&self, key: &FlowKey<A>, now: Ticks) -> bool {
         let mut flows = A::store(self).flows.borrow_mut();
-        let Some(value) = flows.get_mut(key) else { return };
+        let Some(value) = flows.get_mut(key) else { return false };
         value.judged = now;
-        if let Side::To = key.place.side() {
-            value.ifindex = ingress;
-        }
+        true
     }
 
     fn admit(&self, interface: IfIndex, now: Ticks) -> bool {

@@ -16,9 +16,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use netpol_common::{
-    denial::{self, DenialSlot},
+    denial,
     drops::Side,
     flow::{FlowKey, Place, PortPair},
+    table::{FLOWS as ROOM, Group, HashKeys, Home, PLACES, Slot},
     tables::IfIndex,
     wire::{Addr4, PortBe, Protocol},
 };
@@ -41,8 +42,6 @@ use crate::frame::{Ends, Ports, TcpFlags, Transport, frame};
 const CLIENT_PORT: u16 = 40_000;
 /// Below [`DENIED_PORT`], so many ports are denied as well: for denials that nobody remembers.
 const DENIED_PORTS: u16 = 1_000;
-/// A place in the table of denials, emptied.
-const EMPTY: [u8; size_of::<DenialSlot<Addr4>>()] = [0; size_of::<DenialSlot<Addr4>>()];
 /// Flows whose memory stays in the caches.
 const FEW_FLOWS: u16 = 256;
 /// Clients of a flood.
@@ -111,6 +110,8 @@ pub struct Site<'a> {
     empty: Program,
     /// Where flows and denials are remembered.
     memory: [Map; 2],
+    /// The secret of the table of flows.
+    keys: HashKeys,
     /// Where they are called.
     cpu: &'a Cpu,
     /// Of the host's ends.
@@ -174,8 +175,10 @@ fn publish(instance: &Instance, topology: &Topology, size: Size) -> Result<()> {
 impl<'a> Site<'a> {
     pub fn new(setting: &Setting<'a>, instance: &Instance, topology: &'a Topology) -> Result<Self> {
         let (a, b) = topology.pair();
+        let seed = Map::pinned(&instance.map("SEED"))?.get(0, 0_u64)?;
         let site = Self {
             topology,
+            keys: HashKeys::of(seed),
             program: Program::pinned(&instance.program("from_workload"))?,
             empty: Program::empty()?,
             memory: [Map::pinned(&instance.map("FLOWS4"))?, Map::pinned(&instance.map("DENIALS4"))?],
@@ -301,9 +304,17 @@ impl<'a> Site<'a> {
             protocol: Protocol::UDP.into(),
         };
         let [flows, denials] = &self.memory;
-        flows.forget(&key)?;
-        flows.forget(&key.reversed(place(1)))?;
-        denial::places(&key).into_iter().try_for_each(|place| denials.set(place, &EMPTY))
+        for key in [key, key.reversed(place(1))] {
+            let home = Home::of(key.keyed_hash(|number| self.keys.0[number]), ROOM / PLACES as u32);
+            for number in home.groups {
+                let mut group = flows.get(number, Group::<Addr4>::EMPTY)?;
+                if let Some(at) = group.slots.iter().position(|slot| slot.is_of(&key)) {
+                    (group.tags[at], group.slots[at]) = (0, Slot::EMPTY);
+                    flows.put(number, &group)?;
+                }
+            }
+        }
+        denial::places(&key).into_iter().try_for_each(|place| denials.put(place, &Slot::<Addr4>::EMPTY))
     }
 
     /// Of first packets, when more flows came before them than are remembered.

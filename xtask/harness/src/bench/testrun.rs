@@ -19,7 +19,7 @@ use crate::sandbox::Netns;
 /// Commands of bpf(2) and the type of a classifier, as in the kernel's `uapi/linux/bpf.h`.
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
-const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
@@ -176,14 +176,18 @@ impl Map {
         Ok(())
     }
 
-    /// Takes an element out, if it is there. `K` is the map's type of keys.
-    pub fn forget<K: Copy>(&self, key: &K) -> Result<()> {
-        match self.element(BPF_MAP_DELETE_ELEM, &raw const *key as u64, 0) {
-            Err(error) if error.raw_os_error() != Some(Errno::ENOENT as i32) => {
-                Err(error).context("deleting a map's element")
-            }
-            _ => Ok(()),
-        }
+    /// An element, in the place of another. `V` is the map's type of values, of which all bytes are valid.
+    pub fn get<V: Copy>(&self, key: u32, mut value: V) -> Result<V> {
+        self.element(BPF_MAP_LOOKUP_ELEM, &raw const key as u64, &raw mut value as u64)
+            .context("reading a map's element")?;
+        Ok(value)
+    }
+
+    /// Replaces an element. `V` is the map's type of values.
+    pub fn put<V: Copy>(&self, key: u32, value: &V) -> Result<()> {
+        self.element(BPF_MAP_UPDATE_ELEM, &raw const key as u64, &raw const *value as u64)
+            .context("setting a map's element")?;
+        Ok(())
     }
 
     fn element(&self, command: libc::c_long, key: u64, value: u64) -> io::Result<i32> {

@@ -1,0 +1,175 @@
+//! What is remembered of connections: netpol-common's [`table`], in an array.
+
+use aya_ebpf::{Global, btf_maps::Array};
+use netpol_common::{
+    flow::{FlowKey, FlowValue, Ticks, Word},
+    kernel::Turnover,
+    table::{Group, HashKeys, Home, Slot, Stalest, Tags, WRITING, room},
+    wire::Address,
+};
+
+use crate::act;
+
+/// A family's table of flows, which the loader makes as large as it is wanted.
+pub type Flows<A> = Array<Group<A>, 1>;
+
+/// The table's secret: the loader's. It is that of the tables as long as they are pinned.
+#[unsafe(no_mangle)]
+static HASH_KEYS: HashKeys = HashKeys([0; HashKeys::COUNT]);
+/// How many groups the tables have, which the loader has made.
+#[unsafe(no_mangle)]
+pub static GROUPS4: Global<u32> = Global::new(1);
+#[unsafe(no_mangle)]
+pub static GROUPS6: Global<u32> = Global::new(1);
+
+/// What was found of a key: where, and its word, read before the key was compared. As long as that is still there, all that
+/// was read meanwhile is the key's.
+pub struct Found<A: Address> {
+    pub entry: *mut FlowValue<A>,
+    pub word: Word,
+}
+
+impl<A: Address> Found<A> {
+    /// Whether it is there no more, or somebody has written it anew.
+    #[inline(always)]
+    pub fn has_changed(&self) -> bool {
+        // SAFETY: elements of an array map stay mapped; an aligned word.
+        unsafe { (&raw const (*self.entry).word).read_volatile() }.0 != self.word.0
+    }
+
+    /// In a place, if it is the key's.
+    #[inline(always)]
+    pub(crate) fn at(slot: *mut Slot<A>, key: &FlowKey<A>) -> Option<Self> {
+        // SAFETY: elements of an array map stay mapped. What is read in halves, while another CPU writes, does not matter:
+        // see `has_changed`.
+        let (entry, word, is_it) = unsafe {
+            let entry = &raw mut (*slot).value;
+            (entry, (&raw const (*entry).word).read_volatile(), (*slot).key.is(key))
+        };
+        is_it.then_some(Self { entry, word })
+    }
+}
+
+/// A family's table of flows.
+pub struct Table<A: Address + 'static> {
+    map: &'static Flows<A>,
+    groups: &'static Global<u32>,
+}
+
+impl<A: Address> Table<A> {
+    pub const fn new(map: &'static Flows<A>, groups: &'static Global<u32>) -> Self {
+        Self { map, groups }
+    }
+
+    /// The entry of a key, in whatever generation; somebody may be writing it.
+    #[inline(always)]
+    pub fn find(&self, key: &FlowKey<A>) -> Option<Found<A>> {
+        let home = self.home(key);
+        let [first, second] = home.groups;
+        match look(self.map.get_ptr_mut(first)?, key, &home) {
+            None => look(self.map.get_ptr_mut(second)?, key, &home),
+            found => found,
+        }
+    }
+
+    #[inline(always)]
+    fn home(&self, key: &FlowKey<A>) -> Home {
+        // SAFETY: an element of the array; the loader has written it, so the compiler must not know it.
+        let number = |number: usize| unsafe { (&raw const HASH_KEYS.0[number]).read_volatile() };
+        Home::of(key.keyed_hash(number), self.groups.load())
+    }
+
+    /// Creates or replaces an entry. Where another CPU writes at the same moment it stays out, as if it had been evicted
+    /// since. `None`: there is no table.
+    ///
+    /// `stalest`: [`Group::stalest`], as a function that the verifier looks at on its own.
+    #[inline(always)]
+    pub fn put(
+        &self,
+        key: &FlowKey<A>,
+        value: &FlowValue<A>,
+        stalest: impl Fn(&Group<A>, Ticks) -> Stalest,
+    ) -> Option<()> {
+        let home = self.home(key);
+        let groups = [self.map.get_ptr_mut(home.groups[0])?, self.map.get_ptr_mut(home.groups[1])?];
+        let tags = [tags(groups[0]), tags(groups[1])];
+        let there =
+            |group, tags: Tags| tags.place(home.tag).filter(|place| Found::at(slot(group, *place), key).is_some());
+        if let Some(place) = there(groups[0], tags[0]) {
+            write(groups[0], place, (key, value), &home);
+            return Some(());
+        }
+        if let Some(place) = there(groups[1], tags[1]) {
+            write(groups[1], place, (key, value), &home);
+            return Some(());
+        }
+        let pick = |group: usize| if group == 0 { groups[0] } else { groups[1] };
+        // SAFETY: as in `Found::at`: each age is one that it had.
+        let (group, place) = room(tags, home.tag, |group| stalest(unsafe { &*pick(group) }, value.seen));
+        write(pick(group), place, (key, value), &home);
+        act::tally::<A>(Turnover::FlowsMade);
+        Some(())
+    }
+}
+
+#[inline(always)]
+fn tags<A: Address>(group: *mut Group<A>) -> Tags {
+    // SAFETY: elements of an array map stay mapped, and are aligned to 8.
+    Tags::from_memory(unsafe { (&raw const (*group).tags).cast::<[u64; 2]>().read_volatile() })
+}
+
+#[inline(always)]
+fn slot<A: Address>(group: *mut Group<A>, place: usize) -> *mut Slot<A> {
+    // SAFETY: within the element.
+    unsafe { (&raw mut (*group).slots).cast::<Slot<A>>().add(place) }
+}
+
+#[inline(always)]
+fn look<A: Address>(group: *mut Group<A>, key: &FlowKey<A>, home: &Home) -> Option<Found<A>> {
+    let place = tags(group).place(home.tag)?;
+    Found::at(slot(group, place), key)
+}
+
+/// Writes an entry, unless another CPU writes in that place.
+///
+/// A place is written by one at a time: who takes its word away has it. Whoever reads meanwhile finds no entry there, or one
+/// whose word has changed, since the word comes back last.
+#[inline(always)]
+fn write<A: Address>(group: *mut Group<A>, place: usize, (key, value): (&FlowKey<A>, &FlowValue<A>), home: &Home) {
+    let slot = slot(group, place);
+    // SAFETY: elements of an array map stay mapped; see above.
+    unsafe {
+        let at = &raw mut (*slot).value.word;
+        if exchange(at, WRITING).0 == WRITING.0 {
+            return;
+        }
+        (*slot).key.copy_from(key);
+        // all but the word, which is in front
+        let (from, to) = (core::ptr::from_ref(value).cast::<u64>(), at.cast::<u64>());
+        to.add(1).copy_from_nonoverlapping(from.add(1), size_of::<FlowValue<A>>() / 8 - 1);
+        (&raw mut (*group).tags).cast::<u16>().add(place).write_volatile(home.tag.to_le());
+        exchange(at, value.word);
+    }
+}
+
+/// Puts a word there and gives what was there; what is read or written before it comes before, what comes next after
+/// (a full barrier: Documentation/atomic_t.txt).
+///
+/// # Safety
+///
+/// The pointer is aligned and valid for reads and writes.
+#[inline(always)]
+pub unsafe fn exchange(at: *mut Word, word: Word) -> Word {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller's; a word is a number.
+    let before = unsafe {
+        core::intrinsics::atomic_xchg::<u64, { core::intrinsics::AtomicOrdering::AcqRel }>(at.cast(), word.0)
+    };
+    // for clippy and editors, which look at the host's target
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's.
+    let before = unsafe {
+        core::sync::atomic::AtomicU64::from_ptr(at.cast()).swap(word.0, core::sync::atomic::Ordering::AcqRel)
+    };
+    Word(before)
+}
