@@ -42,7 +42,7 @@ drops! {
     TcpFlags = 13, "tcp-flags", "a combination of TCP flags that no connection has";
     IcmpUnrelated = 14, "icmp-unrelated", "an ICMP error about a packet that was never sent or no longer may be";
     NoPolicy = 15, "no-policy", "the tables have no entry for an isolated endpoint";
-    FlowTable = 16, "flow-table", "no room to remember the connection";
+    FlowTable = 16, "flow-table", "there is no table to remember the connection in";
     Rate = 17, "rate", "the endpoint opens new connections faster than its limit";
     Delivery = 18, "delivery", "the kernel refused to deliver the packet directly";
     Translation = 19, "translation", "no room or no free port for one more translated connection, or the packet would pass for one of another";

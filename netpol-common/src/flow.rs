@@ -81,7 +81,7 @@ pub const fn seconds(seconds: u32) -> u32 {
 /// An entry older than this is looked at by the slow path, which keeps its other half alive.
 pub const REFRESH: u32 = seconds(5);
 
-/// Source and destination port, as they lie in a TCP or UDP header. One word: the kernel hashes keys by
+/// Source and destination port, as they lie in a TCP or UDP header. One word: keys are hashed by
 /// words, and a CPU stalls on a word that was just written in two halves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
@@ -375,8 +375,8 @@ impl PackedRule {
     }
 }
 
-/// What a hit is checked against, in one aligned load: generation (bits 32-63), tag of the key
-/// (16-31) and [`FlowFlags`] (0-15).
+/// What a hit is checked against, in one aligned load: whether somebody is writing the entry (bit 63), generation (32-62), tag
+/// of the key (16-31), how often the place was written (10-15, modulo 64) and [`FlowFlags`] (0-9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Word(pub u64);
@@ -387,9 +387,31 @@ impl Word {
         Self((generation.0 as u64) << 32 | (tag as u64) << 16 | flags.0 as u64)
     }
 
+    /// Somebody is writing the entry: the rest is as it was before.
+    pub const WRITING: Self = Self(1 << 63);
+    const COUNT: u64 = 0x3f << 10;
+
+    /// The generation of what is there, or was when somebody began to write.
     #[inline(always)]
     pub const fn generation(self) -> Generation {
-        Generation((self.0 >> 32) as u32)
+        Generation((self.0 >> 32) as u32 & (u32::MAX >> 1))
+    }
+
+    #[inline(always)]
+    pub const fn is_writing(self) -> bool {
+        self.0 & Self::WRITING.0 != 0
+    }
+
+    /// The entry is of this generation, and nobody is writing it. (Generations are counted from 1, and do not come to bit 31.)
+    #[inline(always)]
+    pub const fn is_current(self, generation: Generation) -> bool {
+        (self.0 >> 32) as u32 == generation.0
+    }
+
+    /// This word, in a place where there was another: it differs from that, whatever it says.
+    #[inline(always)]
+    pub const fn after(self, before: Self) -> Self {
+        Self(self.0 & !Self::COUNT | (before.0.wrapping_add(1 << 10)) & Self::COUNT)
     }
 
     #[inline(always)]
@@ -399,7 +421,7 @@ impl Word {
 
     #[inline(always)]
     pub const fn flags(self) -> FlowFlags {
-        FlowFlags(self.0 as u16)
+        FlowFlags((self.0 & !Self::COUNT) as u16)
     }
 
     /// There is an entry, of whatever generation.

@@ -10,7 +10,7 @@ use crate::{
     policy::PolicyTables,
     service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue},
     tables::{AddressKey, AddressValue, HookValue, Identity, IfIndex},
-    wire::{Addr4, Address, Protocol},
+    wire::{Addr4, Address, MacWords, Protocol},
 };
 
 /// What one generation publishes, in one address family.
@@ -48,14 +48,14 @@ pub trait Kernel<A: Address>: PolicyTables + Services<A> {
     ///
     /// # Errors
     ///
-    /// [`Drop::FlowTable`]: there is no room.
+    /// [`Drop::FlowTable`]: there is no table.
     fn remember(&self, key: &FlowKey<A>, value: &FlowValue<A>) -> Result<(), Drop>;
 
     /// Keeps a denial, for as long as there is [room](crate::denial). Its counters go on from what was remembered of the key.
     fn remember_denial(&self, key: &FlowKey<A>, value: &mut FlowValue<A>);
 
-    /// The entry was looked at. `false`: it is not there any more.
-    fn refresh(&self, key: &FlowKey<A>, now: Ticks) -> bool;
+    /// The entry of this generation was looked at, now. `false`: there is none any more.
+    fn refresh(&self, key: &FlowKey<A>, generation: Generation, now: Ticks) -> bool;
 
     /// Takes one new flow from what the interface may open; `false`: it opens too many.
     fn admit(&self, interface: IfIndex, now: Ticks) -> bool;
@@ -98,7 +98,7 @@ pub trait Kernel<A: Address>: PolicyTables + Services<A> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Turnover {
-    /// Flow entries that were made. Nobody takes one away: those that are not there any more were evicted.
+    /// Flow entries that were made. Nobody takes one away: those that are not there any more have made room for others.
     FlowsMade,
     /// Denials that another one has taken the place of, although they held.
     DenialsForgotten,
@@ -125,6 +125,7 @@ pub struct Remembered<A: Address> {
     pub seen: Ticks,
     pub judged: Ticks,
     pub ifindex: IfIndex,
+    pub source_mac: MacWords,
     pub tcp_flags: u8,
     pub rewrite: Rewrite<A>,
 }
@@ -137,6 +138,7 @@ impl<A: Address> Remembered<A> {
         seen: Ticks(0),
         judged: Ticks(0),
         ifindex: IfIndex::NONE,
+        source_mac: MacWords::ZERO,
         tcp_flags: 0,
         rewrite: Rewrite::NONE,
     };

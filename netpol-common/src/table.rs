@@ -5,11 +5,11 @@
 //! key. What is in the way of a new flow, where both groups are full, is the one of the sixteen that had no packet for
 //! longest.
 //!
-//! Who opens flows may choose addresses and ports, so the hash is keyed with a secret of the table: nobody can fill two
-//! groups on purpose.
+//! Who opens flows may choose addresses and ports, so the hash is keyed with a secret of the table: nobody who does not know it
+//! can fill two groups on purpose.
 
 use crate::{
-    flow::{FlowKey, FlowValue, Ticks, Word},
+    flow::{FlowKey, FlowValue, Ticks},
     wire::Address,
 };
 
@@ -18,9 +18,6 @@ pub const FLOWS: u32 = 262_144;
 
 /// Places in a group.
 pub const PLACES: usize = 8;
-
-/// In the place of an entry's word: somebody is writing it. Generations begin with 1, so this is no entry's.
-pub const WRITING: Word = Word(1 << 16);
 
 pod! {
     /// One place. (A table of the kernel's that is an array: keys are part of the value.)
@@ -43,9 +40,11 @@ const _: () = {
     let () = Slot::<crate::wire::Addr6>::NO_PADDING;
     let () = Group::<crate::wire::Addr4>::NO_PADDING;
     let () = Group::<crate::wire::Addr6>::NO_PADDING;
-    // what the hot path touches of a place is at most two cache lines
-    assert!(size_of::<Slot<crate::wire::Addr4>>() <= 96);
+    // what the hot path touches of an IPv4 place that is not translated is at most two cache lines: places begin at
+    // multiples of 16 bytes
     assert!(core::mem::offset_of!(Group<crate::wire::Addr4>, slots) == 16);
+    assert!(size_of::<Slot<crate::wire::Addr4>>() % 16 == 0);
+    assert!(24 + core::mem::offset_of!(FlowValue<crate::wire::Addr4>, egress_rule) <= 64 + 16);
 };
 
 impl<A: Address> Slot<A> {
@@ -78,7 +77,7 @@ impl<A: Address> Group<A> {
         stalest
     }
 
-    /// What there is, as far as nobody is writing it.
+    /// What there is. Of what somebody writes anew, it is what was there before, or numbers of both.
     pub fn entries(&self) -> impl Iterator<Item = &Slot<A>> {
         self.slots.iter().filter(|slot| slot.is_of(&slot.key))
     }
@@ -93,8 +92,8 @@ pub struct Stalest(pub u64);
 impl Stalest {
     #[inline(always)]
     fn new<A: Address>(slot: &Slot<A>, place: usize, now: Ticks) -> Self {
-        // a few ticks more, since another CPU's clock may be ahead
-        let age = now.0.wrapping_sub(slot.value.seen.0).wrapping_add(16);
+        // a quarter of an hour more: another CPU may have been late when it read the clock, or this one
+        let age = now.0.wrapping_sub(slot.value.seen.0).wrapping_add(1 << 20);
         Self((age as u64) << 3 | place as u64)
     }
 
@@ -200,6 +199,13 @@ impl Tags {
         Some((lowest.wrapping_mul(0x0004_0105_0206_0307) >> 56) as usize % PLACES)
     }
 
+    /// That of a place.
+    #[inline(always)]
+    pub const fn at(self, place: usize) -> Tag {
+        let half = if place < PLACES / 2 { self.low } else { self.high };
+        Tag((half >> (place % (PLACES / 2) * 16)) as u16)
+    }
+
     /// How many places are free, or a few more.
     #[inline(always)]
     const fn free(self) -> u64 {
@@ -239,7 +245,7 @@ mod tests {
     use super::*;
     use crate::{
         drops::Side,
-        flow::{FlowFlags, Generation, KeyProtocol, Place, PortPair},
+        flow::{FlowFlags, Generation, KeyProtocol, Place, PortPair, Word},
         tables::IfIndex,
         wire::{Addr4, Addr6, PortBe, Protocol},
     };
@@ -270,7 +276,10 @@ mod tests {
             for all in [all, all.map(|tag| tag % 3)] {
                 for wanted in [all[pick], other, 0, all[pick] ^ 1, u16::MAX].map(Tag) {
                     match tags(all).place(wanted) {
-                        Some(place) => prop_assert_eq!(all[place], wanted.0),
+                        Some(place) => {
+                            prop_assert_eq!(all[place], wanted.0);
+                            prop_assert_eq!(tags(all).at(place), wanted);
+                        }
                         None => prop_assert!(!all.contains(&wanted.0)),
                     }
                 }
@@ -402,7 +411,7 @@ mod tests {
     fn the_place_that_had_no_packet_for_longest_is_the_stalest() {
         // over the clock's end, and one whose packet another CPU saw in the future
         let now = Ticks(5);
-        let ages = [3, 6, 900, 0, u32::MAX - 1, 4, 20, 7];
+        let ages = [3, 6, 900, 0, u32::MAX - 1_000, 4, 20, 7];
         let slot = |age| Slot {
             value: FlowValue { seen: Ticks(now.0.wrapping_sub(age)), ..FlowValue::EMPTY },
             ..Slot::<Addr4>::EMPTY
@@ -414,12 +423,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_being_written_is_nobodys() {
+    fn what_is_being_written_is_the_one_before_until_its_key_changes() {
         let mut slot = Slot { key: key(1, 1), ..Slot::EMPTY };
         slot.value.word = Word::new(Generation(3), slot.key.tag(), FlowFlags::REPLY);
         assert!(slot.is_of(&key(1, 1)) && !slot.is_of(&key(1, 2)));
-        slot.value.word = WRITING;
-        assert!(!slot.is_of(&key(1, 1)) && !WRITING.is_used());
+        let before = slot.value.word;
+        // somebody writes another there, and has come as far as the key
+        slot.value.word = Word(before.0 | Word::WRITING.0);
+        assert!(before.is_current(Generation(3)) && !slot.value.word.is_current(Generation(3)));
+        assert!(slot.is_of(&key(1, 1)) && slot.value.word.generation() == Generation(3));
+        slot.key = key(1, 2);
+        assert!(!slot.is_of(&key(1, 2)));
         assert!(!Slot::EMPTY.is_of(&FlowKey::<Addr4>::NOBODY));
+    }
+
+    #[test]
+    fn a_word_differs_from_the_one_that_it_replaces_whatever_it_says() {
+        let flags = FlowFlags::REPLY.with(FlowFlags::OUT);
+        let mut word = Word::new(Generation(3), 0xffff, flags);
+        for _ in 0..200 {
+            let next = Word::new(Generation(3), 0xffff, flags).after(word);
+            assert_ne!(next, word);
+            assert_eq!((next.generation(), next.tag(), next.flags()), (Generation(3), 0xffff, flags));
+            word = next;
+        }
     }
 }

@@ -9,7 +9,7 @@
 //! 4. The rule set's [`Range`]s in order: everything else that rules can say.
 //! 5. The pair's own [`PairValue::otherwise`].
 
-use crate::wire::{Address, MacWords, Protocol};
+use crate::wire::{Addr4, Addr6, Address, MacWords, Protocol};
 
 /// A class of (endpoint, address) pairs that the loaded policies can't tell apart. Numbers mean
 /// something only within one generation.
@@ -156,12 +156,17 @@ pod! {
         /// MAC address of the endpoint's next hop: the bridge, or the host end of what is routed.
         pub host_mac: MacWords,
         pub flags: AddressFlags,
-        pub reserved: u16,
-        /// For packets to a group, which no exact address tells: the endpoint's identity at its
-        /// first IPv4 address ([`Identity::ANY`]: it has none).
+        /// What [`AddressValue`] says of the endpoint's first IPv4 address: most of what it sends is from there.
+        pub flags4: AddressFlags,
+        /// Packets to a group tell no address: it is for this one ([`Identity::ANY`]: it has none).
         pub identity4: Identity,
+        /// Unspecified: it has none.
+        pub address4: Addr4,
         /// The same for IPv6.
+        pub address6: Addr6,
         pub identity6: Identity,
+        pub flags6: AddressFlags,
+        pub reserved: u16,
     }
 
     /// Key of the rule set that holds between a subject and a peer.
@@ -213,10 +218,24 @@ impl HookValue {
         mac: MacWords::ZERO,
         host_mac: MacWords::ZERO,
         flags: AddressFlags::ISOLATED_EGRESS.with(AddressFlags::ISOLATED_INGRESS),
-        reserved: 0,
+        flags4: AddressFlags(0),
         identity4: Identity::ANY,
+        address4: Addr4::UNSPECIFIED,
+        address6: Addr6::UNSPECIFIED,
         identity6: Identity::ANY,
+        flags6: AddressFlags(0),
+        reserved: 0,
     };
+
+    /// What [`AddressValue`] says of the endpoint's first address of a family, and that address. `None`: it has none.
+    #[inline(always)]
+    pub fn own<A: Address>(&self, ifindex: IfIndex) -> Option<(A, AddressValue)> {
+        let (identity, flags) =
+            if A::BITS == Addr4::BITS { (self.identity4, self.flags4) } else { (self.identity6, self.flags6) };
+        let value = AddressValue { identity, ifindex, segment: self.segment, mac: self.mac, flags };
+        let address = A::of_family(self.address4, self.address6);
+        (!address.is_unspecified()).then_some((address, value))
+    }
 
     /// The interface that the host routes from what this one sends: the bridge's, where it is a port of one.
     #[inline(always)]
@@ -235,7 +254,7 @@ const _: () = {
     let () = PortKey::NO_PADDING;
     let () = Range::NO_PADDING;
     assert!(size_of::<AddressValue>() == 20);
-    assert!(size_of::<HookValue>() == 36);
+    assert!(size_of::<HookValue>() == 60);
     assert!(size_of::<Range>() == 16);
 };
 

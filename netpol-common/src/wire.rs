@@ -220,6 +220,9 @@ pub trait Address: Copy + Eq + fmt::Debug + core::hash::Hash + Into<IpAddr> + 's
     /// 0: the other is the same.
     fn differs(&self, other: &Self) -> u32;
 
+    /// The one that is of this family.
+    fn of_family(four: Addr4, six: Addr6) -> Self;
+
     /// Its 16-bit words added up, for checksums (RFC 1071).
     fn sum(&self) -> u32;
 
@@ -245,6 +248,11 @@ impl Address for Addr4 {
     #[inline(always)]
     fn fold(&self) -> u32 {
         self.0
+    }
+
+    #[inline(always)]
+    fn of_family(four: Addr4, _: Addr6) -> Self {
+        four
     }
 
     #[inline(always)]
@@ -281,6 +289,11 @@ impl Address for Addr6 {
     fn is_loopback(&self) -> bool {
         let [a, b, c, d] = self.0;
         a | b | c == 0 && d == 1u32.to_be()
+    }
+
+    #[inline(always)]
+    fn of_family(_: Addr4, six: Addr6) -> Self {
+        six
     }
 
     #[inline(always)]

@@ -166,10 +166,13 @@ fn error<F: Maps>(skb: Skb, side: Side) -> Fate {
 /// No entry has decided about the packet on the desk: the policy does. `tells`: it is only the translation that must be told.
 #[inline(always)]
 fn slow<F: Maps>(skb: Skb, place: Place, tells: bool) -> Fate {
-    let mut code = if tells { F::renew() } else { Action::Identify as u32 };
-    if code == Action::Identify as u32 {
-        code = F::identify();
+    if tells && F::renew() == Action::Confirmed as u32 {
+        let fate = F::confirm(skb, place);
+        if !fate.is_open() {
+            return fate;
+        }
     }
+    let mut code = F::identify();
     if code == Action::Resolve as u32 {
         code = F::resolve();
     }
@@ -188,7 +191,9 @@ fn slow<F: Maps>(skb: Skb, place: Place, tells: bool) -> Fate {
         return F::send(skb, place);
     }
     if code == Action::Confirmed as u32 {
-        return F::confirm(skb, place);
+        let fate = F::confirm(skb, place);
+        // what the entry said is on the desk, too
+        return if fate.is_open() { F::send(skb, place) } else { fate };
     }
     if code == encode(Err(Drop::NoBackend)) { refuse::<F>(skb, place) } else { undisputed(code) }
 }

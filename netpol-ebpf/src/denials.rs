@@ -3,15 +3,15 @@
 use aya_ebpf::btf_maps::Array;
 use netpol_common::{
     denial::{self, ROOM},
-    flow::{FlowKey, FlowValue},
+    flow::{FlowKey, FlowValue, Word},
     kernel::Turnover,
-    table::{Slot, WRITING},
+    table::Slot,
     wire::Address,
 };
 
 use crate::{
     act,
-    places::{Found, exchange},
+    places::{Found, exchange, take},
 };
 
 pub type Denials<A> = Array<Slot<A>, { ROOM as usize }>;
@@ -47,25 +47,21 @@ impl<A: Address> DenialMap<A> for Denials<A> {
                 || !second.is_of(key) && denial::takes_own(first, second, value.word.generation(), value.judged);
             if takes_own { own } else { neighbour }
         };
-        // SAFETY: as above; a place is written by one at a time. Whoever reads it meanwhile finds no entry of his own there:
-        // the word is taken away first, and comes back last, with the tag of the new key.
+        // SAFETY: as above; see `take`.
         unsafe {
             let at = &raw mut (*slot).value.word;
-            let before = exchange(at, WRITING);
-            if before == WRITING {
-                return;
-            }
+            let Some(before) = take(at) else { return };
             if before.tag() == key.tag() && (*slot).key == *key {
                 value.packets += (*slot).value.packets;
                 value.bytes += (*slot).value.bytes;
             } else if before.generation() == value.word.generation() {
                 act::tally::<A>(Turnover::DenialsForgotten);
             }
-            let word = core::mem::replace(&mut value.word, WRITING);
+            let word = core::mem::replace(&mut value.word, Word(before.0 | Word::WRITING.0));
             (*slot).key.copy_from(key);
             (*slot).value.copy_from(value);
             value.word = word;
-            exchange(at, word);
+            exchange(at, word.after(before));
         }
     }
 }

@@ -197,7 +197,11 @@ macro_rules! family {
             #[inline(always)]
             fn put(key: &FlowKey<$address>, value: &FlowValue<$address>) -> bool {
                 // SAFETY: references.
-                unsafe { verified::$put(key, value) == 0 }
+                let put = || unsafe { verified::$put(key, value) };
+                let outcome = put();
+                // whoever is in the way a second time, too, leaves it out, as if it had been evicted since
+                let outcome = if outcome == verified::AGAIN { put() } else { outcome };
+                outcome == 0 || outcome == verified::AGAIN
             }
 
             #[inline(always)]

@@ -71,7 +71,7 @@ pub fn send<F: Maps>(skb: Skb, place: Place) -> Fate {
     on_its_way::<F>(&frame, (&packet.key, packet.transport), &value.rewrite, (flags, interface, mac))
 }
 
-/// The slow path has just confirmed the entry of the packet on the desk: acts on it.
+/// The slow path has just confirmed the entry of the packet on the desk: acts on it. An open fate: it is not there any more.
 #[inline(always)]
 pub fn confirm<F: Maps>(skb: Skb, place: Place) -> Fate {
     let Ok(frame) = Frame::read(skb, place) else { return Fate::dropped(Drop::Malformed) };
@@ -79,11 +79,8 @@ pub fn confirm<F: Maps>(skb: Skb, place: Place) -> Fate {
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     let packet = unsafe { &(*desk).packet };
     let (key, seen) = (packet.key, Seen { tcp_flags: packet.tcp_flags, transport: packet.transport });
-    // it was there a moment ago
-    let Some(found) = F::FLOWS.find(&key).filter(|found| speaks_for(&frame, found)) else {
-        return Fate::dropped(Drop::FlowTable);
-    };
-    entry_says::<F>(&frame, &key, &found, (seen, now())).unwrap_or(Fate::dropped(Drop::FlowTable))
+    let Some(found) = F::FLOWS.find(&key).filter(|found| speaks_for(&frame, found)) else { return Fate::UNDECIDED };
+    entry_says::<F>(&frame, &key, &found, (seen, now())).unwrap_or(Fate::UNDECIDED)
 }
 
 /// What is remembered of a packet: its flow's entry, else a denial, decides; else the fate is open, and the
@@ -134,7 +131,7 @@ pub fn put_on_desk<F: Maps>(frame: &Frame, key: FlowKey<F::Address>, seen: Seen,
 /// Whether an entry is valid: of this generation, which no other store makes it.
 #[inline(always)]
 fn speaks_for<A: Address>(frame: &Frame, found: &Found<A>) -> bool {
-    found.word.generation() == frame.live.generation
+    found.word.is_current(frame.live.generation)
 }
 
 /// The hot path: a valid entry speaks for the packet. An open fate: the slow path must look.
@@ -144,18 +141,18 @@ fn established<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, found: &Found<
         return Fate::UNDECIDED;
     }
     // SAFETY: elements of an array map stay mapped; each field read is whole.
-    let value = unsafe { &*found.entry };
+    let value = unsafe { &*found.entry() };
     let came_from_elsewhere = match frame.place.side() {
         Side::From => value.source_mac != frame.ethernet().source,
         Side::To => value.ifindex != frame.skb.ingress(),
     };
     let now = now();
-    if came_from_elsewhere || decide::is_due(value, now, seen.tcp_flags) {
+    if came_from_elsewhere || decide::is_due(found.word.flags(), value, now, seen.tcp_flags) {
         return Fate::DUE;
     }
     // asked once: what is neither translated nor audited has a way of its own
     if found.word.flags().has(FlowFlags::SPECIAL) {
-        if decide::tells(value, seen.tcp_flags) {
+        if decide::tells(found.word.flags(), value, seen.tcp_flags) {
             return Fate::TELLS;
         }
         return special::<F>(frame, key, found, (seen, now)).unwrap_or(Fate::UNDECIDED);
@@ -186,13 +183,13 @@ fn plain<F: Maps>(
     (seen, now): (Seen, Ticks),
 ) -> Option<Fate> {
     // SAFETY: as in `established`.
-    let value = unsafe { &*found.entry };
+    let value = unsafe { &*found.entry() };
     let (flags, interface, mac) = (found.word.flags(), value.ifindex, value.destination_mac);
     // the place may have become another flow's while this read it
     if found.has_changed() {
         return None;
     }
-    touch::<F>(frame, key, found.entry, (seen, now));
+    touch::<F>(frame, key, found.entry(), (seen, now));
     Some(deliver(frame, flags, (interface, mac), mac == frame.ethernet().destination))
 }
 
@@ -205,12 +202,12 @@ fn special<F: Maps>(
     (seen, now): (Seen, Ticks),
 ) -> Option<Fate> {
     // SAFETY: as in `established`.
-    let value = unsafe { &*found.entry };
+    let value = unsafe { &*found.entry() };
     let (flags, interface, mac, to) = (found.word.flags(), value.ifindex, value.destination_mac, value.rewrite);
     if found.has_changed() {
         return None;
     }
-    touch::<F>(frame, key, found.entry, (seen, now));
+    touch::<F>(frame, key, found.entry(), (seen, now));
     if flags.counts_as_audited() {
         would_drop(frame.skb, frame.place.side(), flags);
     }
@@ -328,15 +325,15 @@ pub unsafe fn add(counter: *mut u64, n: u64) {
 #[inline(always)]
 fn denied<A: Address>(frame: &Frame, found: &Found<A>, tcp_flags: u8) -> Fate {
     // SAFETY: elements of an array map stay mapped.
-    let judged = unsafe { (*found.entry).judged };
+    let judged = unsafe { (*found.entry()).judged };
     let flags = found.word.flags();
     if !speaks_for(frame, found) || !decide::is_denial_valid((flags, judged), now(), tcp_flags) || found.has_changed() {
         return Fate::UNDECIDED;
     }
     // SAFETY: as above; atomically.
     unsafe {
-        add(&raw mut (*found.entry).packets, u64::from(frame.skb.packets()));
-        add(&raw mut (*found.entry).bytes, u64::from(frame.skb.bytes()));
+        add(&raw mut (*found.entry()).packets, u64::from(frame.skb.packets()));
+        add(&raw mut (*found.entry()).bytes, u64::from(frame.skb.bytes()));
     }
     Fate::dropped(if flags.has(FlowFlags::EGRESS_DENIED) { Drop::PolicyEgress } else { Drop::PolicyIngress })
 }

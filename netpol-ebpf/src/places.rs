@@ -4,7 +4,7 @@ use aya_ebpf::{Global, btf_maps::Array};
 use netpol_common::{
     flow::{FlowKey, FlowValue, Ticks, Word},
     kernel::Turnover,
-    table::{Group, HashKeys, Home, Slot, Stalest, Tags, WRITING, room},
+    table::{Group, HashKeys, Home, Slot, Stalest, Tag, Tags, room},
     wire::Address,
 };
 
@@ -25,28 +25,38 @@ pub static GROUPS6: Global<u32> = Global::new(1);
 /// What was found of a key: where, and its word, read before the key was compared. As long as that is still there, all that
 /// was read meanwhile is the key's.
 pub struct Found<A: Address> {
-    pub entry: *mut FlowValue<A>,
+    slot: *mut Slot<A>,
     pub word: Word,
 }
 
 impl<A: Address> Found<A> {
-    /// Whether it is there no more, or somebody has written it anew.
-    #[inline(always)]
-    pub fn has_changed(&self) -> bool {
-        // SAFETY: elements of an array map stay mapped; an aligned word.
-        unsafe { (&raw const (*self.entry).word).read_volatile() }.0 != self.word.0
-    }
-
     /// In a place, if it is the key's.
     #[inline(always)]
     pub(crate) fn at(slot: *mut Slot<A>, key: &FlowKey<A>) -> Option<Self> {
         // SAFETY: elements of an array map stay mapped. What is read in halves, while another CPU writes, does not matter:
         // see `has_changed`.
-        let (entry, word, is_it) = unsafe {
-            let entry = &raw mut (*slot).value;
-            (entry, (&raw const (*entry).word).read_volatile(), (*slot).key.is(key))
-        };
-        is_it.then_some(Self { entry, word })
+        let (word, is_it) = unsafe { ((&raw const (*slot).value.word).read_volatile(), (*slot).key.is(key)) };
+        is_it.then_some(Self { slot, word })
+    }
+
+    #[inline(always)]
+    pub fn entry(&self) -> *mut FlowValue<A> {
+        // SAFETY: within the element.
+        unsafe { &raw mut (*self.slot).value }
+    }
+
+    /// Whether somebody has written there since.
+    #[inline(always)]
+    pub fn has_changed(&self) -> bool {
+        // SAFETY: elements of an array map stay mapped; an aligned word.
+        unsafe { (&raw const (*self.slot).value.word).read_volatile() }.0 != self.word.0
+    }
+
+    /// Whether it still is the key's. Somebody may be writing, the key first.
+    #[inline(always)]
+    pub fn is_still_of(&self, key: &FlowKey<A>) -> bool {
+        // SAFETY: as in `at`.
+        !self.has_changed() && (!self.word.is_writing() || unsafe { (*self.slot).key.is(key) })
     }
 }
 
@@ -61,7 +71,7 @@ impl<A: Address> Table<A> {
         Self { map, groups }
     }
 
-    /// The entry of a key, in whatever generation; somebody may be writing it.
+    /// The entry of a key, in whatever generation; somebody may be writing there.
     #[inline(always)]
     pub fn find(&self, key: &FlowKey<A>) -> Option<Found<A>> {
         let home = self.home(key);
@@ -79,8 +89,7 @@ impl<A: Address> Table<A> {
         Home::of(key.keyed_hash(number), self.groups.load())
     }
 
-    /// Creates or replaces an entry. Where another CPU writes at the same moment it stays out, as if it had been evicted
-    /// since. `None`: there is no table.
+    /// Creates or replaces an entry. `Some(false)`: another CPU is in the way. `None`: there is no table.
     ///
     /// `stalest`: [`Group::stalest`], as a function that the verifier looks at on its own.
     #[inline(always)]
@@ -89,26 +98,28 @@ impl<A: Address> Table<A> {
         key: &FlowKey<A>,
         value: &FlowValue<A>,
         stalest: impl Fn(&Group<A>, Ticks) -> Stalest,
-    ) -> Option<()> {
+    ) -> Option<bool> {
         let home = self.home(key);
         let groups = [self.map.get_ptr_mut(home.groups[0])?, self.map.get_ptr_mut(home.groups[1])?];
         let tags = [tags(groups[0]), tags(groups[1])];
-        let there =
-            |group, tags: Tags| tags.place(home.tag).filter(|place| Found::at(slot(group, *place), key).is_some());
-        if let Some(place) = there(groups[0], tags[0]) {
-            write(groups[0], place, (key, value), &home);
-            return Some(());
-        }
-        if let Some(place) = there(groups[1], tags[1]) {
-            write(groups[1], place, (key, value), &home);
-            return Some(());
-        }
         let pick = |group: usize| if group == 0 { groups[0] } else { groups[1] };
+        let there = |group: usize| {
+            let holds = |place: &usize| Found::at(slot(pick(group), *place), key).is_some();
+            tags[group].place(home.tag).filter(holds)
+        };
+        if let Some(place) = there(0) {
+            return Some(write(groups[0], (place, home.tag), home.tag, (key, value)));
+        }
+        if let Some(place) = there(1) {
+            return Some(write(groups[1], (place, home.tag), home.tag, (key, value)));
+        }
         // SAFETY: as in `Found::at`: each age is one that it had.
         let (group, place) = room(tags, home.tag, |group| stalest(unsafe { &*pick(group) }, value.seen));
-        write(pick(group), place, (key, value), &home);
-        act::tally::<A>(Turnover::FlowsMade);
-        Some(())
+        let is_made = write(pick(group), (place, tags[group].at(place)), home.tag, (key, value));
+        if is_made {
+            act::tally::<A>(Turnover::FlowsMade);
+        }
+        Some(is_made)
     }
 }
 
@@ -130,26 +141,59 @@ fn look<A: Address>(group: *mut Group<A>, key: &FlowKey<A>, home: &Home) -> Opti
     Found::at(slot(group, place), key)
 }
 
-/// Writes an entry, unless another CPU writes in that place.
-///
-/// A place is written by one at a time: who takes its word away has it. Whoever reads meanwhile finds no entry there, or one
-/// whose word has changed, since the word comes back last.
+/// Writes an entry where it was seen that there is one with that tag, or none. `false`: another CPU writes there, or has written.
 #[inline(always)]
-fn write<A: Address>(group: *mut Group<A>, place: usize, (key, value): (&FlowKey<A>, &FlowValue<A>), home: &Home) {
+fn write<A: Address>(
+    group: *mut Group<A>,
+    (place, seen): (usize, Tag),
+    tag: Tag,
+    (key, value): (&FlowKey<A>, &FlowValue<A>),
+) -> bool {
     let slot = slot(group, place);
-    // SAFETY: elements of an array map stay mapped; see above.
+    // SAFETY: elements of an array map stay mapped; see `take`.
     unsafe {
         let at = &raw mut (*slot).value.word;
-        if exchange(at, WRITING).0 == WRITING.0 {
-            return;
+        let Some(before) = take(at) else { return false };
+        let says = (&raw mut (*group).tags).cast::<u16>().add(place);
+        if says.read_volatile() != seen.to_le() {
+            exchange(at, before);
+            return false;
         }
         (*slot).key.copy_from(key);
         // all but the word, which is in front
         let (from, to) = (core::ptr::from_ref(value).cast::<u64>(), at.cast::<u64>());
         to.add(1).copy_from_nonoverlapping(from.add(1), size_of::<FlowValue<A>>() / 8 - 1);
-        (&raw mut (*group).tags).cast::<u16>().add(place).write_volatile(home.tag.to_le());
-        exchange(at, value.word);
+        says.write_volatile(tag.to_le());
+        exchange(at, value.word.after(before));
     }
+    true
+}
+
+/// Takes a place to write in it, by a bit of its word: only one has it at a time. `None`: another CPU. Whoever reads meanwhile
+/// finds that somebody writes, or, later, a word that has changed: it is put back last.
+///
+/// # Safety
+///
+/// The pointer is aligned and valid for reads and writes.
+#[inline(always)]
+pub unsafe fn take(at: *mut Word) -> Option<Word> {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller's; a word is a number.
+    let before = unsafe {
+        core::intrinsics::atomic_or::<u64, u64, { core::intrinsics::AtomicOrdering::AcqRel }>(
+            at.cast(),
+            Word::WRITING.0,
+        )
+    };
+    // for clippy and editors, which look at the host's target
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's.
+    let before = unsafe {
+        core::sync::atomic::AtomicU64::from_ptr(at.cast())
+            .fetch_or(Word::WRITING.0, core::sync::atomic::Ordering::AcqRel)
+    };
+    let before = Word(before);
+    if before.is_writing() { None } else { Some(before) }
 }
 
 /// Puts a word there and gives what was there; what is read or written before it comes before, what comes next after

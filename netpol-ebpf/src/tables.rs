@@ -153,7 +153,7 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
     fn recall(&self, key: &FlowKey<F::Address>) -> Remembered<F::Address> {
         let Some(found) = F::FLOWS.find(key) else { return Remembered::NOTHING };
         // SAFETY: elements of an array map stay mapped. Another CPU may write meanwhile, which is asked after.
-        let value = unsafe { &*found.entry };
+        let value = unsafe { &*found.entry() };
         let mut remembered = Remembered {
             word: found.word,
             packets: value.packets,
@@ -161,10 +161,11 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
             seen: value.seen,
             judged: value.judged,
             ifindex: value.ifindex,
+            source_mac: value.source_mac,
             tcp_flags: value.tcp_flags,
             rewrite: value.rewrite,
         };
-        if found.has_changed() {
+        if !found.is_still_of(key) {
             remembered.forget();
         }
         remembered
@@ -181,10 +182,10 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
     }
 
     #[inline(always)]
-    fn refresh(&self, key: &FlowKey<F::Address>, now: Ticks) -> bool {
-        let Some(found) = F::FLOWS.find(key).filter(|found| found.word.is_used()) else { return false };
+    fn refresh(&self, key: &FlowKey<F::Address>, generation: Generation, now: Ticks) -> bool {
+        let Some(found) = F::FLOWS.find(key).filter(|found| found.word.is_current(generation)) else { return false };
         // SAFETY: as in `recall`; an aligned word. Whoever gets the place at this moment was judged now as well.
-        unsafe { (*found.entry).judged = now };
+        unsafe { (*found.entry()).judged = now };
         true
     }
 

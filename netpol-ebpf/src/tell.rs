@@ -124,6 +124,13 @@ pub fn closing<F: Maps>(skb: Skb, key: &FlowKey<F::Address>, value: &FlowValue<F
     let told = unsafe { &mut *told };
     told.event.key.copy_from(key);
     told.event.value.copy_from(value);
+    // another may have been written there meanwhile
+    let is_it = told.event.value.word.tag() == key.tag() && !told.event.value.word.is_writing();
+    // SAFETY: a reference.
+    let word = unsafe { (&raw const value.word).read_volatile() };
+    if !is_it || word.0 != told.event.value.word.0 {
+        return miss(SUPPRESSED);
+    }
     told.event.reserved = 0;
     head(skb, &mut told.event.head, (Kind::Closing, family::<F::Address>()), time);
     publish(skb, told, (Kind::Closing, time));
@@ -220,8 +227,8 @@ fn unknown<A: Address>(skb: Skb, key: &FlowKey<A>, time: u64) -> FlowValue<A> {
 fn denial<F: Maps>(event: &mut Event<F::Address>) -> bool {
     let Some(found) = F::DENIALS.find(&event.key) else { return false };
     // SAFETY: elements of an array map stay mapped.
-    event.value.copy_from(unsafe { &*found.entry });
-    found.word.is_used() && !found.has_changed()
+    event.value.copy_from(unsafe { &*found.entry() });
+    found.word.is_used() && !found.word.is_writing() && !found.has_changed()
 }
 
 #[inline(always)]

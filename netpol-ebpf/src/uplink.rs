@@ -111,10 +111,13 @@ fn is_direct<F: Maps>() -> bool {
 /// No entry speaks for the packet on the desk. `tells`: see `classify`.
 #[inline(always)]
 fn slow<F: Maps>(skb: Skb, place: Place, tells: bool) -> Fate {
-    let mut code = if tells { F::renew() } else { Action::Identify as u32 };
-    if code == Action::Identify as u32 {
-        code = F::identify_uplink(skb.0);
+    if tells && F::renew() == Action::Confirmed as u32 {
+        let fate = F::confirm(skb, place);
+        if !fate.is_open() {
+            return fate;
+        }
     }
+    let mut code = F::identify_uplink(skb.0);
     code = judged::<F>(skb, code);
     if code == Action::Settle as u32 {
         code = if is_direct::<F>() { F::settle() } else { F::settle_uplink() };
@@ -126,7 +129,11 @@ fn slow<F: Maps>(skb: Skb, place: Place, tells: bool) -> Fate {
             }
             F::send(skb, place)
         }
-        Ok(Action::Confirmed) => F::confirm(skb, place),
+        Ok(Action::Confirmed) => {
+            let fate = F::confirm(skb, place);
+            // what the entry said is on the desk, too
+            if fate.is_open() { F::send(skb, place) } else { fate }
+        }
         Ok(_) => Fate::passed(Pass::Stack),
         Err(Drop::NoBackend) => refuse::<F>(skb, place),
         Err(drop) => Fate::dropped(drop),

@@ -203,6 +203,9 @@ pub extern "C" fn attempt6(skb: *mut __sk_buff) -> u32 {
     attempt::<V6>(skb)
 }
 
+/// Another CPU was in the way of what is to be put down.
+pub const AGAIN: u32 = 2;
+
 /// Declares functions for each family: [`Table::put`](crate::places::Table::put), of which 0 says that it is done, and
 /// [`Group::stalest`].
 macro_rules! tables {
@@ -217,7 +220,11 @@ macro_rules! tables {
             let (Some(key), Some(value)) = (unsafe { key.as_ref() }, unsafe { value.as_ref() }) else { return 1 };
             // SAFETY: a reference.
             let stalest = |group: &Group<$address>, now: Ticks| Stalest(unsafe { $stalest(group, now.0) });
-            u32::from($family::FLOWS.put(key, value, stalest).is_none())
+            match $family::FLOWS.put(key, value, stalest) {
+                Some(true) => 0,
+                Some(false) => AGAIN,
+                None => 1,
+            }
         }
 
         /// # Safety

@@ -112,6 +112,7 @@ fn whole(scene: &Scene, datapath: &Datapath, said: &mut BTreeMap<(u16, bool), (R
         let rules = (record.egress_rule, record.ingress_rule);
         assert_eq!(*said.entry((port, record.source.is_ipv4())).or_insert(rules), rules, "{record:?}");
     }
+    // two CPUs that find a flow nowhere at the same time look for a place in the same order
     let keys: BTreeSet<_> = flows.iter().map(|record| key(record)).collect();
     assert_eq!(keys.len(), flows.len(), "a flow is there twice: {flows:?}");
 }

@@ -57,6 +57,14 @@ pub(super) fn ends<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, hoo
     let own = packet.key.place.ifindex();
     match packet.key.place.side() {
         Side::From => {
+            // nearly always its first address, of which the hook knows what the table does
+            if let Some((address, value)) = hook.own::<A>(own)
+                && address == packet.key.source
+                && value.mac == packet.source_mac
+            {
+                desk.source.copy_from(&value);
+                return Ok(());
+            }
             let Some(source) = find(kernel, hook.network, packet.key.source) else { return Err(Drop::Spoofed) };
             if source.ifindex != own || source.mac != packet.source_mac {
                 return Err(Drop::Spoofed);

@@ -489,16 +489,16 @@ fn translated<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zo
 /// Whether a packet that an entry speaks for says something that the pair of its translation must learn: that the connection
 /// was answered (nothing passed yet), begins anew, or ends.
 #[inline(always)]
-pub fn tells<A: Address>(entry: &FlowValue<A>, tcp_flags: u8) -> bool {
+pub fn tells<A: Address>(flags: FlowFlags, entry: &FlowValue<A>, tcp_flags: u8) -> bool {
     let told = tcp_flags & (tcp::SYN | !entry.tcp_flags & (tcp::FIN | tcp::RST)) != 0;
-    entry.word.flags().has(FlowFlags::TRANSLATED) && (entry.packets == 0 || told)
+    flags.has(FlowFlags::TRANSLATED) && (entry.packets == 0 || told)
 }
 
-/// Whether the slow path must look at a packet that an entry speaks for.
+/// Whether the slow path must look at a packet that an entry with these flags speaks for. (They are given, as they were read
+/// when the entry was found: the entry may be another by now.)
 #[inline(always)]
-pub fn is_due<A: Address>(entry: &FlowValue<A>, now: Ticks, tcp_flags: u8) -> bool {
+pub fn is_due<A: Address>(flags: FlowFlags, entry: &FlowValue<A>, now: Ticks, tcp_flags: u8) -> bool {
     // a plain SYN from the replying side opens a new connection, and tells who opened where that was unclear
-    let flags = entry.word.flags();
     let reopens = opens(tcp_flags) && (flags.has(FlowFlags::REPLY) || flags.has(FlowFlags::UNCLEAR));
     // the ports of a connection that has ended are used again
     let renews = tcp_flags & tcp::SYN != 0 && entry.tcp_flags & (tcp::FIN | tcp::RST) != 0;

@@ -27,19 +27,17 @@ pub(super) fn remember<A: Address, K: Kernel<A>>(
         desk.value = judged.partner(desk);
         kernel.remember(&desk.other, &desk.value)?;
     }
-    // where they come from, an entry learns of its first packet
-    let comes_from = match desk.packet.key.place.side() {
-        Side::From => desk.own.ifindex,
-        Side::To => desk.packet.ingress,
+    desk.value = judged.own(desk);
+    // who sends them, and where they come from, an entry learns of its first packet
+    let is_from_there = match desk.packet.key.place.side() {
+        Side::From => desk.own.source_mac == desk.packet.source_mac,
+        Side::To => desk.own.ifindex.0 == desk.packet.ingress.0,
     };
-    let is_said = !renews
-        && judged.is_said(&desk.packet, &desk.own, (judged.own, &desk.wire))
-        && desk.own.ifindex.0 == comes_from.0;
+    let is_said = !renews && is_from_there && judged.is_said(&desk.packet, &desk.own, (judged.own, &desk.wire));
     // the partner's, just now, may have taken its place
-    if is_said && kernel.refresh(&desk.packet.key, desk.packet.now) {
+    if is_said && kernel.refresh(&desk.packet.key, desk.packet.generation, desk.packet.now) {
         return Ok(Action::Confirmed);
     }
-    desk.value = judged.own(desk);
     kernel.remember(&desk.packet.key, &desk.value)?;
     Ok(Action::Remembered)
 }

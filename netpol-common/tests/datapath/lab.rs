@@ -102,9 +102,8 @@ impl Lab {
                 mac: mac.into(),
                 host_mac: HOST.mac.into(),
                 flags: isolated,
-                reserved: 0,
                 identity4: identity,
-                identity6: Identity::ANY,
+                ..HookValue::NOBODY
             };
             memory.hooks.entry(interface).or_insert(hook);
         }

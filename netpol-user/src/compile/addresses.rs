@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 use netpol_common::tables::{AddressFlags, AddressKey, AddressValue, HookValue, Identity, IfIndex, Network};
-use netpol_common::wire::MacWords;
+use netpol_common::wire::{Addr4, Addr6, Address as _, MacWords};
 
 use super::{CompileError, Snapshot, Workload, bits::Bits, identity::Identities};
 use crate::model::{ObjectName, World};
@@ -49,11 +49,16 @@ pub(super) fn fill(
         }
     }
     let hook = |workload: &Workload| {
-        let identity = |four: bool| {
-            let first = workload.addresses.iter().find(|address| address.is_ipv4() == four);
-            let known = first.and_then(|&address| identities.endpoints.get(&(workload.endpoint, address)));
-            known.copied().unwrap_or(Identity::ANY)
+        let own = flags(workload, marks);
+        let first = |four: bool| {
+            let address = workload.addresses.iter().copied().find(|address| address.is_ipv4() == four);
+            let known = |address| identities.endpoints.get(&(workload.endpoint, address));
+            let identity = address.and_then(known).copied().unwrap_or(Identity::ANY);
+            let flags = address.map_or(own, |address| own.with(masquerade(found.world, address)));
+            // nobody's identity is looked up
+            (address.filter(|_| identity != Identity::ANY), identity, flags)
         };
+        let ((address4, identity4, flags4), (address6, identity6, flags6)) = (first(true), first(false));
         let Workload { ifindex, master, segment, mac, router_mac, .. } = *workload;
         let value = HookValue {
             network: networks.asked_from(workload),
@@ -61,10 +66,20 @@ pub(super) fn fill(
             segment,
             mac: mac.into(),
             host_mac: router_mac.into(),
-            flags: flags(workload, marks),
+            flags: own,
+            flags4,
+            identity4,
+            address4: match address4 {
+                Some(IpAddr::V4(address)) => address.into(),
+                _ => Addr4::UNSPECIFIED,
+            },
+            address6: match address6 {
+                Some(IpAddr::V6(address)) => address.into(),
+                _ => Addr6::UNSPECIFIED,
+            },
+            identity6,
+            flags6,
             reserved: 0,
-            identity4: identity(true),
-            identity6: identity(false),
         };
         (ifindex, value)
     };

@@ -187,16 +187,17 @@ fn check_rooms(pins: &Pins, flows: Option<u32>) -> Result<(), Error> {
 
 /// Loads the object, with the maps that are pinned already, and pins all of it.
 fn load(pins: &Pins, flows: Option<u32>) -> Result<(), Error> {
+    let paths: Vec<_> = MAPS.iter().map(|(name, ..)| (*name, pins.maps().join(name))).collect();
+    // before anything is made
+    for (name, _) in paths.iter().filter(|(_, path)| path.exists()) {
+        pins.check(name)?;
+    }
     slots::create(pins)?;
     let mut loader = EbpfLoader::new();
     let (jiffy, layout) = (clock::jiffy()?, Layout::of(pins, flows)?);
     loader.override_global(clock::JIFFY, &jiffy, true);
     layout.tell(&mut loader);
-    let paths: Vec<_> = MAPS.iter().map(|(name, ..)| (*name, pins.maps().join(name))).collect();
     for (name, path) in &paths {
-        if path.exists() {
-            pins.check(name)?;
-        }
         loader.map_pin_path(name, path);
     }
     for (name, share) in ROOMS {

@@ -179,7 +179,7 @@ fn maps(text: &mut Exposition, usage: &[Usage]) {
         }),
         (
             "netpol_map_capacity",
-            "Entries that the map has room for; a full one evicts what was not used for longest.",
+            "Entries that the map has room for; where it is full, what was not used for longest makes room.",
             |u| u.capacity as f64,
         ),
         ("netpol_map_pressure_ratio", "Entries of the map by its capacity.", |u| {
@@ -192,8 +192,7 @@ fn maps(text: &mut Exposition, usage: &[Usage]) {
             family.sample(&[("map", usage.map), ("family", usage.family)], value(usage));
         }
     }
-    // no counter: entries are counted at another moment than those that were made, so it may go back a little (and one that
-    // is evicted between two steps of its own replacement is not counted)
+    // no counter: entries are counted at another moment than those that were made, so it may go back a little
     let mut family = text.family(
         "netpol_map_evicted_entries",
         Kind::Gauge,

@@ -123,9 +123,8 @@ fn drops_of_link_control_are_told_by_their_reasons() {
     assert_eq!((&offer["at"], &offer["destination"]["port"]), (&"default/a".into(), &68.into()));
 }
 
-/// What is left of reasons: limits that are reached, and tables that are not there. (`flow-table` is an entry that is taken away
-/// between two looks of the slow path, and `delivery` what an error of the kernel would be called: redirection refuses nothing
-/// that is asked of it.)
+/// What is left of reasons: limits that are reached, and tables that are not there. (`flow-table` and `delivery` are what the
+/// kernel's errors would be called: an array has all its elements, and redirection refuses nothing that is asked of it.)
 #[test]
 fn drops_at_a_limit_or_without_tables_are_told_by_their_reasons() {
     let scene = Scene::bridged();

@@ -1,6 +1,6 @@
 use netpol_common::{
     drops::{Drop, Pass, Side},
-    flow::seconds,
+    flow::{Place, seconds},
     headers::HopWord,
     kernel::Settings,
     parse::{Family as _, NETWORK, V4},
@@ -350,6 +350,22 @@ fn what_is_translated_at_the_uplink_goes_past_the_hosts_stack_both_ways() {
     }
     assert_eq!(ways(&mut lab, Tuple::new(TCP, end(WORLD, 40000), PUBLISHED)), (Pass::Routed, Pass::Out));
     assert_eq!(ways(&mut lab, Tuple::new(UDP, end(WORLD, 40000), end(A, 53))), (Pass::Routed, Pass::Out));
+}
+
+#[test]
+fn answers_from_outside_are_looked_at_once_not_each_time() {
+    // the router's MAC address, which nobody knows before the first answer
+    let mut lab = Lab::outward();
+    let sent = lab.play(leaves(A), 0).unwrap();
+    for _ in 0..3 {
+        lab.0.wait(1_000);
+        lab.answer(&sent, 0).unwrap();
+    }
+    let arriving = Place::new(UPLINK, Side::From);
+    let flows = lab.0.v4.flows.borrow();
+    let (_, entry) = flows.iter().find(|(key, _)| key.place == arriving).expect("an entry of the answers");
+    assert_eq!((entry.source_mac, entry.packets), (WORLD.mac.into(), 3));
+    assert_eq!(entry.seen.since(entry.judged), 2_000, "only the first took the slow path");
 }
 
 #[test]

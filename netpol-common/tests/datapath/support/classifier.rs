@@ -323,10 +323,10 @@ impl Way<'_> {
             Side::From => entry.source_mac != packet.source_mac,
             Side::To => entry.ifindex != packet.ingress,
         };
-        if from_elsewhere || decide::is_due(entry, packet.now, packet.tcp_flags) {
+        if from_elsewhere || decide::is_due(entry.word.flags(), entry, packet.now, packet.tcp_flags) {
             return Said::Due;
         }
-        if decide::tells(entry, packet.tcp_flags) {
+        if decide::tells(entry.word.flags(), entry, packet.tcp_flags) {
             return Said::Tells;
         }
         Said::Pass(self.touch(packet, entry))

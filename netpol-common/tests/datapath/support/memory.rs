@@ -245,8 +245,8 @@ impl<A: Stored> Kernel<A> for Memory {
         let Some(value) = flows.get(key).filter(|value| value.word.tag() == key.tag()) else {
             return Remembered::NOTHING;
         };
-        let FlowValue { word, packets, bytes, seen, judged, ifindex, tcp_flags, rewrite, .. } = *value;
-        Remembered { word, packets, bytes, seen, judged, ifindex, tcp_flags, rewrite }
+        let FlowValue { word, packets, bytes, seen, judged, ifindex, source_mac, tcp_flags, rewrite, .. } = *value;
+        Remembered { word, packets, bytes, seen, judged, ifindex, source_mac, tcp_flags, rewrite }
     }
 
     fn remember(&self, key: &FlowKey<A>, value: &FlowValue<A>) -> Result<(), Drop> {
@@ -266,9 +266,9 @@ impl<A: Stored> Kernel<A> for Memory {
         denials.insert(*key, *value);
     }
 
-    fn refresh(&self, key: &FlowKey<A>, now: Ticks) -> bool {
+    fn refresh(&self, key: &FlowKey<A>, generation: Generation, now: Ticks) -> bool {
         let mut flows = A::store(self).flows.borrow_mut();
-        let Some(value) = flows.get_mut(key) else { return false };
+        let Some(value) = flows.get_mut(key).filter(|value| value.word.is_current(generation)) else { return false };
         value.judged = now;
         true
     }

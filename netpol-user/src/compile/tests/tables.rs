@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netpol_common::{
     policy::Probe,
     tables::{AddressFlags, Identity, IfIndex, Network, RuleId, RulesetId, Ruling, Subject},
-    wire::Protocol,
+    wire::{Addr4, Addr6, Protocol},
 };
 
 use super::worlds::{app, at, endpoint, labels, nets, policy, rule, running, tier};
@@ -13,7 +13,7 @@ use crate::{
     compile::{Snapshot, compile, lookup::Tables},
     model::{
         Action, Direction, EndpointPort, EntityMatch, Expr, IcmpMatch, IpVersion, Match, NetworkSet, Policy,
-        PolicyKind, PortMatch, Profile, Scope, Selector, TierDefault, World,
+        PolicyKind, Pool, PortMatch, Profile, Scope, Selector, TierDefault, World,
     },
 };
 
@@ -211,6 +211,36 @@ fn a_hook_knows_its_interface_even_without_an_address() {
         (ifindex, hook.network, hook.master, hook.segment, hook.mac, hook.host_mac),
         (w.ifindex, Network::SHARED, w.master, w.segment, w.mac.into(), w.router_mac.into())
     );
+}
+
+/// What a hook says of its endpoint's first addresses is what the tables say of them.
+#[test]
+fn a_hook_knows_what_the_tables_say_of_its_endpoint() {
+    let mut world = ingress(vec![(Action::Deny, Match::default())]);
+    world.pools = vec![Pool {
+        name: "p".into(),
+        cidr: "10.0.0.0/30".parse().unwrap(),
+        nat_outgoing: true,
+        disabled: false,
+        origin: world.endpoints[0].origin.clone(),
+    }];
+    world.endpoints[1].addresses.push("fd00::2".parse().unwrap());
+    world.endpoints[2].addresses.clear();
+    let snapshot = compiled(&world);
+    let said = |ifindex: IfIndex| {
+        let (_, hook) = snapshot.hooks.iter().find(|(of, _)| *of == ifindex).unwrap();
+        (hook.own::<Addr4>(ifindex), hook.own::<Addr6>(ifindex))
+    };
+    let own = snapshot.addresses4.iter().filter(|(_, value)| value.ifindex != IfIndex::NONE);
+    let own: Vec<_> = own.map(|(key, value)| (key.address, *value)).collect();
+    assert_eq!(own.len(), 2);
+    for (address, value) in own {
+        assert_eq!(said(value.ifindex).0, Some((address, value)));
+    }
+    assert!(snapshot.hooks.iter().any(|(_, hook)| hook.flags4.has(AddressFlags::MASQUERADE)));
+    let (key, value) = snapshot.addresses6[0];
+    assert_eq!(said(value.ifindex).1, Some((key.address, value)));
+    assert_eq!(snapshot.hooks.iter().filter(|(ifindex, _)| said(*ifindex) == (None, None)).count(), 1);
 }
 
 // === isolation and defaults ===
