@@ -43,7 +43,7 @@ const _: () = {
     // what the hot path touches of an IPv4 place that is not translated is at most two cache lines: places begin at
     // multiples of 16 bytes
     assert!(core::mem::offset_of!(Group<crate::wire::Addr4>, slots) == 16);
-    assert!(size_of::<Slot<crate::wire::Addr4>>() % 16 == 0);
+    assert!(size_of::<Slot<crate::wire::Addr4>>().is_multiple_of(16));
     assert!(24 + core::mem::offset_of!(FlowValue<crate::wire::Addr4>, egress_rule) <= 64 + 16);
 };
 

@@ -12,7 +12,7 @@ use netpol_common::{
     decide::Desk,
     drops::Drop,
     event::Told,
-    flow::{FlowKey, FlowValue, Place, Rewrite},
+    flow::{FlowKey, FlowValue, Place},
     kernel::{FragmentKey, FragmentPorts},
     nat::{Claim, NatKey, Translation},
     parse::{Followed, Ip, V4, V6},
@@ -87,7 +87,6 @@ pub trait Maps: Answers {
     fn settle_uplink() -> u32;
     fn attempt(skb: *mut __sk_buff) -> u32;
     fn take_hop(skb: Skb, uplink: IfIndex) -> bool;
-    fn rewrite(skb: Skb, from: &Rewrite<Self::Address>, to: &Rewrite<Self::Address>, at: u32) -> u32;
     fn unusual(skb: *mut __sk_buff, place: u32) -> u32;
     /// [`Family::follow`](netpol_common::parse::Family::follow) of a packet whose header was read.
     fn followed(skb: Skb, ip: Ip<Self::Address>) -> Result<Ip<Self::Address>, Drop>;
@@ -114,7 +113,7 @@ macro_rules! family {
         ways { $($way:ident = $verified_way:ident;)* }
         stages { $($stage:ident = $verified_stage:ident;)* }
         stages_of_packet { $($asking:ident = $verified_asking:ident;)* }
-        put = $put:ident; rewrite = $rewrite:ident; hop = $hop:ident; unusual = $unusual:ident;
+        put = $put:ident; hop = $hop:ident; unusual = $unusual:ident;
         tell { $remembered:ident, $closing:ident, $drop:ident; }
         { $($own:tt)* }
     ) => {
@@ -166,12 +165,6 @@ macro_rules! family {
                     verified::$verified_asking(skb)
                 }
             )*
-
-            #[inline(always)]
-            fn rewrite(skb: Skb, from: &Rewrite<$address>, to: &Rewrite<$address>, at: u32) -> u32 {
-                // SAFETY: references.
-                unsafe { verified::$rewrite(skb.0, from, to, at) }
-            }
 
             #[inline(always)]
             fn take_hop(skb: Skb, uplink: IfIndex) -> bool {
@@ -257,7 +250,7 @@ family! {
         attempt = attempt4;
         rewrite_error = rewrite_error4;
     }
-    put = put4; rewrite = rewrite4; hop = hop4; unusual = unusual4;
+    put = put4; hop = hop4; unusual = unusual4;
     tell { tell_remembered4, tell_closing4, tell_drop4; }
     {
         #[inline(always)]
@@ -331,7 +324,7 @@ family! {
         attempt = attempt6;
         rewrite_error = rewrite_error6;
     }
-    put = put6; rewrite = rewrite6; hop = hop6; unusual = unusual6;
+    put = put6; hop = hop6; unusual = unusual6;
     tell { tell_remembered6, tell_closing6, tell_drop6; }
     {
         #[inline(always)]

@@ -270,10 +270,7 @@ fn rewritten<F: Maps>(
     transport: u32,
     to: &Rewrite<F::Address>,
 ) -> Result<(), Drop> {
-    match F::rewrite(skb, rewrite::of(key), to, rewrite::at(transport, key.protocol)) {
-        0 => Ok(()),
-        _ => Err(Drop::Translation),
-    }
+    rewrite::rewrite::<F>(skb, rewrite::of(key), to, rewrite::at(transport, key.protocol))
 }
 
 /// Counts a packet in its flow. Only a flag that its direction had not yet makes more work.

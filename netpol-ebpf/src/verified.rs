@@ -7,7 +7,7 @@ use aya_ebpf::bindings::__sk_buff;
 use netpol_common::{
     decide::{self, Action, Desk, translate},
     drops::Drop,
-    flow::{FlowKey, FlowValue, Generation, Place, Rewrite, Ticks},
+    flow::{FlowKey, FlowValue, Generation, Place, Ticks},
     nat::Claim,
     parse::{Family as _, Followed, NETWORK, V4, V6},
     policy::{self, Probe},
@@ -242,42 +242,6 @@ macro_rules! tables {
 tables! {
     V4, Addr4: put4, stalest4;
     V6, Addr6: put6, stalest6;
-}
-
-/// [`rewrite::rewrite`]. 0: done.
-///
-/// # Safety
-///
-/// The pointers are null or valid for reads.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub unsafe extern "C" fn rewrite4(
-    skb: *mut __sk_buff,
-    from: *const Rewrite<Addr4>,
-    to: *const Rewrite<Addr4>,
-    at: u32,
-) -> u32 {
-    // SAFETY: the caller's, and the verifier proves it; null is what it asks to be told from.
-    let (Some(from), Some(to)) = (unsafe { from.as_ref() }, unsafe { to.as_ref() }) else { return 1 };
-    u32::from(rewrite::rewrite::<V4>(Skb(skb), from, to, at).is_err())
-}
-
-/// The same for IPv6.
-///
-/// # Safety
-///
-/// As for IPv4.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub unsafe extern "C" fn rewrite6(
-    skb: *mut __sk_buff,
-    from: *const Rewrite<Addr6>,
-    to: *const Rewrite<Addr6>,
-    at: u32,
-) -> u32 {
-    // SAFETY: the caller's.
-    let (Some(from), Some(to)) = (unsafe { from.as_ref() }, unsafe { to.as_ref() }) else { return 1 };
-    u32::from(rewrite::rewrite::<V6>(Skb(skb), from, to, at).is_err())
 }
 
 #[unsafe(no_mangle)]
