@@ -13,6 +13,19 @@ use crate::{
     wire::{Addr4, Address, MacWords, Protocol},
 };
 
+/// A way that the host's routing knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Out of which interface; [`IfIndex::NONE`]: there is no way.
+    pub interface: IfIndex,
+    /// To whom there; [`MacWords::ZERO`]: the host would have to ask.
+    pub next: MacWords,
+}
+
+impl Way {
+    pub const NONE: Self = Self { interface: IfIndex::NONE, next: MacWords::ZERO };
+}
+
 /// What one generation publishes, in one address family.
 pub trait Services<A: Address> {
     /// What is published at an address and port.
@@ -71,9 +84,8 @@ pub trait Kernel<A: Address>: PolicyTables + Services<A> {
     /// The address of an uplink; unspecified: it has none, or is no uplink.
     fn uplink(&self, interface: IfIndex) -> A;
 
-    /// The interface that the host would route packets of a key out of, which come from `from`; [`IfIndex::NONE`]: it
-    /// would not.
-    fn route(&self, key: &FlowKey<A>, from: IfIndex) -> IfIndex;
+    /// The way that the host would route packets of a key, which come from `from`.
+    fn route(&self, key: &FlowKey<A>, from: IfIndex) -> Way;
 
     /// What is translated; [`Translation::NOTHING`] where nothing is.
     fn translation(&self, key: &NatKey<A>) -> Translation<A>;

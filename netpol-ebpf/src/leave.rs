@@ -7,38 +7,47 @@ use aya_ebpf::{
 use netpol_common::{
     flow::FlowKey,
     headers::{HopWord, View as _},
+    kernel::Way,
     parse::{Family, NETWORK},
     tables::IfIndex,
+    wire::MacWords,
 };
 
 use crate::{family::Maps, frame::Skb, tables::uplink};
 
-/// The interface that the host would route a packet out of; [`IfIndex::NONE`]: none, it does not forward, the packet
-/// at hand is too large for it, or the route takes less than the uplink does by which the packet leaves or has come.
+/// The way that the host would route a packet; [`Way::NONE`]: none, it does not forward, or the route takes less than the uplink
+/// does by which the packet leaves or has come.
 #[inline(always)]
-pub fn route<F: Maps>(skb: Skb, slot: u32, key: &FlowKey<F::Address>, from: IfIndex) -> IfIndex {
-    let found = look::<F>(skb, key, (from, 0));
+pub fn route<F: Maps>(skb: Skb, slot: u32, key: &FlowKey<F::Address>, from: IfIndex) -> Way {
+    let (way, takes) = look::<F>(skb, key, (from, SMALLEST));
     // each packet is compared with the uplink's size alone
-    match uplink(slot, found).or_else(|| uplink(slot, from)) {
-        Some(uplink) => look::<F>(skb, key, (from, uplink.mtu as u16)),
-        None => found,
+    match uplink(slot, way.interface).or_else(|| uplink(slot, from)) {
+        Some(uplink) if u32::from(takes) < uplink.mtu => look::<F>(skb, key, (from, uplink.mtu as u16)).0,
+        _ => way,
     }
 }
 
-/// The same for a packet of so many bytes (0: the one at hand).
+/// In bytes: no route takes less. (0 would ask about the packet at hand.)
+const SMALLEST: u16 = 1;
+
+/// The way of a packet of so many bytes, and how many it takes; of a neighbour that the host does not know the kernel does
+/// not say that, and it is what was asked.
 #[inline(always)]
-fn look<F: Maps>(skb: Skb, key: &FlowKey<F::Address>, (from, bytes): (IfIndex, u16)) -> IfIndex {
+fn look<F: Maps>(skb: Skb, key: &FlowKey<F::Address>, (from, bytes): (IfIndex, u16)) -> (Way, u16) {
     let mut asked = F::question(key);
     asked.ifindex = from.0;
     asked.__bindgen_anon_1.tot_len = bytes;
     let size = size_of_val(&asked) as i32;
     // SAFETY: a live context, and a whole structure that the kernel may write to.
     let answer = unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut asked, size, 0) } as u32;
-    // an unknown neighbour is no obstacle: the kernel asks for it when the packet is there
-    if answer == BPF_FIB_LKUP_RET_SUCCESS || answer == BPF_FIB_LKUP_RET_NO_NEIGH {
-        IfIndex(asked.ifindex)
-    } else {
-        IfIndex::NONE
+    // SAFETY: integers.
+    let takes = unsafe { asked.__bindgen_anon_1.mtu_result };
+    let interface = IfIndex(asked.ifindex);
+    match answer {
+        BPF_FIB_LKUP_RET_SUCCESS => (Way { interface, next: asked.dmac.into() }, takes),
+        // no obstacle: the kernel asks for it when the packet is there
+        BPF_FIB_LKUP_RET_NO_NEIGH => (Way { interface, next: MacWords::ZERO }, takes),
+        _ => (Way::NONE, takes),
     }
 }
 

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use netpol_common::{
     drops::Drop,
     flow::{FlowKey, FlowValue, Generation, Ticks},
-    kernel::{self, FragmentKey, FragmentPorts, Kernel, Live, Remembered, Settings},
+    kernel::{self, FragmentKey, FragmentPorts, Kernel, Live, Remembered, Settings, Way},
     nat::{Claim, NatKey, NatState, Translation},
     policy::{PolicyTables, Probe},
     service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue, Uplink},
@@ -227,7 +227,7 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
     }
 
     #[inline(always)]
-    fn route(&self, key: &FlowKey<F::Address>, from: IfIndex) -> IfIndex {
+    fn route(&self, key: &FlowKey<F::Address>, from: IfIndex) -> Way {
         leave::route::<F>(self.context, self.slot, key, from)
     }
 

@@ -29,7 +29,7 @@ use crate::{
     drops::{Drop, Side},
     flow::{FlowFlags, FlowKey, FlowValue, Generation, Place, REFRESH, Rewrite, Ticks},
     guard,
-    kernel::{Kernel, Remembered, Settings},
+    kernel::{Kernel, Remembered, Settings, Way},
     nat::{NatKey, Translation, Zone},
     parse::tcp,
     tables::{AddressFlags, HookValue, Identity, IfIndex},
@@ -454,9 +454,9 @@ pub fn settle<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
 pub fn depart<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
     let place = desk.packet.key.place;
     let router = desk.hook.router(place.ifindex());
-    let uplink = kernel.route(&desk.packet.key, router);
+    let Way { interface: uplink, next } = kernel.route(&desk.packet.key, router);
     // answers are delivered directly, too: where the host would bring them here, whatever their size
-    if kernel.uplink(uplink).is_unspecified() || kernel.route(&desk.other, uplink) != router {
+    if kernel.uplink(uplink).is_unspecified() || kernel.route(&desk.other, uplink).interface != router {
         return Ok(Action::Judge);
     }
     let translated = translate_out(kernel, desk, uplink)?;
@@ -464,6 +464,8 @@ pub fn depart<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
     if translated != Translated::No {
         desk.uplink = uplink;
         desk.other = desk.packet.key.rewritten(&desk.wire).reversed(Place::new(uplink, Side::From));
+        // who is next there sends the answers, most likely
+        desk.destination.mac = next;
     }
     Ok(Action::Judge)
 }

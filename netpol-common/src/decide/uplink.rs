@@ -107,9 +107,9 @@ fn arrive<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, translated: 
         && receiver.flags.has(AddressFlags::OUTWARD)
         && !desk.packet.settings.has(Settings::STACK)
         // what the host would answer elsewhere, or would not, it may not take either
-        && kernel.route(&desk.other, hook.router(receiver.ifindex)) == place.ifindex()
+        && kernel.route(&desk.other, hook.router(receiver.ifindex)).interface == place.ifindex()
         // nor what it would bring elsewhere, or is too large for the way there
-        && kernel.route(&arriving, place.ifindex()) == hook.router(receiver.ifindex);
+        && kernel.route(&arriving, place.ifindex()).interface == hook.router(receiver.ifindex);
     let back = if is_direct {
         desk.uplink = place.ifindex();
         Place::new(receiver.ifindex, Side::From)

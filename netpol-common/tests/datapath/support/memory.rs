@@ -9,7 +9,7 @@ use std::{
 use netpol_common::{
     drops::{Drop, Side},
     flow::{FlowKey, FlowValue, Generation, Ticks},
-    kernel::{Bucket, FragmentKey, FragmentPorts, Kernel, Live, Remembered, Services, Settings},
+    kernel::{Bucket, FragmentKey, FragmentPorts, Kernel, Live, Remembered, Services, Settings, Way},
     nat::{Claim, NatKey, NatState, Translation},
     policy::PolicyTables,
     service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue},
@@ -17,7 +17,7 @@ use netpol_common::{
     tables::{
         AddressKey, AddressValue, HookValue, Identity, IfIndex, Network, PairKey, PairValue, PortKey, Range, Ruling,
     },
-    wire::{Addr4, Addr6, Address},
+    wire::{Addr4, Addr6, Address, MacWords},
 };
 
 /// One family's tables and flows.
@@ -68,6 +68,8 @@ pub struct Memory {
     pub buckets: RefCell<HashMap<IfIndex, Bucket>>,
     pub live: Live,
     pub now: Ticks,
+    /// Whom the host knows on all ways.
+    pub next_hop: MacWords,
     /// No flow finds room.
     pub full: Cell<bool>,
     /// The last packet is of a connection that audited policies would stop.
@@ -135,6 +137,7 @@ impl Default for Memory {
             live: Live { settings: Settings::default(), generation: Generation(1) },
             // close to where the clock wraps
             now: Ticks(u32::MAX - 1000),
+            next_hop: MacWords::ZERO,
             full: Cell::new(false),
             marked: Cell::new(false),
             would_drop: RefCell::default(),
@@ -297,23 +300,24 @@ impl<A: Stored> Kernel<A> for Memory {
         A::store(self).uplinks.get(&interface).copied().unwrap_or(A::UNSPECIFIED)
     }
 
-    fn route(&self, key: &FlowKey<A>, from: IfIndex) -> IfIndex {
+    fn route(&self, key: &FlowKey<A>, from: IfIndex) -> Way {
         let store = A::store(self);
         if store.routes_elsewhere {
-            return IfIndex::NONE;
+            return Way::NONE;
         }
+        let way = |interface| Way { interface, next: self.next_hop };
         if store.uplinks.contains_key(&from) {
             let to = AddressKey { network: Network::SHARED, address: key.destination };
             let endpoint = store.addresses.get(&to).map_or(IfIndex::NONE, |value| value.ifindex);
             let is_narrow = store.narrow.contains(&key.destination);
             let router = self.hooks.get(&endpoint).map(|hook| hook.router(endpoint));
-            return router.filter(|_| !is_narrow).unwrap_or(IfIndex::NONE);
+            return way(router.filter(|_| !is_narrow).unwrap_or(IfIndex::NONE));
         }
         // whoever is not in a pool is outside
         if self.is_pooled(&key.destination) {
-            IfIndex::NONE
+            Way::NONE
         } else {
-            store.uplinks.keys().min_by_key(|uplink| uplink.0).copied().unwrap_or(IfIndex::NONE)
+            way(store.uplinks.keys().min_by_key(|uplink| uplink.0).copied().unwrap_or(IfIndex::NONE))
         }
     }
 
