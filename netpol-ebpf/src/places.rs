@@ -52,11 +52,24 @@ impl<A: Address> Found<A> {
         unsafe { (&raw const (*self.slot).value.word).read_volatile() }.0 != self.word.0
     }
 
-    /// Whether it still is the key's. Somebody may be writing, the key first.
+    /// Whether it still is the key's. Where somebody is writing, the key comes first, and the word still is that of whom the
+    /// place was before.
     #[inline(always)]
     pub fn is_still_of(&self, key: &FlowKey<A>) -> bool {
+        if self.has_changed() {
+            return false;
+        }
+        if !self.word.is_writing() {
+            return true;
+        }
+        // what was read of the key in the beginning would do for the compiler
+        #[cfg(target_arch = "bpf")]
+        // SAFETY: no instructions.
+        unsafe {
+            core::arch::asm!("", options(nostack, preserves_flags));
+        }
         // SAFETY: as in `at`.
-        !self.has_changed() && (!self.word.is_writing() || unsafe { (*self.slot).key.is(key) })
+        self.word.tag() == key.tag() && unsafe { (*self.slot).key.is(key) }
     }
 }
 
@@ -160,10 +173,10 @@ fn write<A: Address>(
             return false;
         }
         (*slot).key.copy_from(key);
+        says.write_volatile(tag.to_le());
         // all but the word, which is in front
         let (from, to) = (core::ptr::from_ref(value).cast::<u64>(), at.cast::<u64>());
         to.add(1).copy_from_nonoverlapping(from.add(1), size_of::<FlowValue<A>>() / 8 - 1);
-        says.write_volatile(tag.to_le());
         exchange(at, value.word.after(before));
     }
     true

@@ -159,9 +159,14 @@ fn reaches(scene: &Scene, family: Family, to: &str) -> bool {
     let (sender, listener) = (outside.raw(), b.raw());
     let segment = packet::tcp(outside.socket(family, 40_000), to.parse().expect("an address"), SYN, &[]);
     sender.send(&packet::frame(host.mac("v-outside"), outside.mac(), &segment));
-    // the EtherType, and where the protocol is
-    let (ethertype, at) = if family == Family::V4 { ([8, 0], 23) } else { ([0x86, 0xdd], 20) };
-    listener.receive(|frame| frame.get(12..14) == Some(&ethertype) && frame.get(at) == Some(&TCP)).is_some()
+    // the EtherType, where the protocol is and where the source port; other connections may be closing meanwhile
+    let (ethertype, at, port) = if family == Family::V4 { ([8, 0], 23, 34) } else { ([0x86, 0xdd], 20, 54) };
+    let is_it = |frame: &[u8]| {
+        frame.get(12..14) == Some(&ethertype)
+            && frame.get(at) == Some(&TCP)
+            && frame.get(port..port + 2) == Some(&40_000_u16.to_be_bytes())
+    };
+    listener.receive(is_it).is_some()
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What is written down of a connection that is allowed: an entry for each direction, and how packets are
 //! delivered.
 
-use super::{Action, Desk, Packet, judge::Rules, opening::opens};
+use super::{Action, Desk, judge::Rules, opening::opens};
 use crate::{
     drops::{Drop, Side},
     flow::{FlowFlags, FlowValue, PackedRule, Rewrite, Word},
@@ -22,7 +22,7 @@ pub(super) fn remember<A: Address, K: Kernel<A>>(
     let answer = Rewrite::of(&desk.packet.key).reversed();
     if !desk.packet.destination_mac.is_group()
         && !desk.is_elsewhere
-        && (renews || !judged.is_said(&desk.packet, &desk.partner, (judged.other, &answer)))
+        && (renews || !judged.is_said(desk, &desk.partner, (judged.other, &answer)))
     {
         desk.value = judged.partner(desk);
         kernel.remember(&desk.other, &desk.value)?;
@@ -33,7 +33,7 @@ pub(super) fn remember<A: Address, K: Kernel<A>>(
         Side::From => desk.own.source_mac == desk.packet.source_mac,
         Side::To => desk.own.ifindex.0 == desk.packet.ingress.0,
     };
-    let is_said = !renews && is_from_there && judged.is_said(&desk.packet, &desk.own, (judged.own, &desk.wire));
+    let is_said = !renews && is_from_there && judged.is_said(desk, &desk.own, (judged.own, &desk.wire));
     // the partner's, just now, may have taken its place
     if is_said && kernel.refresh(&desk.packet.key, desk.packet.generation, desk.packet.now) {
         return Ok(Action::Confirmed);
@@ -121,11 +121,13 @@ impl Judged {
     #[inline(always)]
     fn is_said<A: Address>(
         &self,
-        packet: &Packet<A>,
+        desk: &Desk<A>,
         entry: &Remembered<A>,
         (flags, rewrite): (FlowFlags, &Rewrite<A>),
     ) -> bool {
-        entry.word.generation() == packet.generation
+        entry.word.generation() == desk.packet.generation
+            // the host's routing may name another uplink by now
+            && (!flags.has(FlowFlags::OUT) || entry.ifindex.0 == desk.uplink.0)
             && entry.word.flags().0 & TELLING.0 == flags.0 & TELLING.0
             && (!flags.has(FlowFlags::TRANSLATED) || entry.rewrite == *rewrite)
     }

@@ -108,7 +108,7 @@ fn arrive<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, translated: 
         && !desk.packet.settings.has(Settings::STACK)
         // what the host would answer elsewhere, or would not, it may not take either
         && kernel.route(&desk.other, hook.router(receiver.ifindex)).interface == place.ifindex()
-        // nor what it would bring elsewhere, or is too large for the way there
+        // nor what it would bring elsewhere, or by a way that takes less
         && kernel.route(&arriving, place.ifindex()).interface == hook.router(receiver.ifindex);
     let back = if is_direct {
         desk.uplink = place.ifindex();

@@ -372,6 +372,20 @@ fn answers_from_outside_are_looked_at_once_not_each_time() {
 }
 
 #[test]
+fn what_goes_past_the_stack_follows_the_hosts_route_to_another_uplink() {
+    let mut lab = Lab::outward();
+    lab.play(leaves(A), 0).unwrap();
+    let other = IfIndex(UPLINK.0 - 1);
+    lab.0.v4.uplinks.insert(other, addr([203, 0, 113, 10]));
+    let frame = framed(leaves(A), (A.mac, HOST.mac), 0, false);
+    for (waits, uplink) in [(0, UPLINK), (seconds(5) + 1, other), (0, other)] {
+        lab.0.wait(waits);
+        let sent = lab.at(Side::From, A, A.interface, &frame);
+        assert_eq!((sent.verdict, sent.vouched), (Ok(Pass::Out), uplink));
+    }
+}
+
+#[test]
 fn where_somebody_has_a_say_the_stack_brings_it_there() {
     let through = |lab: &mut Lab| {
         assert_eq!(ways(lab, leaves(A)), (Pass::Stack, Pass::Stack));
