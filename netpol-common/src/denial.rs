@@ -44,21 +44,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        drops::Side,
-        flow::{FlowFlags, FlowValue, Place, PortPair, Word},
-        tables::IfIndex,
-        wire::{Addr4, PortBe, Protocol},
+        flow::{FlowFlags, FlowValue, Word},
+        table::tests::{crowds, key},
+        wire::Addr4,
     };
-
-    fn key(client: u16, server: u16) -> FlowKey<Addr4> {
-        FlowKey {
-            source: Addr4(0x0a00_000a),
-            destination: Addr4(0x1400_000a),
-            ports: PortPair::new(PortBe::from_host(client), PortBe::from_host(server)),
-            place: Place::new(IfIndex(7), Side::From),
-            protocol: Protocol::TCP.into(),
-        }
-    }
 
     fn slot(key: FlowKey<Addr4>, generation: u32, judged: u32) -> Slot<Addr4> {
         let word = Word::new(Generation(generation), key.tag(), FlowFlags::NONE);
@@ -75,14 +64,7 @@ mod tests {
 
     #[test]
     fn scans_and_many_clients_spread_over_the_table() {
-        let scan = (0..u16::MAX).map(|port| key(40_000, port));
-        let clients = (0..u16::MAX).map(|port| key(port, 80));
-        // as neighbours do that call a group
-        let sources = (0..u16::MAX).map(|low| {
-            let [third, fourth] = low.to_be_bytes();
-            FlowKey { source: Addr4(u32::from_ne_bytes([10, 0, third, fourth])), ..key(5353, 5353) }
-        });
-        for keys in [scan.collect::<std::vec::Vec<_>>(), clients.collect(), sources.collect()] {
+        for keys in crowds() {
             // as many as fill an eighth of the table: hardly any two places are wanted by three
             for some in keys.chunks_exact(ROOM as usize / 8) {
                 let mut wanted = HashMap::<u32, u32>::new();

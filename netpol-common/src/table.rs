@@ -235,7 +235,7 @@ pub fn room(tags: [Tags; 2], tag: Tag, stalest: impl Fn(usize) -> Stalest) -> (u
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     extern crate std;
 
     use std::{collections::HashSet, vec, vec::Vec};
@@ -250,7 +250,7 @@ mod tests {
         wire::{Addr4, Addr6, PortBe, Protocol},
     };
 
-    fn key(client: u16, server: u16) -> FlowKey<Addr4> {
+    pub(crate) fn key(client: u16, server: u16) -> FlowKey<Addr4> {
         FlowKey {
             source: Addr4(0x0a00_000a),
             destination: Addr4(0x1400_000a),
@@ -258,6 +258,21 @@ mod tests {
             place: Place::new(IfIndex(7), Side::From),
             protocol: Protocol::TCP.into(),
         }
+    }
+
+    /// Many keys that differ in little: of a scan, of a server's clients, and of neighbours that call a group.
+    pub(crate) fn crowds() -> [Vec<FlowKey<Addr4>>; 4] {
+        let sources = |protocol: Protocol| {
+            let key = move |low: u16| {
+                let [third, fourth] = low.to_be_bytes();
+                let source = Addr4(u32::from_ne_bytes([10, 0, third, fourth]));
+                FlowKey { source, protocol: protocol.into(), ..key(5353, 5353) }
+            };
+            (0..=u16::MAX).map(key).collect()
+        };
+        let scan = (0..=u16::MAX).map(|port| key(40_000, port));
+        let clients = (0..=u16::MAX).map(|port| key(port, 80));
+        [scan.collect(), clients.collect(), sources(Protocol::UDP), sources(Protocol::ICMP)]
     }
 
     fn home<A: Address>(key: &FlowKey<A>, HashKeys(keys): HashKeys, groups: u32) -> Home {
@@ -338,17 +353,7 @@ mod tests {
 
     #[test]
     fn scans_and_many_clients_find_room_until_the_table_is_nearly_full() {
-        let scan = (0..=u16::MAX).map(|port| key(40_000, port)).collect::<Vec<_>>();
-        let clients = (0..=u16::MAX).map(|port| key(port, 80)).collect();
-        let sources = |protocol: Protocol| {
-            let key = move |low: u16| {
-                let [third, fourth] = low.to_be_bytes();
-                let source = Addr4(u32::from_ne_bytes([10, 0, third, fourth]));
-                FlowKey { source, protocol: protocol.into(), ..key(5353, 5353) }
-            };
-            (0..=u16::MAX).map(key).collect()
-        };
-        for keys in [scan, clients, sources(Protocol::UDP), sources(Protocol::ICMP)] {
+        for keys in crowds() {
             for seed in 0..20 {
                 let mut table = Filled::new((keys.len() / PLACES) as u32, seed);
                 keys.iter().take(keys.len() * 3 / 4).for_each(|key| table.put(key, 0));

@@ -122,7 +122,7 @@ fn unsettled<F: Maps>(skb: Skb, place: Place, mut fate: Fate) -> Fate {
         fate = unusual::<F>(skb, place, code);
     }
     if fate.is_open() {
-        fate = slow::<F>(skb, place, fate == Fate::TELLS);
+        fate = slow::<F>(skb, place);
         about = about::ON_DESK | about::JUDGED;
     }
     if !fate.is_settled() && tell::is_observed() {
@@ -163,14 +163,12 @@ fn error<F: Maps>(skb: Skb, side: Side) -> Fate {
     }
 }
 
-/// No entry has decided about the packet on the desk: the policy does. `tells`: it is only the translation that must be told.
+/// No entry has decided about the packet on the desk: the policy does.
 #[inline(always)]
-fn slow<F: Maps>(skb: Skb, place: Place, tells: bool) -> Fate {
-    if tells && F::renew() == Action::Confirmed as u32 {
-        let fate = F::confirm(skb, place);
-        if !fate.is_open() {
-            return fate;
-        }
+fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
+    let fate = renewed::<F>(skb, place);
+    if !fate.is_open() {
+        return fate;
     }
     let mut code = F::identify();
     if code == Action::Resolve as u32 {
@@ -191,11 +189,24 @@ fn slow<F: Maps>(skb: Skb, place: Place, tells: bool) -> Fate {
         return F::send(skb, place);
     }
     if code == Action::Confirmed as u32 {
-        let fate = F::confirm(skb, place);
-        // what the entry said is on the desk, too
-        return if fate.is_open() { F::send(skb, place) } else { fate };
+        return confirmed::<F>(skb, place);
     }
     if code == encode(Err(Drop::NoBackend)) { refuse::<F>(skb, place) } else { undisputed(code) }
+}
+
+/// Tells the translation of the packet on the desk what that says, if this is all that is to be done: then its entry decides.
+#[inline(always)]
+pub fn renewed<F: Maps>(skb: Skb, place: Place) -> Fate {
+    // SAFETY: this CPU's desk, which no other program uses meanwhile.
+    let tells = F::desk().is_some_and(|desk| unsafe { (*desk).tells() });
+    if tells && F::renew() == Action::Confirmed as u32 { F::confirm(skb, place) } else { Fate::UNDECIDED }
+}
+
+/// The entry of the packet on the desk decides; where it is not there any more, what it said is on the desk, too.
+#[inline(always)]
+pub fn confirmed<F: Maps>(skb: Skb, place: Place) -> Fate {
+    let fate = F::confirm(skb, place);
+    if fate.is_open() { F::send(skb, place) } else { fate }
 }
 
 /// From [`Action::Judge`] on, as far as [`Action::Settle`].

@@ -3,7 +3,7 @@
 use aya_ebpf::btf_maps::Array;
 use netpol_common::{
     denial::{self, ROOM},
-    flow::{FlowKey, FlowValue, Word},
+    flow::{FlowKey, FlowValue},
     kernel::Turnover,
     table::Slot,
     wire::Address,
@@ -11,7 +11,7 @@ use netpol_common::{
 
 use crate::{
     act,
-    places::{Found, exchange, take},
+    places::{Found, fill, take},
 };
 
 pub type Denials<A> = Array<Slot<A>, { ROOM as usize }>;
@@ -49,19 +49,14 @@ impl<A: Address> DenialMap<A> for Denials<A> {
         };
         // SAFETY: as above; see `take`.
         unsafe {
-            let at = &raw mut (*slot).value.word;
-            let Some(before) = take(at) else { return };
-            if before.tag() == key.tag() && (*slot).key == *key {
+            let Some(before) = take(&raw mut (*slot).value.word) else { return };
+            if before.tag() == key.tag() && (*slot).key.is(key) {
                 value.packets += (*slot).value.packets;
                 value.bytes += (*slot).value.bytes;
             } else if before.generation() == value.word.generation() {
                 act::tally::<A>(Turnover::DenialsForgotten);
             }
-            let word = core::mem::replace(&mut value.word, Word(before.0 | Word::WRITING.0));
-            (*slot).key.copy_from(key);
-            (*slot).value.copy_from(value);
-            value.word = word;
-            exchange(at, word.after(before));
+            fill(slot, before, (key, value));
         }
     }
 }

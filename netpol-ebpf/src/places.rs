@@ -172,14 +172,27 @@ fn write<A: Address>(
             exchange(at, before);
             return false;
         }
-        (*slot).key.copy_from(key);
         says.write_volatile(tag.to_le());
-        // all but the word, which is in front
+        fill(slot, before, (key, value));
+    }
+    true
+}
+
+/// Writes an entry in a place that was taken: the key first, and the word last, which gives the place back.
+///
+/// # Safety
+///
+/// The pointer is aligned and valid for reads and writes, and the place is the caller's ([`take`]).
+#[inline(always)]
+pub unsafe fn fill<A: Address>(slot: *mut Slot<A>, before: Word, (key, value): (&FlowKey<A>, &FlowValue<A>)) {
+    // SAFETY: the caller's; the word is in front of what else is copied.
+    unsafe {
+        let at = &raw mut (*slot).value.word;
+        (*slot).key.copy_from(key);
         let (from, to) = (core::ptr::from_ref(value).cast::<u64>(), at.cast::<u64>());
         to.add(1).copy_from_nonoverlapping(from.add(1), size_of::<FlowValue<A>>() / 8 - 1);
         exchange(at, value.word.after(before));
     }
-    true
 }
 
 /// Takes a place to write in it, by a bit of its word: only one has it at a time. `None`: another CPU. Whoever reads meanwhile
@@ -216,7 +229,7 @@ pub unsafe fn take(at: *mut Word) -> Option<Word> {
 ///
 /// The pointer is aligned and valid for reads and writes.
 #[inline(always)]
-pub unsafe fn exchange(at: *mut Word, word: Word) -> Word {
+unsafe fn exchange(at: *mut Word, word: Word) -> Word {
     #[cfg(target_arch = "bpf")]
     // SAFETY: the caller's; a word is a number.
     let before = unsafe {

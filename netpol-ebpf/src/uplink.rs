@@ -14,7 +14,7 @@ use netpol_common::{
 
 use crate::{
     act::{self, Fate},
-    classify::judged,
+    classify::{confirmed, judged, renewed},
     family::Maps,
     frame::Skb,
     refuse::refuse,
@@ -69,7 +69,7 @@ fn unsettled<F: Maps>(skb: Skb, place: Place, mut fate: Fate) -> Fate {
     }
     if fate.is_open() {
         // as it came: a refusal has its answer in its place
-        fate = slow::<F>(skb, place, fate == Fate::TELLS);
+        fate = slow::<F>(skb, place);
         about = about::ON_DESK | about::JUDGED;
     }
     if !fate.is_settled() && tell::is_observed() {
@@ -108,14 +108,12 @@ fn is_direct<F: Maps>() -> bool {
     F::desk().is_some_and(|desk| unsafe { (*desk).is_direct() })
 }
 
-/// No entry speaks for the packet on the desk. `tells`: see `classify`.
+/// No entry speaks for the packet on the desk.
 #[inline(always)]
-fn slow<F: Maps>(skb: Skb, place: Place, tells: bool) -> Fate {
-    if tells && F::renew() == Action::Confirmed as u32 {
-        let fate = F::confirm(skb, place);
-        if !fate.is_open() {
-            return fate;
-        }
+fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
+    let fate = renewed::<F>(skb, place);
+    if !fate.is_open() {
+        return fate;
     }
     let mut code = F::identify_uplink(skb.0);
     code = judged::<F>(skb, code);
@@ -129,11 +127,7 @@ fn slow<F: Maps>(skb: Skb, place: Place, tells: bool) -> Fate {
             }
             F::send(skb, place)
         }
-        Ok(Action::Confirmed) => {
-            let fate = F::confirm(skb, place);
-            // what the entry said is on the desk, too
-            if fate.is_open() { F::send(skb, place) } else { fate }
-        }
+        Ok(Action::Confirmed) => confirmed::<F>(skb, place),
         Ok(_) => Fate::passed(Pass::Stack),
         Err(Drop::NoBackend) => refuse::<F>(skb, place),
         Err(drop) => Fate::dropped(drop),

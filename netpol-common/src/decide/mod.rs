@@ -245,6 +245,12 @@ impl<A: Address> Desk<A> {
         if self.translated == Translated::New as u32 { Action::Claim } else { Action::Settle }
     }
 
+    /// The entry of a translated connection speaks for the packet, and only the translation must be told ([`tells`]).
+    #[inline(always)]
+    pub const fn tells(&self) -> bool {
+        self.known.has(Known::TELLS)
+    }
+
     /// The packet begins a connection: nothing was known of it, or its ports are used again.
     #[inline(always)]
     pub fn is_new(&self) -> bool {
@@ -281,7 +287,7 @@ impl<A: Address> Desk<A> {
 ///
 /// The reason to drop it.
 pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
-    let mut action = renew(kernel, desk)?;
+    let mut action = if desk.tells() { renew(kernel, desk)? } else { Action::Identify };
     if action == Action::Identify {
         action = identify(kernel, desk)?;
     }
@@ -310,17 +316,14 @@ fn judged<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, mut action: 
     Ok(action)
 }
 
-/// In front of the others: a packet of a translated connection that it holds for, and of which the translation must only be
-/// told ([`tells`]). [`Action::Confirmed`]; [`Action::Identify`] where it does not hold.
+/// In front of the others, where a packet only tells its translation something ([`Desk::tells`]). [`Action::Confirmed`];
+/// [`Action::Identify`] where what is known does not hold any more.
 ///
 /// # Errors
 ///
 /// None: a stage like the others.
 #[inline(always)]
 pub fn renew<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
-    if !desk.known.has(Known::TELLS) {
-        return Ok(Action::Identify);
-    }
     let place = desk.packet.key.place;
     desk.own = kernel.recall(&desk.packet.key);
     let zone = match kernel.hook(place.ifindex()) {

@@ -24,7 +24,7 @@ use crate::{
 ///
 /// The reason to drop the packet.
 pub fn decide_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
-    let mut action = renew(kernel, desk)?;
+    let mut action = if desk.tells() { renew(kernel, desk)? } else { Action::Identify };
     if action == Action::Identify {
         action = identify_uplink(kernel, desk)?;
     }

@@ -8,7 +8,7 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{InnerMap, MapError},
+    maps::{InnerMap, Map, MapError},
     sys::SyscallError,
 };
 
@@ -67,6 +67,17 @@ pub(super) fn read<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(&K,
             _ => place = Some(ended),
         }
     }
+}
+
+/// Gives every element of an array to `each`.
+///
+/// # Errors
+/// As for [`read`].
+pub(super) fn elements<V: Pod>(map: &Map, each: impl FnMut(&u32, &V)) -> io::Result<()> {
+    let Map::Array(map) = map else {
+        unreachable!("the type of a pinned map is checked where it is opened");
+    };
+    read(map.fd().as_fd(), each)
 }
 
 /// Inserts or replaces all of them. Not for maps that keep a value for each CPU.

@@ -147,6 +147,17 @@ impl Pins {
         Err(Error::OtherVersion { path, what })
     }
 
+    /// How many entries a map has room for, if it is pinned.
+    pub(super) fn room(&self, name: &str) -> Result<Option<u32>, Error> {
+        let path = self.maps().join(name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        // what another version had there has other entries
+        self.check(name)?;
+        Ok(Some(MapInfo::from_pin(path).map_err(Error::map(name))?.max_entries()))
+    }
+
     /// Removes everything that was pinned, links first, and the folders. What else lies there stays.
     ///
     /// # Errors

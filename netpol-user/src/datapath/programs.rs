@@ -11,7 +11,6 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::MapInfo,
     pin::PinError,
     programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
@@ -171,14 +170,8 @@ fn check_rooms(pins: &Pins, flows: Option<u32>) -> Result<(), Error> {
     let Some(flows) = flows else { return Ok(()) };
     let tables = TABLES.into_iter().map(|(name, share)| (name, table::groups(flows, share), PLACES as u32));
     for (name, wanted, places) in tables.chain(ROOMS.map(|(name, share)| (name, flows / share, 1))) {
-        let path = pins.maps().join(name);
-        if !path.exists() {
-            continue;
-        }
-        // what another version had there has other entries
-        pins.check(name)?;
-        let has = MapInfo::from_pin(&path).map_err(Error::map(name))?.max_entries();
-        if has != wanted {
+        if let Some(has) = pins.room(name)?.filter(|has| *has != wanted) {
+            let path = pins.maps().join(name);
             return Err(Error::Room { path, has: has * places, wanted: wanted * places });
         }
     }

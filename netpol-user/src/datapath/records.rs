@@ -1,6 +1,6 @@
 //! What the classifiers remember and count, read from their maps.
 
-use std::{io, net::IpAddr, os::fd::AsFd as _, time::Duration};
+use std::{borrow::Borrow, io, net::IpAddr, time::Duration};
 
 use aya::{
     Pod,
@@ -100,29 +100,8 @@ impl Datapath {
     }
 
     /// The same, one by one.
-    pub fn each_record(&self, mut each: impl FnMut(Record)) -> Result<(), Error> {
-        self.flows::<Addr4>("FLOWS4", &mut each)?;
-        self.flows::<Addr6>("FLOWS6", &mut each)?;
-        self.denials::<Addr4>("DENIALS4", &mut each)?;
-        self.denials::<Addr6>("DENIALS6", &mut each)
-    }
-
-    fn flows<A: Address>(&self, name: &'static str, each: &mut impl FnMut(Record)) -> Result<(), Error>
-    where
-        Group<A>: Pod,
-    {
-        let (now, map) = (now(), self.pins.map(name)?);
-        table::read::<A>(&map, |_, slot| each(record(&slot.key, &slot.value, (false, now))))
-            .map_err(|error| Error::Read { map: name, error })
-    }
-
-    fn denials<A: Address>(&self, name: &'static str, each: &mut impl FnMut(Record)) -> Result<(), Error>
-    where
-        Slot<A>: Pod,
-    {
-        let (now, map) = (now(), self.pins.map(name)?);
-        denials::<A>(&map, |_, slot| each(record(&slot.key, &slot.value, (true, now))))
-            .map_err(|error| Error::Read { map: name, error })
+    pub fn each_record(&self, each: impl FnMut(Record)) -> Result<(), Error> {
+        each_of(|name| self.pins.map(name), each)
     }
 
     /// The counters of all verdicts that occurred.
@@ -156,16 +135,37 @@ impl Datapath {
     }
 }
 
+/// Gives the flows and denials of these maps to `each`.
+pub(super) fn each_of<M: Borrow<Map>>(
+    map: impl Fn(&'static str) -> Result<M, Error>,
+    mut each: impl FnMut(Record),
+) -> Result<(), Error> {
+    of_family::<Addr4, M>(["FLOWS4", "DENIALS4"], &map, &mut each)?;
+    of_family::<Addr6, M>(["FLOWS6", "DENIALS6"], &map, &mut each)
+}
+
+fn of_family<A: Address, M: Borrow<Map>>(
+    [flows, refused]: [&'static str; 2],
+    map: &impl Fn(&'static str) -> Result<M, Error>,
+    each: &mut impl FnMut(Record),
+) -> Result<(), Error>
+where
+    Group<A>: Pod,
+    Slot<A>: Pod,
+{
+    let (now, error) = (now(), |map| move |error| Error::Read { map, error });
+    let mut give = |slot: &Slot<A>, is_denial| each(record(&slot.key, &slot.value, (is_denial, now)));
+    table::read(map(flows)?.borrow(), |_, slot| give(slot, false)).map_err(error(flows))?;
+    denials(map(refused)?.borrow(), |_, slot| give(slot, true)).map_err(error(refused))
+}
+
 /// Each place of a table of denials where one is, with its number.
 pub(super) fn denials<A: Address>(map: &Map, mut each: impl FnMut(u32, &Slot<A>)) -> io::Result<()>
 where
     Slot<A>: Pod,
 {
-    let Map::Array(map) = map else {
-        unreachable!("the type of a pinned map is checked where it is opened");
-    };
-    batch::read(map.fd().as_fd(), |place: &u32, slot: &Slot<A>| {
-        // one that is being written is as if it came later
+    // one that is being written is what was there before, or comes later
+    batch::elements(map, |place, slot: &Slot<A>| {
         if slot.is_of(&slot.key) {
             each(*place, slot);
         }

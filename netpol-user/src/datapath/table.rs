@@ -1,10 +1,13 @@
 //! The tables of flows, which are netpol-common's [`table`](netpol_common::table): laid out, read, and searched.
 
-use std::{fs::File, io, io::Read as _, os::fd::AsFd as _};
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    io,
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, Map, MapData, MapError, MapInfo},
+    maps::{Array, Map, MapData, MapError},
 };
 use netpol_common::{
     flow::{FlowKey, FlowValue},
@@ -35,16 +38,14 @@ impl Layout {
     pub(super) fn of(pins: &Pins, flows: Option<u32>) -> Result<Self, Error> {
         let mut layout = Self::new(flows.unwrap_or(FLOWS), 0);
         for ((name, _), groups) in TABLES.into_iter().zip(&mut layout.groups) {
-            if pins.maps().join(name).exists() {
-                *groups = groups_of(pins, name)?;
-            }
+            *groups = pins.room(name)?.unwrap_or(*groups);
         }
         if pins.maps().join(SEED).exists() {
             let map: Array<MapData, u64> = pins.map(SEED)?.try_into().map_err(Error::map(SEED))?;
             layout = layout.with_seed(map.get(&0, 0).map_err(Error::map(SEED))?);
         }
         if layout.seed == 0 {
-            layout = layout.with_seed(draw()?);
+            layout = layout.with_seed(draw());
         }
         Ok(layout)
     }
@@ -81,19 +82,9 @@ pub(super) const fn groups(flows: u32, share: u32) -> u32 {
     flows.div_ceil(share).div_ceil(PLACES as u32)
 }
 
-/// How many a pinned one has.
-pub(super) fn groups_of(pins: &Pins, name: &str) -> Result<u32, Error> {
-    // what another version had there has other entries
-    pins.check(name)?;
-    Ok(MapInfo::from_pin(pins.maps().join(name)).map_err(Error::map(name))?.max_entries())
-}
-
-/// A number that nobody guesses.
-fn draw() -> Result<u64, Error> {
-    let mut bytes = [0; 8];
-    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-    read.map_err(|error| Error::Folder { path: "/dev/urandom".into(), error })?;
-    Ok(u64::from_ne_bytes(bytes))
+/// A number that nobody guesses: a hash whose keys the kernel has drawn, and not 0.
+fn draw() -> u64 {
+    RandomState::new().hash_one(()) | 1
 }
 
 /// Each entry of a table, with the number of its group.
@@ -101,12 +92,7 @@ pub(super) fn read<A: Address>(map: &Map, mut each: impl FnMut(u32, &Slot<A>)) -
 where
     Group<A>: Pod,
 {
-    let Map::Array(map) = map else {
-        unreachable!("the type of a pinned map is checked where it is opened");
-    };
-    batch::read(map.fd().as_fd(), |number: &u32, group: &Group<A>| {
-        group.entries().for_each(|slot| each(*number, slot));
-    })
+    batch::elements(map, |number, group: &Group<A>| group.entries().for_each(|slot| each(*number, slot)))
 }
 
 /// Empties a table, of which no packet makes use meanwhile: what one writes into a group that is emptied may be lost.

@@ -17,7 +17,6 @@ use netpol_common::{
     kernel::{FragmentKey, FragmentPorts},
     nat::{NatKey, Translation},
     service::{Affinity, AffinityKey, Uplink},
-    table::{Group, Slot},
     tables::{AddressKey, AddressValue, HookValue, IfIndex, Network},
     wire::{Addr4, Addr6, Address, PortBe, Protocol},
 };
@@ -228,32 +227,11 @@ impl Twin {
     /// The entry of the direction that was just seen there: the other one is at another place, or says that it replies.
     fn record(&self, interface: IfIndex, side: Side) -> Result<Option<Record>, Error> {
         let mut records = Vec::new();
-        self.flows::<Addr4>("FLOWS4", &mut records)?;
-        self.flows::<Addr6>("FLOWS6", &mut records)?;
-        self.denials::<Addr4>("DENIALS4", &mut records)?;
-        self.denials::<Addr6>("DENIALS6", &mut records)?;
+        records::each_of(|name| Ok(self.map(name)), |record| records.push(record))?;
         let is_it = |record: &Record| {
             (record.interface, record.side) == (interface, side) && !record.flags.has(FlowFlags::REPLY)
         };
         Ok(records.into_iter().find(is_it))
-    }
-
-    fn flows<A: Address>(&self, name: &'static str, records: &mut Vec<Record>) -> Result<(), Error>
-    where
-        Group<A>: Pod,
-    {
-        let now = records::now();
-        let each = |_, slot: &Slot<A>| records.push(records::record(&slot.key, &slot.value, (false, now)));
-        table::read(self.map(name), each).map_err(|error| Error::Read { map: name, error })
-    }
-
-    fn denials<A: Address>(&self, name: &'static str, records: &mut Vec<Record>) -> Result<(), Error>
-    where
-        Slot<A>: Pod,
-    {
-        let now = records::now();
-        let each = |_, slot: &Slot<A>| records.push(records::record(&slot.key, &slot.value, (true, now)));
-        records::denials(self.map(name), each).map_err(|error| Error::Read { map: name, error })
     }
 
     /// As if no packet had passed yet. (Limits of new flows are not reached by as few.)

@@ -310,11 +310,11 @@ impl<'a> Site<'a> {
                 let mut group = flows.get(number, Group::<Addr4>::EMPTY)?;
                 if let Some(at) = group.slots.iter().position(|slot| slot.is_of(&key)) {
                     (group.tags[at], group.slots[at]) = (0, Slot::EMPTY);
-                    flows.put(number, &group)?;
+                    flows.set(number, &group)?;
                 }
             }
         }
-        denial::places(&key).into_iter().try_for_each(|place| denials.put(place, &Slot::<Addr4>::EMPTY))
+        denial::places(&key).into_iter().try_for_each(|place| denials.set(place, &Slot::<Addr4>::EMPTY))
     }
 
     /// Of first packets, when more flows came before them than are remembered.

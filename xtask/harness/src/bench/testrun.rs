@@ -169,9 +169,9 @@ impl Map {
         pinned(path).map(Self)
     }
 
-    /// `value` is as large as the map's values.
-    pub fn set(&self, key: u32, value: &[u8]) -> Result<()> {
-        self.element(BPF_MAP_UPDATE_ELEM, &raw const key as u64, value.as_ptr() as u64)
+    /// `V` is the map's type of values.
+    pub fn set<V: Copy>(&self, key: u32, value: &V) -> Result<()> {
+        self.element(BPF_MAP_UPDATE_ELEM, &raw const key as u64, &raw const *value as u64)
             .context("setting a map's element")?;
         Ok(())
     }
@@ -181,13 +181,6 @@ impl Map {
         self.element(BPF_MAP_LOOKUP_ELEM, &raw const key as u64, &raw mut value as u64)
             .context("reading a map's element")?;
         Ok(value)
-    }
-
-    /// Replaces an element. `V` is the map's type of values.
-    pub fn put<V: Copy>(&self, key: u32, value: &V) -> Result<()> {
-        self.element(BPF_MAP_UPDATE_ELEM, &raw const key as u64, &raw const *value as u64)
-            .context("setting a map's element")?;
-        Ok(())
     }
 
     fn element(&self, command: libc::c_long, key: u64, value: u64) -> io::Result<i32> {
