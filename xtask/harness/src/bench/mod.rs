@@ -60,7 +60,8 @@ pub struct Bench {
     /// A minute instead of a quarter of an hour: few short rounds, only good for a first look.
     #[arg(long)]
     quick: bool,
-    /// Only these: sections (paths, packets, nat, observe, scale, publications), kinds of traffic, paths.
+    /// Only these: sections (paths, packets, nat, observe, scale, publications), kinds of traffic, paths;
+    /// of what is translated, who asks (published, masquerade, ...) and who translates (netpol-100, ...).
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// How many rounds of everything; ratios are medians over them.

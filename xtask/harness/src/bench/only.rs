@@ -1,39 +1,42 @@
-//! `--only`: names of sections, kinds of traffic and paths, in one list. `nat` is all sections `nat-...`.
+//! `--only`: names of sections, kinds of traffic and paths, in one list. `nat` is all sections `nat-...`; of what is
+//! translated, paths are comparisons (who asks whom) and who translates.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 
-use super::{SECTIONS, traffic::MODES, variants::VARIANTS};
+use super::{
+    SECTIONS,
+    nat::{guards, paths::COMPARISONS},
+    traffic::MODES,
+    variants::VARIANTS,
+};
 
-/// What to restrict the run to; nothing named of a kind means all of that kind.
+/// What to restrict the run to; nothing named of a kind means all of that kind. A name may be one of several kinds.
 pub struct Only {
     sections: BTreeSet<String>,
-    modes: BTreeSet<String>,
-    variants: BTreeSet<String>,
+    names: BTreeSet<String>,
 }
 
 impl Only {
     pub fn parse(names: &[String]) -> Result<Self> {
-        let mut only = Self { sections: BTreeSet::new(), modes: BTreeSet::new(), variants: BTreeSet::new() };
+        let mut only = Self { sections: BTreeSet::new(), names: BTreeSet::new() };
         for name in names {
-            let sections = SECTIONS.iter().map(|(section, _)| *section).filter(|section| is_or_begins(section, name));
             let before = only.sections.len();
+            let sections = SECTIONS.iter().map(|(section, _)| *section).filter(|section| is_or_begins(section, name));
             only.sections.extend(sections.map(str::to_owned));
-            let kind = if only.sections.len() > before {
+            if only.sections.len() > before {
                 continue;
-            } else if MODES.iter().any(|mode| mode.name == name) {
-                &mut only.modes
-            } else if VARIANTS.iter().any(|variant| variant.name == name) {
-                &mut only.variants
-            } else {
+            }
+            if !parts().any(|part| part == name) {
                 bail!("--only {name}: there is no such section, traffic or path; there are {}", known().join(", "));
-            };
-            kind.insert(name.clone());
+            }
+            only.names.insert(name.clone());
         }
-        // Traffic and paths are what the section of paths is made of.
+        // Traffic and paths are what the sections of paths are made of.
         if only.sections.is_empty() && !names.is_empty() {
-            only.sections.insert("paths".to_owned());
+            let translated = comparisons().any(|name| only.names.contains(name));
+            only.sections.insert(if translated { "nat-paths" } else { "paths" }.to_owned());
         }
         Ok(only)
     }
@@ -43,16 +46,48 @@ impl Only {
     }
 
     pub fn mode(&self, name: &str) -> bool {
-        self.modes.is_empty() || self.modes.contains(name)
+        self.allows(modes(), name)
     }
 
     pub fn variant(&self, name: &str) -> bool {
-        self.variants.is_empty() || self.variants.contains(name)
+        self.allows(variants(), name)
+    }
+
+    pub fn comparison(&self, name: &str) -> bool {
+        self.allows(comparisons(), name)
+    }
+
+    pub fn guard(&self, name: &str) -> bool {
+        self.allows(guards(), name)
     }
 
     pub fn is_everything(&self) -> bool {
-        self.sections.is_empty() && self.modes.is_empty() && self.variants.is_empty()
+        self.sections.is_empty() && self.names.is_empty()
     }
+
+    fn allows(&self, mut kind: impl Iterator<Item = &'static str>, name: &str) -> bool {
+        self.names.contains(name) || !kind.any(|other| self.names.contains(other))
+    }
+}
+
+fn modes() -> impl Iterator<Item = &'static str> {
+    MODES.iter().map(|mode| mode.name)
+}
+
+fn variants() -> impl Iterator<Item = &'static str> {
+    VARIANTS.iter().map(|variant| variant.name)
+}
+
+fn comparisons() -> impl Iterator<Item = &'static str> {
+    COMPARISONS.iter().map(|comparison| comparison.name)
+}
+
+fn guards() -> impl Iterator<Item = &'static str> {
+    guards::VARIANTS.iter().map(|variant| variant.name)
+}
+
+fn parts() -> impl Iterator<Item = &'static str> {
+    modes().chain(variants()).chain(comparisons()).chain(guards())
 }
 
 /// Whether `name` is the section, or the group that it is in.
@@ -61,8 +96,8 @@ fn is_or_begins(section: &str, name: &str) -> bool {
 }
 
 fn known() -> Vec<&'static str> {
-    let sections = SECTIONS.iter().map(|(name, _)| *name);
-    sections.chain(MODES.iter().map(|mode| mode.name)).chain(VARIANTS.iter().map(|variant| variant.name)).collect()
+    let mut seen = BTreeSet::new();
+    SECTIONS.iter().map(|(name, _)| *name).chain(parts()).filter(|name| seen.insert(*name)).collect()
 }
 
 #[cfg(test)]
@@ -98,14 +133,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_translated_is_chosen_by_who_asks_and_who_translates() -> Result<()> {
+        let some = only(&["published", "crr", "netpol-100"])?;
+        assert!(some.section("nat-paths") && !some.section("paths") && !some.is_everything());
+        assert!(some.comparison("published") && !some.comparison("virtual"));
+        assert!(some.guard("netpol-100") && !some.guard("iptables-100") && some.mode("crr"));
+        let both = only(&["nat", "paths", "iptables-100"])?;
+        assert!(both.guard("iptables-100") && both.variant("iptables-100") && !both.variant("iptables-10"));
+        Ok(())
+    }
+
+    #[test]
     fn an_unknown_name_is_told_with_the_known_ones() {
         let error = only(&["upd"]).err().expect("an error").to_string();
         assert!(error.contains("upd") && error.contains("udp") && error.contains("iptables-10"), "{error}");
     }
 
     #[test]
-    fn no_name_means_two_things() {
-        let names = known();
-        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+    fn no_section_is_called_like_a_part() {
+        for part in parts() {
+            assert!(!SECTIONS.iter().any(|(section, _)| is_or_begins(section, part)), "{part}");
+        }
     }
 }

@@ -11,7 +11,7 @@
 
 pub mod backends;
 mod documents;
-mod guards;
+pub mod guards;
 pub mod packets;
 pub mod paths;
 mod site;

@@ -19,14 +19,14 @@ use super::{
 };
 
 /// Spots that are compared with each other: a table of the report.
-struct Comparison {
-    name: &'static str,
+pub struct Comparison {
+    pub name: &'static str,
     title: &'static str,
     ways: &'static [Way],
     modes: &'static [&'static str],
 }
 
-const COMPARISONS: &[Comparison] = &[
+pub const COMPARISONS: &[Comparison] = &[
     Comparison {
         name: "virtual",
         title: "container to container, virtual address",
@@ -97,9 +97,10 @@ impl Spot<'_> {
 }
 
 pub fn run(setting: &Setting) -> Result<Section> {
-    let progress = Progress::start("building what translates", VARIANTS.len());
-    let built = VARIANTS
-        .iter()
+    let wanted = VARIANTS.iter().filter(|variant| setting.only.guard(variant.name)).collect::<Vec<_>>();
+    let progress = Progress::start("building what translates", wanted.len());
+    let built = wanted
+        .into_iter()
         .map(|variant| {
             let built = Built::new(variant, setting.sandbox, setting.binary).with_context(|| variant.what)?;
             progress.step(variant.what);
@@ -107,7 +108,8 @@ pub fn run(setting: &Setting) -> Result<Section> {
         })
         .collect::<Result<Vec<_>>>()?;
     progress.done();
-    let spots = COMPARISONS.iter().flat_map(|comparison| spots(comparison, &built)).collect::<Vec<_>>();
+    let wanted = COMPARISONS.iter().filter(|comparison| setting.only.comparison(comparison.name));
+    let spots = wanted.flat_map(|comparison| spots(comparison, &built)).collect::<Vec<_>>();
     let rounds = measure(setting, &spots)?;
     Ok(describe(&spots, &rounds, setting))
 }
@@ -212,6 +214,9 @@ fn describe(spots: &[Spot], rounds: &[Round], setting: &Setting) -> Section {
     );
     for comparison in COMPARISONS {
         let rows = spots.iter().filter(|spot| spot.comparison.name == comparison.name).collect::<Vec<_>>();
+        if rows.is_empty() {
+            continue;
+        }
         section.tables.push(table(comparison, &rows, rounds, setting));
     }
     section.notes.extend(losses(spots, rounds));
