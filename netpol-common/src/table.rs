@@ -1,9 +1,10 @@
 //! Where flows are remembered: a table of groups of eight places. A key has two groups that it may be in.
 //!
 //! The kernel's LRU hash takes locks and frees in batches; its look-ups are calls that are four functions deep. An array's
-//! are a few instructions of the program itself, and a group says in its first 16 bytes which of its places may have the
-//! key. What is in the way of a new flow, where both groups are full, is the one of the sixteen that had no packet for
-//! longest.
+//! are a few instructions of the program itself. There are two: of what the places hold, and of 16 bytes for each group
+//! that say which of its places may have the key. The second is fifty times smaller and stays in the caches, so whether a
+//! flow is known, and where, costs no access to memory that is far away. What is in the way of a new flow, where both
+//! groups are full, is the one of the sixteen that had no packet for longest.
 //!
 //! Who opens flows may choose addresses and ports, so the hash is keyed with a secret of the table: nobody who does not know it
 //! can fill two groups on purpose.
@@ -26,25 +27,24 @@ pod! {
         pub reserved: u32,
         pub value: FlowValue<A>,
     }
+}
 
-    /// What the kernel keeps together, at an address that is a multiple of 8.
-    pub struct Group<A: Address> {
-        /// [`Tag`]s of the places, in little endian; 0: it is free.
-        pub tags: [u16; PLACES],
-        pub slots: [Slot<A>; PLACES],
-    }
+/// [`Tag`]s of a group's places, in little endian; 0: it is free. (The kernel keeps it at a multiple of 8.)
+pub type GroupTags = [u16; PLACES];
+
+/// Where in the table a place of a group is.
+#[inline(always)]
+pub const fn index(group: u32, place: usize) -> u32 {
+    group * PLACES as u32 + place as u32
 }
 
 const _: () = {
     let () = Slot::<crate::wire::Addr4>::NO_PADDING;
     let () = Slot::<crate::wire::Addr6>::NO_PADDING;
-    let () = Group::<crate::wire::Addr4>::NO_PADDING;
-    let () = Group::<crate::wire::Addr6>::NO_PADDING;
-    // what the hot path touches of an IPv4 place that is not translated is at most two cache lines: places begin at
-    // multiples of 16 bytes
-    assert!(core::mem::offset_of!(Group<crate::wire::Addr4>, slots) == 16);
-    assert!(size_of::<Slot<crate::wire::Addr4>>().is_multiple_of(16));
-    assert!(24 + core::mem::offset_of!(FlowValue<crate::wire::Addr4>, egress_rule) <= 64 + 16);
+    // what the hot path touches of an IPv4 place that is not translated is two cache lines: places begin at multiples of
+    // 32 bytes
+    assert!(size_of::<Slot<crate::wire::Addr4>>().is_multiple_of(32));
+    assert!(24 + core::mem::offset_of!(FlowValue<crate::wire::Addr4>, egress_rule) <= 64 + 32);
 };
 
 impl<A: Address> Slot<A> {
@@ -60,27 +60,17 @@ impl<A: Address> Slot<A> {
     }
 }
 
-impl<A: Address> Group<A> {
-    /// As the kernel makes it.
-    pub const EMPTY: Self = Self { tags: [0; PLACES], slots: [Slot::EMPTY; PLACES] };
-
-    /// The place that had no packet for longest.
-    #[inline(always)]
-    pub fn stalest(&self, now: Ticks) -> Stalest {
-        let mut stalest = Stalest::new(&self.slots[0], 0, now);
-        for (place, slot) in self.slots.iter().enumerate().skip(1) {
-            let other = Stalest::new(slot, place, now);
-            if other.0 > stalest.0 {
-                stalest = other;
-            }
+/// The place of a group that had no packet for longest. `None`: there is no such group.
+#[inline(always)]
+pub fn stalest(now: Ticks, seen: impl Fn(usize) -> Option<Ticks>) -> Option<Stalest> {
+    let mut stalest = Stalest::new(seen(0)?, 0, now);
+    for place in 1..PLACES {
+        let other = Stalest::new(seen(place)?, place, now);
+        if other.0 > stalest.0 {
+            stalest = other;
         }
-        stalest
     }
-
-    /// What there is. Of what somebody writes anew, it is what was there before, or numbers of both.
-    pub fn entries(&self) -> impl Iterator<Item = &Slot<A>> {
-        self.slots.iter().filter(|slot| slot.is_of(&slot.key))
-    }
+    Some(stalest)
 }
 
 /// A place, and for how long it had no packet: the place is in the lowest 3 bits, and the ticks above it, so that one
@@ -91,9 +81,9 @@ pub struct Stalest(pub u64);
 
 impl Stalest {
     #[inline(always)]
-    fn new<A: Address>(slot: &Slot<A>, place: usize, now: Ticks) -> Self {
+    fn new(seen: Ticks, place: usize, now: Ticks) -> Self {
         // a quarter of an hour more: another CPU may have been late when it read the clock, or this one
-        let age = now.0.wrapping_sub(slot.value.seen.0).wrapping_add(1 << 20);
+        let age = now.0.wrapping_sub(seen.0).wrapping_add(1 << 20);
         Self((age as u64) << 3 | place as u64)
     }
 
@@ -166,10 +156,16 @@ pub struct Tags {
 }
 
 impl Tags {
-    /// Of the group's first 16 bytes.
+    /// Of [`GroupTags`] as they lie in memory.
     #[inline(always)]
     pub const fn from_memory([low, high]: [u64; 2]) -> Self {
         Self { low: u64::from_le(low), high: u64::from_le(high) }
+    }
+
+    /// The same, of a copy.
+    pub fn from_group(tags: GroupTags) -> Self {
+        let half = |half: &[u16]| half.iter().rev().fold(0, |number, tag| number << 16 | u64::from(u16::from_le(*tag)));
+        Self { low: half(&tags[..PLACES / 2]), high: half(&tags[PLACES / 2..]) }
     }
 
     /// A place with this tag: its byte has its lowest bit set, and some bytes above the lowest may have it for nothing.
@@ -197,6 +193,11 @@ impl Tags {
         // the lowest one alone moves the byte with its place's number to the top
         let lowest = found & found.wrapping_neg();
         Some((lowest.wrapping_mul(0x0004_0105_0206_0307) >> 56) as usize % PLACES)
+    }
+
+    /// The places that are not free.
+    pub fn used(self) -> impl Iterator<Item = usize> {
+        (0..PLACES).filter(move |place| self.at(*place) != Tag::FREE)
     }
 
     /// That of a place.
@@ -280,8 +281,11 @@ pub(crate) mod tests {
     }
 
     fn tags(tags: [u16; PLACES]) -> Tags {
-        let half = |half: &[u16]| half.iter().rev().fold(0, |number, tag| number << 16 | u64::from(*tag)).to_le();
-        Tags::from_memory([half(&tags[..4]), half(&tags[4..])])
+        let memory = tags.map(u16::to_le);
+        // SAFETY: integers without padding.
+        let halves: [u64; 2] = unsafe { core::mem::transmute(memory) };
+        assert_eq!(Tags::from_memory(halves), Tags::from_group(memory));
+        Tags::from_memory(halves)
     }
 
     proptest! {
@@ -298,6 +302,8 @@ pub(crate) mod tests {
                         None => prop_assert!(!all.contains(&wanted.0)),
                     }
                 }
+                let used: Vec<_> = (0..PLACES).filter(|place| all[*place] != 0).collect();
+                prop_assert_eq!(tags(all).used().collect::<Vec<_>>(), used);
                 let free = all.iter().filter(|tag| **tag == 0).count() as u64;
                 let ones = all.iter().filter(|tag| **tag == 1).count() as u64;
                 prop_assert!((free..=free + ones).contains(&tags(all).free()));
@@ -341,9 +347,7 @@ pub(crate) mod tests {
             let Home { groups, tag } = home(key, self.keys, self.groups.len() as u32);
             let both = groups.map(|group| self.groups[group as usize]);
             let (group, place) = room(both.map(|group| tags(group.map(|(tag, _)| tag))), tag, |group| {
-                let slot =
-                    |(_, seen)| Slot { value: FlowValue { seen: Ticks(seen), ..FlowValue::EMPTY }, ..Slot::EMPTY };
-                Group { slots: both[group].map(slot), ..Group::<Addr4>::EMPTY }.stalest(Ticks(now))
+                stalest(Ticks(now), |place| Some(Ticks(both[group][place].1))).expect("a group")
             });
             let at = &mut self.groups[groups[group] as usize][place];
             self.lost += usize::from(at.0 != 0);
@@ -416,15 +420,14 @@ pub(crate) mod tests {
     fn the_place_that_had_no_packet_for_longest_is_the_stalest() {
         // over the clock's end, and one whose packet another CPU saw in the future
         let now = Ticks(5);
-        let ages = [3, 6, 900, 0, u32::MAX - 1_000, 4, 20, 7];
-        let slot = |age| Slot {
-            value: FlowValue { seen: Ticks(now.0.wrapping_sub(age)), ..FlowValue::EMPTY },
-            ..Slot::<Addr4>::EMPTY
+        let mut ages = [3, 6, 900, 0, u32::MAX - 1_000, 4, 20, 7];
+        let of = |ages: [u32; PLACES]| {
+            stalest(now, |place| Some(Ticks(now.0.wrapping_sub(ages[place])))).map(Stalest::place)
         };
-        let mut group = Group { slots: ages.map(slot), ..Group::EMPTY };
-        assert_eq!(group.stalest(now).place(), 2);
-        group.slots[7] = slot(1_000_000);
-        assert_eq!(group.stalest(now).place(), 7);
+        assert_eq!(of(ages), Some(2));
+        ages[7] = 1_000_000;
+        assert_eq!(of(ages), Some(7));
+        assert_eq!(stalest(now, |place| (place < 5).then_some(now)), None);
     }
 
     #[test]

@@ -1,17 +1,19 @@
-//! What is remembered of connections: netpol-common's [`table`], in an array.
+//! What is remembered of connections: netpol-common's [`table`], in two arrays.
 
-use aya_ebpf::{Global, btf_maps::Array};
+use aya_ebpf::{Global, bindings::BPF_F_MMAPABLE, btf_maps::Array};
 use netpol_common::{
     flow::{FlowKey, FlowValue, Ticks, Word},
     kernel::Turnover,
-    table::{Group, HashKeys, Home, Slot, Stalest, Tag, Tags, room},
+    table::{self, GroupTags, HashKeys, Home, Slot, Stalest, Tag, Tags, index, room},
     wire::Address,
 };
 
 use crate::act;
 
-/// A family's table of flows, which the loader makes as large as it is wanted.
-pub type Flows<A> = Array<Group<A>, 1>;
+/// A family's flows, in as many places as the loader wants.
+pub type Flows<A> = Array<Slot<A>, 1, { BPF_F_MMAPABLE as usize }>;
+/// And which of the places may have a key.
+pub type FlowTags = Array<GroupTags, 1, { BPF_F_MMAPABLE as usize }>;
 
 /// The table's secret: the loader's. It is that of the tables as long as they are pinned.
 #[unsafe(no_mangle)]
@@ -63,25 +65,32 @@ impl<A: Address> Found<A> {
             return true;
         }
         // what was read of the key in the beginning would do for the compiler
-        #[cfg(target_arch = "bpf")]
-        // SAFETY: no instructions.
-        unsafe {
-            core::arch::asm!("", options(nostack, preserves_flags));
-        }
+        reread();
         // SAFETY: as in `at`.
         self.word.tag() == key.tag() && unsafe { (*self.slot).key.is(key) }
     }
 }
 
+/// What comes after this reads memory anew.
+#[inline(always)]
+pub fn reread() {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: no instructions.
+    unsafe {
+        core::arch::asm!("", options(nostack, preserves_flags));
+    }
+}
+
 /// A family's table of flows.
 pub struct Table<A: Address + 'static> {
-    map: &'static Flows<A>,
+    slots: &'static Flows<A>,
+    tags: &'static FlowTags,
     groups: &'static Global<u32>,
 }
 
 impl<A: Address> Table<A> {
-    pub const fn new(map: &'static Flows<A>, groups: &'static Global<u32>) -> Self {
-        Self { map, groups }
+    pub const fn new(slots: &'static Flows<A>, tags: &'static FlowTags, groups: &'static Global<u32>) -> Self {
+        Self { slots, tags, groups }
     }
 
     /// The entry of a key, in whatever generation; somebody may be writing there.
@@ -89,8 +98,8 @@ impl<A: Address> Table<A> {
     pub fn find(&self, key: &FlowKey<A>) -> Option<Found<A>> {
         let home = self.home(key);
         let [first, second] = home.groups;
-        match look(self.map.get_ptr_mut(first)?, key, &home) {
-            None => look(self.map.get_ptr_mut(second)?, key, &home),
+        match self.look(first, key, &home) {
+            None => self.look(second, key, &home),
             found => found,
         }
     }
@@ -102,72 +111,77 @@ impl<A: Address> Table<A> {
         Home::of(key.keyed_hash(number), self.groups.load())
     }
 
+    #[inline(always)]
+    fn look(&self, group: u32, key: &FlowKey<A>, home: &Home) -> Option<Found<A>> {
+        let place = tags(self.tags.get_ptr_mut(group)?).place(home.tag)?;
+        Found::at(self.slots.get_ptr_mut(index(group, place))?, key)
+    }
+
     /// Creates or replaces an entry. `Some(false)`: another CPU is in the way. `None`: there is no table.
     ///
-    /// `stalest`: [`Group::stalest`], as a function that the verifier looks at on its own.
+    /// `stalest`: [`Self::stalest`], as a function that the verifier looks at on its own.
     #[inline(always)]
-    pub fn put(
-        &self,
-        key: &FlowKey<A>,
-        value: &FlowValue<A>,
-        stalest: impl Fn(&Group<A>, Ticks) -> Stalest,
-    ) -> Option<bool> {
+    pub fn put(&self, key: &FlowKey<A>, value: &FlowValue<A>, stalest: impl Fn(u32, Ticks) -> Stalest) -> Option<bool> {
         let home = self.home(key);
-        let groups = [self.map.get_ptr_mut(home.groups[0])?, self.map.get_ptr_mut(home.groups[1])?];
+        // the words of a key are more than there are registers: the stack is small
+        reread();
+        let groups = [self.tags.get_ptr_mut(home.groups[0])?, self.tags.get_ptr_mut(home.groups[1])?];
+        if let Some((place, slot)) = self.there(home.groups[0], tags(groups[0]), (key, home.tag)) {
+            return Some(write((groups[0], place, slot), home.tag, home.tag, (key, value)));
+        }
+        if let Some((place, slot)) = self.there(home.groups[1], tags(groups[1]), (key, home.tag)) {
+            return Some(write((groups[1], place, slot), home.tag, home.tag, (key, value)));
+        }
         let tags = [tags(groups[0]), tags(groups[1])];
-        let pick = |group: usize| if group == 0 { groups[0] } else { groups[1] };
-        let there = |group: usize| {
-            let holds = |place: &usize| Found::at(slot(pick(group), *place), key).is_some();
-            tags[group].place(home.tag).filter(holds)
-        };
-        if let Some(place) = there(0) {
-            return Some(write(groups[0], (place, home.tag), home.tag, (key, value)));
-        }
-        if let Some(place) = there(1) {
-            return Some(write(groups[1], (place, home.tag), home.tag, (key, value)));
-        }
-        // SAFETY: as in `Found::at`: each age is one that it had.
-        let (group, place) = room(tags, home.tag, |group| stalest(unsafe { &*pick(group) }, value.seen));
-        let is_made = write(pick(group), (place, tags[group].at(place)), home.tag, (key, value));
+        let pick = |group: usize| if group == 0 { home.groups[0] } else { home.groups[1] };
+        let (group, place) = room(tags, home.tag, |group| stalest(pick(group), value.seen));
+        let slot = self.slots.get_ptr_mut(index(pick(group), place))?;
+        let (says, seen) = if group == 0 { (groups[0], tags[0].at(place)) } else { (groups[1], tags[1].at(place)) };
+        let is_made = write((says, place, slot), seen, home.tag, (key, value));
         if is_made {
             act::tally::<A>(Turnover::FlowsMade);
         }
         Some(is_made)
     }
+
+    /// The place of a key in a group with these tags.
+    #[inline(always)]
+    fn there(&self, group: u32, tags: Tags, (key, tag): (&FlowKey<A>, Tag)) -> Option<(usize, *mut Slot<A>)> {
+        let place = tags.place(tag)?;
+        let slot = self.slots.get_ptr_mut(index(group, place))?;
+        Found::at(slot, key).map(|_| (place, slot))
+    }
+
+    /// [`table::stalest`] of a group.
+    #[inline(always)]
+    pub fn stalest(&self, group: u32, now: Ticks) -> Option<Stalest> {
+        table::stalest(now, |place| {
+            let slot = self.slots.get_ptr_mut(index(group, place))?;
+            // SAFETY: elements of an array map stay mapped: each age is one that it had.
+            Some(unsafe { (*slot).value.seen })
+        })
+    }
 }
 
 #[inline(always)]
-fn tags<A: Address>(group: *mut Group<A>) -> Tags {
+fn tags(group: *mut GroupTags) -> Tags {
     // SAFETY: elements of an array map stay mapped, and are aligned to 8.
-    Tags::from_memory(unsafe { (&raw const (*group).tags).cast::<[u64; 2]>().read_volatile() })
-}
-
-#[inline(always)]
-fn slot<A: Address>(group: *mut Group<A>, place: usize) -> *mut Slot<A> {
-    // SAFETY: within the element.
-    unsafe { (&raw mut (*group).slots).cast::<Slot<A>>().add(place) }
-}
-
-#[inline(always)]
-fn look<A: Address>(group: *mut Group<A>, key: &FlowKey<A>, home: &Home) -> Option<Found<A>> {
-    let place = tags(group).place(home.tag)?;
-    Found::at(slot(group, place), key)
+    Tags::from_memory(unsafe { group.cast::<[u64; 2]>().read_volatile() })
 }
 
 /// Writes an entry where it was seen that there is one with that tag, or none. `false`: another CPU writes there, or has written.
 #[inline(always)]
 fn write<A: Address>(
-    group: *mut Group<A>,
-    (place, seen): (usize, Tag),
+    (group, place, slot): (*mut GroupTags, usize, *mut Slot<A>),
+    seen: Tag,
     tag: Tag,
     (key, value): (&FlowKey<A>, &FlowValue<A>),
 ) -> bool {
-    let slot = slot(group, place);
-    // SAFETY: elements of an array map stay mapped; see `take`.
+    // SAFETY: elements of array maps stay mapped; see `take`.
     unsafe {
         let at = &raw mut (*slot).value.word;
         let Some(before) = take(at) else { return false };
-        let says = (&raw mut (*group).tags).cast::<u16>().add(place);
+        let says = group.cast::<u16>().add(place);
         if says.read_volatile() != seen.to_le() {
             exchange(at, before);
             return false;

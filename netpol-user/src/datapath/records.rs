@@ -9,12 +9,15 @@ use aya::{
 use netpol_common::{
     drops::{Count, Drop, Pass, Side, Verdict, audit_code, counter, verdict_code},
     flow::{FlowFlags, FlowKey, FlowValue, Generation, Ticks},
-    table::{Group, Slot},
+    table::Slot,
     tables::{IfIndex, RuleId},
     wire::{Addr4, Addr6, Address, PortBe, Protocol},
 };
 
-use super::{Datapath, Error, batch, table};
+use super::{
+    Datapath, Error, batch,
+    table::{Mapping, Maps, TABLES},
+};
 
 /// One entry: a direction of a connection at one place, or a remembered denial.
 #[derive(Clone, Copy, Debug)]
@@ -140,22 +143,24 @@ pub(super) fn each_of<M: Borrow<Map>>(
     map: impl Fn(&'static str) -> Result<M, Error>,
     mut each: impl FnMut(Record),
 ) -> Result<(), Error> {
-    of_family::<Addr4, M>(["FLOWS4", "DENIALS4"], &map, &mut each)?;
-    of_family::<Addr6, M>(["FLOWS6", "DENIALS6"], &map, &mut each)
+    let [v4, v6] = TABLES;
+    of_family::<Addr4, M>((v4, "DENIALS4"), &map, &mut each)?;
+    of_family::<Addr6, M>((v6, "DENIALS6"), &map, &mut each)
 }
 
 fn of_family<A: Address, M: Borrow<Map>>(
-    [flows, refused]: [&'static str; 2],
+    (flows, refused): (Maps, &'static str),
     map: &impl Fn(&'static str) -> Result<M, Error>,
     each: &mut impl FnMut(Record),
 ) -> Result<(), Error>
 where
-    Group<A>: Pod,
     Slot<A>: Pod,
 {
     let (now, error) = (now(), |map| move |error| Error::Read { map, error });
     let mut give = |slot: &Slot<A>, is_denial| each(record(&slot.key, &slot.value, (is_denial, now)));
-    table::read(map(flows)?.borrow(), |_, slot| give(slot, false)).map_err(error(flows))?;
+    let (slots, tags) = (map(flows.slots)?, map(flows.tags)?);
+    let table = Mapping::of(slots.borrow(), tags.borrow()).map_err(error(flows.slots))?;
+    table.read(|slot| give(slot, false));
     denials(map(refused)?.borrow(), |_, slot| give(slot, true)).map_err(error(refused))
 }
 

@@ -17,6 +17,7 @@ use netpol_common::{
     kernel::{FragmentKey, FragmentPorts},
     nat::{NatKey, Translation},
     service::{Affinity, AffinityKey, Uplink},
+    table::Slot,
     tables::{AddressKey, AddressValue, HookValue, IfIndex, Network},
     wire::{Addr4, Addr6, Address, PortBe, Protocol},
 };
@@ -26,7 +27,7 @@ use super::{
     pins::MAPS,
     programs::{Classifier, OBJECT, part, refused},
     records, slots,
-    table::{self, Layout},
+    table::{Layout, Mapping, Maps, TABLES},
     testrun::{self, Context},
 };
 use crate::privileges;
@@ -236,8 +237,9 @@ impl Twin {
 
     /// As if no packet had passed yet. (Limits of new flows are not reached by as few.)
     fn forget(&mut self) -> Result<(), Error> {
-        table::forget::<Addr4>(self.map_mut("FLOWS4"), "FLOWS4")?;
-        table::forget::<Addr6>(self.map_mut("FLOWS6"), "FLOWS6")?;
+        let [v4, v6] = TABLES;
+        self.forget_flows::<Addr4>(v4)?;
+        self.forget_flows::<Addr6>(v6)?;
         testrun::forget_denials::<Addr4>(self.map_mut("DENIALS4"), "DENIALS4")?;
         testrun::forget_denials::<Addr6>(self.map_mut("DENIALS6"), "DENIALS6")?;
         self.clear::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENTS4")?;
@@ -246,6 +248,15 @@ impl Twin {
         self.clear::<NatKey<Addr6>, Translation<Addr6>>("NAT6")?;
         self.clear::<AffinityKey<Addr4>, Affinity<Addr4>>("AFFINITY4")?;
         self.clear::<AffinityKey<Addr6>, Affinity<Addr6>>("AFFINITY6")
+    }
+
+    fn forget_flows<A: Address>(&self, Maps { slots, tags, .. }: Maps) -> Result<(), Error>
+    where
+        Slot<A>: Pod,
+    {
+        let table = Mapping::<A>::of(self.map(slots), self.map(tags));
+        table.map_err(|error| Error::Read { map: slots, error })?.forget();
+        Ok(())
     }
 
     fn know(&mut self) -> Result<(), Error> {

@@ -4,7 +4,6 @@
 use aya::maps::{HashMap, MapData, MapInfo, PerCpuArray};
 use netpol_common::{
     kernel::{FragmentKey, FragmentPorts, Turnover},
-    table::PLACES,
     wire::{Addr4, Addr6, Address},
 };
 
@@ -66,8 +65,7 @@ impl Datapath {
         ];
         let usage = |(name, map, family, (entries, evicted))| {
             let info = MapInfo::from_pin(self.pins.maps().join(name)).map_err(Error::map(name))?;
-            let places = if map == "flows" { PLACES as u64 } else { 1 };
-            Ok(Usage { map, family, entries, capacity: u64::from(info.max_entries()) * places, evicted })
+            Ok(Usage { map, family, entries, capacity: info.max_entries().into(), evicted })
         };
         entries.into_iter().map(usage).collect()
     }

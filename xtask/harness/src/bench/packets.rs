@@ -19,7 +19,7 @@ use netpol_common::{
     denial,
     drops::Side,
     flow::{FlowKey, Place, PortPair},
-    table::{FLOWS as ROOM, Group, HashKeys, Home, PLACES, Slot},
+    table::{FLOWS as ROOM, GroupTags, HashKeys, Home, PLACES, Slot, Tags, index},
     tables::IfIndex,
     wire::{Addr4, PortBe, Protocol},
 };
@@ -109,7 +109,7 @@ pub struct Site<'a> {
     program: Program,
     empty: Program,
     /// Where flows and denials are remembered.
-    memory: [Map; 2],
+    memory: [Map; 3],
     /// The secret of the table of flows.
     keys: HashKeys,
     /// Where they are called.
@@ -175,13 +175,14 @@ fn publish(instance: &Instance, topology: &Topology, size: Size) -> Result<()> {
 impl<'a> Site<'a> {
     pub fn new(setting: &Setting<'a>, instance: &Instance, topology: &'a Topology) -> Result<Self> {
         let (a, b) = topology.pair();
-        let seed = Map::pinned(&instance.map("SEED"))?.get(0, 0_u64)?;
+        let pinned = |name| Map::pinned(&instance.map(name));
+        let seed = pinned("SEED")?.get(0, 0_u64)?;
         let site = Self {
             topology,
             keys: HashKeys::of(seed),
             program: Program::pinned(&instance.program("from_workload"))?,
             empty: Program::empty()?,
-            memory: [Map::pinned(&instance.map("FLOWS4"))?, Map::pinned(&instance.map("DENIALS4"))?],
+            memory: [pinned("FLOWS4")?, pinned("TAGS4")?, pinned("DENIALS4")?],
             cpu: setting.cpus.last().context("no CPU")?,
             opened: AtomicU64::new(0),
             ports: [ifindex(&topology.host, &a.host_end())?, ifindex(&topology.host, &b.host_end())?],
@@ -303,14 +304,17 @@ impl<'a> Site<'a> {
             place: place(0),
             protocol: Protocol::UDP.into(),
         };
-        let [flows, denials] = &self.memory;
+        let [flows, tags, denials] = &self.memory;
         for key in [key, key.reversed(place(1))] {
             let home = Home::of(key.keyed_hash(|number| self.keys.0[number]), ROOM / PLACES as u32);
-            for number in home.groups {
-                let mut group = flows.get(number, Group::<Addr4>::EMPTY)?;
-                if let Some(at) = group.slots.iter().position(|slot| slot.is_of(&key)) {
-                    (group.tags[at], group.slots[at]) = (0, Slot::EMPTY);
-                    flows.set(number, &group)?;
+            for group in home.groups {
+                let mut of_group: GroupTags = tags.get(group, [0; PLACES])?;
+                let Some(place) = Tags::from_group(of_group).place(home.tag) else { continue };
+                let at = index(group, place);
+                if flows.get(at, Slot::<Addr4>::EMPTY)?.is_of(&key) {
+                    of_group[place] = 0;
+                    tags.set(group, &of_group)?;
+                    flows.set(at, &Slot::<Addr4>::EMPTY)?;
                 }
             }
         }
