@@ -1,10 +1,10 @@
 //! Where flows are remembered: a table of groups of eight places. A key has two groups that it may be in.
 //!
 //! The kernel's LRU hash takes locks and frees in batches; its look-ups are calls that are four functions deep. An array's
-//! are a few instructions of the program itself. There are two: of what the places hold, and of 16 bytes for each group
-//! that say which of its places may have the key. The second is fifty times smaller and stays in the caches, so whether a
-//! flow is known, and where, costs no access to memory that is far away. What is in the way of a new flow, where both
-//! groups are full, is the one of the sixteen that had no packet for longest.
+//! are a few instructions of the program itself. Its elements are blocks of four groups, of which the first cache line
+//! says which of all places may have a key. Both groups of a key are in the same block: whether a flow is known, and
+//! where, is seen in a single access to memory. What is in the way of a new flow, where both groups are full, is the one
+//! of the sixteen that had no packet for longest.
 //!
 //! Who opens flows may choose addresses and ports, so the hash is keyed with a secret of the table: nobody who does not know it
 //! can fill two groups on purpose.
@@ -19,6 +19,10 @@ pub const FLOWS: u32 = 262_144;
 
 /// Places in a group.
 pub const PLACES: usize = 8;
+/// Groups in a block.
+pub const GROUPS: usize = 4;
+/// And places there.
+pub const ALL: usize = GROUPS * PLACES;
 
 pod! {
     /// One place. (A table of the kernel's that is an array: keys are part of the value.)
@@ -27,22 +31,32 @@ pod! {
         pub reserved: u32,
         pub value: FlowValue<A>,
     }
+
+    /// What the kernel keeps together, at an address that is a multiple of 8; of an array that userspace may map, one of
+    /// 64. Groups come one after the other.
+    pub struct Block<A: Address> {
+        /// [`Tag`]s of the places, in little endian; 0: it is free.
+        pub tags: [u16; ALL],
+        pub slots: [Slot<A>; ALL],
+    }
 }
 
-/// [`Tag`]s of a group's places, in little endian; 0: it is free. (The kernel keeps it at a multiple of 8.)
-pub type GroupTags = [u16; PLACES];
-
-/// Where in the table a place of a group is.
+/// Where in its block a place of a group is.
 #[inline(always)]
-pub const fn index(group: u32, place: usize) -> u32 {
-    group * PLACES as u32 + place as u32
+pub const fn index(group: usize, place: usize) -> usize {
+    group % GROUPS * PLACES + place % PLACES
 }
 
 const _: () = {
     let () = Slot::<crate::wire::Addr4>::NO_PADDING;
     let () = Slot::<crate::wire::Addr6>::NO_PADDING;
-    // what the hot path touches of an IPv4 place that is not translated is two cache lines: places begin at multiples of
-    // 32 bytes
+    let () = Block::<crate::wire::Addr4>::NO_PADDING;
+    let () = Block::<crate::wire::Addr6>::NO_PADDING;
+    // the tags are one cache line
+    assert!(core::mem::offset_of!(Block<crate::wire::Addr4>, slots) == 64);
+    assert!(size_of::<Block<crate::wire::Addr4>>().is_multiple_of(64));
+    assert!(size_of::<Block<crate::wire::Addr6>>().is_multiple_of(64));
+    // and what the hot path touches of an IPv4 place that is not translated, two: places begin at multiples of 32 bytes
     assert!(size_of::<Slot<crate::wire::Addr4>>().is_multiple_of(32));
     assert!(24 + core::mem::offset_of!(FlowValue<crate::wire::Addr4>, egress_rule) <= 64 + 32);
 };
@@ -60,17 +74,31 @@ impl<A: Address> Slot<A> {
     }
 }
 
-/// The place of a group that had no packet for longest. `None`: there is no such group.
-#[inline(always)]
-pub fn stalest(now: Ticks, seen: impl Fn(usize) -> Option<Ticks>) -> Option<Stalest> {
-    let mut stalest = Stalest::new(seen(0)?, 0, now);
-    for place in 1..PLACES {
-        let other = Stalest::new(seen(place)?, place, now);
-        if other.0 > stalest.0 {
-            stalest = other;
+impl<A: Address> Block<A> {
+    /// As the kernel makes it.
+    pub const EMPTY: Self = Self { tags: [0; ALL], slots: [Slot::EMPTY; ALL] };
+
+    /// The place of a group that had no packet for longest.
+    #[inline(always)]
+    pub fn stalest(&self, group: usize, now: Ticks) -> Stalest {
+        let seen = |place| self.slots[index(group, place)].value.seen;
+        let mut stalest = Stalest::new(seen(0), 0, now);
+        for place in 1..PLACES {
+            let other = Stalest::new(seen(place), place, now);
+            if other.0 > stalest.0 {
+                stalest = other;
+            }
         }
+        stalest
     }
-    Some(stalest)
+
+    /// Where a key may be, if it is there.
+    pub fn find(&self, key: &FlowKey<A>, home: &Home) -> Option<usize> {
+        home.groups.into_iter().find_map(|group| {
+            let at = index(group, Tags::of(&self.tags, group).place(home.tag)?);
+            self.slots[at].is_of(key).then_some(at)
+        })
+    }
 }
 
 /// A place, and for how long it had no packet: the place is in the lowest 3 bits, and the ticks above it, so that one
@@ -130,21 +158,26 @@ impl Tag {
     }
 }
 
-/// Where a key may be: its groups, and by which tag.
+/// Where a key may be, and by which tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Home {
-    pub groups: [u32; 2],
+    pub block: u32,
+    /// Two different ones of the block.
+    pub groups: [usize; 2],
     pub tag: Tag,
 }
 
 impl Home {
-    /// Of a hash, in a table with so many groups. The upper half says the first group, by its highest bits, and the tag, by
-    /// its lowest; the lower half says the second.
+    /// Of a hash, in a table with so many blocks. The upper half says the block, by its highest bits, and the tag, by its
+    /// lowest; the lower half says the groups.
     #[inline(always)]
-    pub fn of(hash: u64, groups: u32) -> Self {
+    pub fn of(hash: u64, blocks: u32) -> Self {
         let (upper, lower) = (hash >> 32, hash & 0xffff_ffff);
-        let group = |half: u64| ((half * u64::from(groups)) >> 32) as u32;
-        Self { groups: [group(upper), group(lower)], tag: Tag(upper as u16 | 1) }
+        let block = ((upper * u64::from(blocks)) >> 32) as u32;
+        // 1 to 3
+        let apart = ((lower >> 2) * 3 >> 30) as usize + 1;
+        let first = lower as usize % GROUPS;
+        Self { block, groups: [first, (first ^ apart) % GROUPS], tag: Tag(upper as u16 | 1) }
     }
 }
 
@@ -156,16 +189,17 @@ pub struct Tags {
 }
 
 impl Tags {
-    /// Of [`GroupTags`] as they lie in memory.
+    /// Of a group's sixteen bytes, as they lie in memory.
     #[inline(always)]
     pub const fn from_memory([low, high]: [u64; 2]) -> Self {
         Self { low: u64::from_le(low), high: u64::from_le(high) }
     }
 
-    /// The same, of a copy.
-    pub fn from_group(tags: GroupTags) -> Self {
+    /// Of a group among all.
+    pub fn of(tags: &[u16; ALL], group: usize) -> Self {
         let half = |half: &[u16]| half.iter().rev().fold(0, |number, tag| number << 16 | u64::from(u16::from_le(*tag)));
-        Self { low: half(&tags[..PLACES / 2]), high: half(&tags[PLACES / 2..]) }
+        let (low, high) = tags[index(group, 0)..][..PLACES].split_at(PLACES / 2);
+        Self { low: half(low), high: half(high) }
     }
 
     /// A place with this tag: its byte has its lowest bit set, and some bytes above the lowest may have it for nothing.
@@ -276,15 +310,19 @@ pub(crate) mod tests {
         [scan.collect(), clients.collect(), sources(Protocol::UDP), sources(Protocol::ICMP)]
     }
 
-    fn home<A: Address>(key: &FlowKey<A>, HashKeys(keys): HashKeys, groups: u32) -> Home {
-        Home::of(key.keyed_hash(|number| keys[number]), groups)
+    fn home<A: Address>(key: &FlowKey<A>, HashKeys(keys): HashKeys, blocks: u32) -> Home {
+        Home::of(key.keyed_hash(|number| keys[number]), blocks)
     }
 
     fn tags(tags: [u16; PLACES]) -> Tags {
         let memory = tags.map(u16::to_le);
         // SAFETY: integers without padding.
         let halves: [u64; 2] = unsafe { core::mem::transmute(memory) };
-        assert_eq!(Tags::from_memory(halves), Tags::from_group(memory));
+        for group in 0..GROUPS {
+            let mut all = [0; ALL];
+            all[group * PLACES..][..PLACES].copy_from_slice(&memory);
+            assert_eq!(Tags::from_memory(halves), Tags::of(&all, group));
+        }
         Tags::from_memory(halves)
     }
 
@@ -330,26 +368,34 @@ pub(crate) mod tests {
         }
     }
 
+    /// Of a group whose places were seen at these times.
+    fn stalest(seen: [u32; PLACES], now: Ticks) -> Stalest {
+        let mut block = Block::<Addr4>::EMPTY;
+        (0..).zip(seen).for_each(|(place, seen)| block.slots[index(2, place)].value.seen = Ticks(seen));
+        block.stalest(2, now)
+    }
+
     /// A table as the classifiers fill it, of which only tags and ages are kept.
     struct Filled {
         keys: HashKeys,
-        groups: Vec<[(u16, u32); PLACES]>,
+        blocks: Vec<[[(u16, u32); PLACES]; GROUPS]>,
         /// How many gave way.
         lost: usize,
     }
 
     impl Filled {
-        fn new(groups: u32, seed: u64) -> Self {
-            Self { keys: HashKeys::of(seed), groups: vec![[(0, 0); PLACES]; groups as usize], lost: 0 }
+        fn new(blocks: u32, seed: u64) -> Self {
+            Self { keys: HashKeys::of(seed), blocks: vec![[[(0, 0); PLACES]; GROUPS]; blocks as usize], lost: 0 }
         }
 
         fn put<A: Address>(&mut self, key: &FlowKey<A>, now: u32) {
-            let Home { groups, tag } = home(key, self.keys, self.groups.len() as u32);
-            let both = groups.map(|group| self.groups[group as usize]);
+            let Home { block, groups, tag } = home(key, self.keys, self.blocks.len() as u32);
+            let block = &mut self.blocks[block as usize];
+            let both = groups.map(|group| block[group]);
             let (group, place) = room(both.map(|group| tags(group.map(|(tag, _)| tag))), tag, |group| {
-                stalest(Ticks(now), |place| Some(Ticks(both[group][place].1))).expect("a group")
+                stalest(both[group].map(|(_, seen)| seen), Ticks(now))
             });
-            let at = &mut self.groups[groups[group] as usize][place];
+            let at = &mut block[groups[group]][place];
             self.lost += usize::from(at.0 != 0);
             *at = (tag.0, now);
         }
@@ -359,33 +405,36 @@ pub(crate) mod tests {
     fn scans_and_many_clients_find_room_until_the_table_is_nearly_full() {
         for keys in crowds() {
             for seed in 0..20 {
-                let mut table = Filled::new((keys.len() / PLACES) as u32, seed);
-                keys.iter().take(keys.len() * 3 / 4).for_each(|key| table.put(key, 0));
-                // Poisson's: with three quarters of the places taken, of which each key may have 16
-                assert!(table.lost < keys.len() / 500, "{} of {} lost with seed {seed}", table.lost, keys.len());
+                let mut table = Filled::new((keys.len() / ALL) as u32, seed);
+                // Poisson's: a block has 32 places, and a key may have 16 of them
+                let (half, quarter) = (keys.len() / 2, keys.len() / 4);
+                keys[..half].iter().for_each(|key| table.put(key, 0));
+                assert!(table.lost < half / 1_000, "{} of {half} lost with seed {seed}", table.lost);
+                keys[half..][..quarter].iter().for_each(|key| table.put(key, 0));
+                assert!(table.lost < keys.len() / 100, "{} of {} lost with seed {seed}", table.lost, keys.len());
             }
         }
     }
 
     #[test]
     fn what_was_used_last_stays() {
-        let mut table = Filled::new(4, 1);
+        let mut table = Filled::new(1, 1);
         let busy = key(1, 1);
         for port in 0..10_000 {
             table.put(&key(port, 443), u32::from(port));
-            let Home { groups, tag } = home(&busy, table.keys, 4);
+            let Home { groups, tag, .. } = home(&busy, table.keys, 1);
             if port == 0 {
                 table.put(&busy, 0);
             }
             // it has a packet after each of theirs
             for group in groups {
-                for (_, seen) in table.groups[group as usize].iter_mut().filter(|(other, _)| *other == tag.0) {
+                for (_, seen) in table.blocks[0][group].iter_mut().filter(|(other, _)| *other == tag.0) {
                     *seen = u32::from(port);
                 }
             }
         }
-        let Home { groups, tag } = home(&busy, table.keys, 4);
-        assert!(groups.into_iter().any(|group| table.groups[group as usize].iter().any(|(other, _)| *other == tag.0)));
+        let Home { groups, tag, .. } = home(&busy, table.keys, 1);
+        assert!(groups.into_iter().any(|group| table.blocks[0][group].iter().any(|(other, _)| *other == tag.0)));
     }
 
     #[test]
@@ -407,12 +456,31 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn groups_and_tags_of_a_hash_are_in_range_and_spread() {
-        for groups in [1, 2, 128, 1_000, 32_768, 2_097_152] {
-            let homes: Vec<_> = (0..10_000).map(|port| home(&key(port, 80), HashKeys::of(3), groups)).collect();
-            assert!(homes.iter().all(|home| home.groups.iter().all(|group| *group < groups) && home.tag.0 & 1 == 1));
-            let different: HashSet<_> = homes.iter().map(|home| (home.groups, home.tag.0)).collect();
-            assert!(different.len() > 9_900 || groups < 128, "{} homes in {groups} groups", different.len());
+    fn blocks_groups_and_tags_of_a_hash_are_in_range_and_spread() {
+        for blocks in [1, 2, 128, 1_000, 32_768, 2_097_152] {
+            let homes: Vec<_> = (0..10_000).map(|port| home(&key(port, 80), HashKeys::of(3), blocks)).collect();
+            for Home { block, groups: [first, second], tag } in &homes {
+                assert!(*block < blocks && *first < GROUPS && *second < GROUPS && first != second && tag.0 & 1 == 1);
+            }
+            let pairs: HashSet<_> = homes.iter().map(|home| home.groups).collect();
+            assert_eq!(pairs.len(), GROUPS * (GROUPS - 1), "all pairs of different groups");
+            let different: HashSet<_> = homes.iter().map(|home| (home.block, home.groups, home.tag.0)).collect();
+            assert!(different.len() > 9_900 || blocks < 128, "{} homes in {blocks} blocks", different.len());
+        }
+    }
+
+    #[test]
+    fn a_key_is_found_in_either_of_its_groups_and_nowhere_else() {
+        let key = key(1, 80);
+        let home = home(&key, HashKeys::of(3), 1);
+        for group in 0..GROUPS {
+            let mut block = Block::EMPTY;
+            let at = index(group, 5);
+            block.tags[at] = home.tag.to_le();
+            block.slots[at].key = key;
+            assert_eq!(block.find(&key, &home), None, "nobody has written it");
+            block.slots[at].value.word = Word::new(Generation(3), key.tag(), FlowFlags::NONE);
+            assert_eq!(block.find(&key, &home), home.groups.contains(&group).then_some(at));
         }
     }
 
@@ -421,13 +489,10 @@ pub(crate) mod tests {
         // over the clock's end, and one whose packet another CPU saw in the future
         let now = Ticks(5);
         let mut ages = [3, 6, 900, 0, u32::MAX - 1_000, 4, 20, 7];
-        let of = |ages: [u32; PLACES]| {
-            stalest(now, |place| Some(Ticks(now.0.wrapping_sub(ages[place])))).map(Stalest::place)
-        };
-        assert_eq!(of(ages), Some(2));
+        let of = |ages: [u32; PLACES]| stalest(ages.map(|age| now.0.wrapping_sub(age)), now).place();
+        assert_eq!(of(ages), 2);
         ages[7] = 1_000_000;
-        assert_eq!(of(ages), Some(7));
-        assert_eq!(stalest(now, |place| (place < 5).then_some(now)), None);
+        assert_eq!(of(ages), 7);
     }
 
     #[test]

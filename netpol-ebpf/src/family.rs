@@ -104,7 +104,7 @@ pub trait Maps: Answers {
 macro_rules! family {
     (
         $family:ident, $address:ident;
-        flows { $flows:ident, $tags:ident, $groups:ident; }
+        flows { $flows:ident, $blocks:ident; }
         denials { $denials:ident; }
         nat { $nat_room:literal = $nat:ident; }
         others { affinity = $affinity:ident; sockets = $sockets:ident; fragments = $fragments:ident; }
@@ -118,7 +118,7 @@ macro_rules! family {
         { $($own:tt)* }
     ) => {
         impl Maps for $family {
-            const FLOWS: Table<$address> = Table::new(&maps::$flows, &maps::$tags, &places::$groups);
+            const FLOWS: Table<$address> = Table::new(&maps::$flows, &places::$blocks);
             type Denials = Denials<$address>;
             const DENIALS: &'static Self::Denials = &maps::$denials;
             type Nat = HashMap<NatKey<$address>, Translation<$address>, $nat_room, { BPF_F_NO_PREALLOC as usize }>;
@@ -209,7 +209,7 @@ macro_rules! family {
 
 family! {
     V4, Addr4;
-    flows { FLOWS4, TAGS4, GROUPS4; }
+    flows { FLOWS4, BLOCKS4; }
     denials { DENIALS4; }
     nat { 262_144 = NAT4; }
     others { affinity = AFFINITY4; sockets = SOCKETS4; fragments = FRAGMENTS4; }
@@ -283,7 +283,7 @@ family! {
 
 family! {
     V6, Addr6;
-    flows { FLOWS6, TAGS6, GROUPS6; }
+    flows { FLOWS6, BLOCKS6; }
     denials { DENIALS6; }
     nat { 131_072 = NAT6; }
     others { affinity = AFFINITY6; sockets = SOCKETS6; fragments = FRAGMENTS6; }

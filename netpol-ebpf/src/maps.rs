@@ -22,10 +22,7 @@ use netpol_common::{
     wire::{Addr4, Addr6},
 };
 
-use crate::{
-    denials::Denials,
-    places::{FlowTags, Flows},
-};
+use crate::{denials::Denials, places::Flows};
 
 /// A policy table, in two slots. The inner maps are made anew for each publication, as large as they
 /// must be: the sizes here are those of the template.
@@ -77,10 +74,6 @@ pub static LIVE: Array<u64, 1> = Array::new();
 pub static FLOWS4: Flows<Addr4> = Flows::new();
 #[btf_map]
 pub static FLOWS6: Flows<Addr6> = Flows::new();
-#[btf_map]
-pub static TAGS4: FlowTags = FlowTags::new();
-#[btf_map]
-pub static TAGS6: FlowTags = FlowTags::new();
 /// The number that the tables' secret is made of, for whoever looks an entry up; classifiers have it in their constants.
 #[btf_map]
 pub static SEED: Array<u64, 1> = Array::new();

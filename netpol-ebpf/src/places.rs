@@ -1,28 +1,26 @@
-//! What is remembered of connections: netpol-common's [`table`], in two arrays.
+//! What is remembered of connections: netpol-common's [`table`](netpol_common::table), in an array.
 
 use aya_ebpf::{Global, bindings::BPF_F_MMAPABLE, btf_maps::Array};
 use netpol_common::{
     flow::{FlowKey, FlowValue, Ticks, Word},
     kernel::Turnover,
-    table::{self, GroupTags, HashKeys, Home, Slot, Stalest, Tag, Tags, index, room},
+    table::{Block, HashKeys, Home, Slot, Stalest, Tag, Tags, index, room},
     wire::Address,
 };
 
 use crate::act;
 
-/// A family's flows, in as many places as the loader wants.
-pub type Flows<A> = Array<Slot<A>, 1, { BPF_F_MMAPABLE as usize }>;
-/// And which of the places may have a key.
-pub type FlowTags = Array<GroupTags, 1, { BPF_F_MMAPABLE as usize }>;
+/// A family's table of flows, which the loader makes as large as it is wanted. Userspace reads it through its memory.
+pub type Flows<A> = Array<Block<A>, 1, { BPF_F_MMAPABLE as usize }>;
 
 /// The table's secret: the loader's. It is that of the tables as long as they are pinned.
 #[unsafe(no_mangle)]
 static HASH_KEYS: HashKeys = HashKeys([0; HashKeys::COUNT]);
-/// How many groups the tables have, which the loader has made.
+/// How many blocks the tables have, which the loader has made.
 #[unsafe(no_mangle)]
-pub static GROUPS4: Global<u32> = Global::new(1);
+pub static BLOCKS4: Global<u32> = Global::new(1);
 #[unsafe(no_mangle)]
-pub static GROUPS6: Global<u32> = Global::new(1);
+pub static BLOCKS6: Global<u32> = Global::new(1);
 
 /// What was found of a key: where, and its word, read before the key was compared. As long as that is still there, all that
 /// was read meanwhile is the key's.
@@ -83,24 +81,24 @@ pub fn reread() {
 
 /// A family's table of flows.
 pub struct Table<A: Address + 'static> {
-    slots: &'static Flows<A>,
-    tags: &'static FlowTags,
-    groups: &'static Global<u32>,
+    map: &'static Flows<A>,
+    blocks: &'static Global<u32>,
 }
 
 impl<A: Address> Table<A> {
-    pub const fn new(slots: &'static Flows<A>, tags: &'static FlowTags, groups: &'static Global<u32>) -> Self {
-        Self { slots, tags, groups }
+    pub const fn new(map: &'static Flows<A>, blocks: &'static Global<u32>) -> Self {
+        Self { map, blocks }
     }
 
     /// The entry of a key, in whatever generation; somebody may be writing there.
     #[inline(always)]
     pub fn find(&self, key: &FlowKey<A>) -> Option<Found<A>> {
         let home = self.home(key);
+        let block = self.map.get_ptr_mut(home.block)?;
         let [first, second] = home.groups;
-        match self.look(first, key, &home) {
-            None => self.look(second, key, &home),
-            found => found,
+        match look(block, first, key, &home) {
+            None => look(block, second, key, &home).map(|(_, found)| found),
+            Some((_, found)) => Some(found),
         }
     }
 
@@ -108,80 +106,76 @@ impl<A: Address> Table<A> {
     fn home(&self, key: &FlowKey<A>) -> Home {
         // SAFETY: an element of the array; the loader has written it, so the compiler must not know it.
         let number = |number: usize| unsafe { (&raw const HASH_KEYS.0[number]).read_volatile() };
-        Home::of(key.keyed_hash(number), self.groups.load())
-    }
-
-    #[inline(always)]
-    fn look(&self, group: u32, key: &FlowKey<A>, home: &Home) -> Option<Found<A>> {
-        let place = tags(self.tags.get_ptr_mut(group)?).place(home.tag)?;
-        Found::at(self.slots.get_ptr_mut(index(group, place))?, key)
+        Home::of(key.keyed_hash(number), self.blocks.load())
     }
 
     /// Creates or replaces an entry. `Some(false)`: another CPU is in the way. `None`: there is no table.
     ///
-    /// `stalest`: [`Self::stalest`], as a function that the verifier looks at on its own.
+    /// `stalest`: [`Block::stalest`], as a function that the verifier looks at on its own.
     #[inline(always)]
-    pub fn put(&self, key: &FlowKey<A>, value: &FlowValue<A>, stalest: impl Fn(u32, Ticks) -> Stalest) -> Option<bool> {
+    pub fn put(
+        &self,
+        key: &FlowKey<A>,
+        value: &FlowValue<A>,
+        stalest: impl Fn(&Block<A>, usize, Ticks) -> Stalest,
+    ) -> Option<bool> {
         let home = self.home(key);
         // the words of a key are more than there are registers: the stack is small
         reread();
-        let groups = [self.tags.get_ptr_mut(home.groups[0])?, self.tags.get_ptr_mut(home.groups[1])?];
-        if let Some((place, slot)) = self.there(home.groups[0], tags(groups[0]), (key, home.tag)) {
-            return Some(write((groups[0], place, slot), home.tag, home.tag, (key, value)));
+        let block = self.map.get_ptr_mut(home.block)?;
+        let [first, second] = home.groups;
+        if let Some((at, _)) = look(block, first, key, &home) {
+            return Some(write((block, at), home.tag, home.tag, (key, value)));
         }
-        if let Some((place, slot)) = self.there(home.groups[1], tags(groups[1]), (key, home.tag)) {
-            return Some(write((groups[1], place, slot), home.tag, home.tag, (key, value)));
+        if let Some((at, _)) = look(block, second, key, &home) {
+            return Some(write((block, at), home.tag, home.tag, (key, value)));
         }
-        let tags = [tags(groups[0]), tags(groups[1])];
-        let pick = |group: usize| if group == 0 { home.groups[0] } else { home.groups[1] };
-        let (group, place) = room(tags, home.tag, |group| stalest(pick(group), value.seen));
-        let slot = self.slots.get_ptr_mut(index(pick(group), place))?;
-        let (says, seen) = if group == 0 { (groups[0], tags[0].at(place)) } else { (groups[1], tags[1].at(place)) };
-        let is_made = write((says, place, slot), seen, home.tag, (key, value));
+        let both = [tags(block, first), tags(block, second)];
+        let pick = |which: usize| if which == 0 { first } else { second };
+        // SAFETY: as in `Found::at`: each age is one that it had.
+        let (which, place) = room(both, home.tag, |which| stalest(unsafe { &*block }, pick(which), value.seen));
+        let seen = if which == 0 { both[0].at(place) } else { both[1].at(place) };
+        let is_made = write((block, index(pick(which), place)), seen, home.tag, (key, value));
         if is_made {
             act::tally::<A>(Turnover::FlowsMade);
         }
         Some(is_made)
     }
+}
 
-    /// The place of a key in a group with these tags.
-    #[inline(always)]
-    fn there(&self, group: u32, tags: Tags, (key, tag): (&FlowKey<A>, Tag)) -> Option<(usize, *mut Slot<A>)> {
-        let place = tags.place(tag)?;
-        let slot = self.slots.get_ptr_mut(index(group, place))?;
-        Found::at(slot, key).map(|_| (place, slot))
-    }
-
-    /// [`table::stalest`] of a group.
-    #[inline(always)]
-    pub fn stalest(&self, group: u32, now: Ticks) -> Option<Stalest> {
-        table::stalest(now, |place| {
-            let slot = self.slots.get_ptr_mut(index(group, place))?;
-            // SAFETY: elements of an array map stay mapped: each age is one that it had.
-            Some(unsafe { (*slot).value.seen })
-        })
-    }
+/// The entry of a key in a group, and where in the block it is.
+#[inline(always)]
+fn look<A: Address>(block: *mut Block<A>, group: usize, key: &FlowKey<A>, home: &Home) -> Option<(usize, Found<A>)> {
+    let at = index(group, tags(block, group).place(home.tag)?);
+    Some((at, Found::at(slot(block, at), key)?))
 }
 
 #[inline(always)]
-fn tags(group: *mut GroupTags) -> Tags {
-    // SAFETY: elements of an array map stay mapped, and are aligned to 8.
-    Tags::from_memory(unsafe { group.cast::<[u64; 2]>().read_volatile() })
+fn tags<A: Address>(block: *mut Block<A>, group: usize) -> Tags {
+    // SAFETY: elements of an array map stay mapped, and are aligned to 8; the offset is within.
+    Tags::from_memory(unsafe { (&raw const (*block).tags).cast::<[u64; 2]>().add(group).read_volatile() })
 }
 
-/// Writes an entry where it was seen that there is one with that tag, or none. `false`: another CPU writes there, or has written.
+#[inline(always)]
+fn slot<A: Address>(block: *mut Block<A>, at: usize) -> *mut Slot<A> {
+    // SAFETY: within the element.
+    unsafe { (&raw mut (*block).slots).cast::<Slot<A>>().add(at) }
+}
+
+/// Writes an entry where a tag was seen, and gives it its own. `false`: another CPU writes there, or has written.
 #[inline(always)]
 fn write<A: Address>(
-    (group, place, slot): (*mut GroupTags, usize, *mut Slot<A>),
+    (block, index): (*mut Block<A>, usize),
     seen: Tag,
     tag: Tag,
     (key, value): (&FlowKey<A>, &FlowValue<A>),
 ) -> bool {
-    // SAFETY: elements of array maps stay mapped; see `take`.
+    let slot = slot(block, index);
+    // SAFETY: elements of an array map stay mapped; see `take`.
     unsafe {
         let at = &raw mut (*slot).value.word;
         let Some(before) = take(at) else { return false };
-        let says = group.cast::<u16>().add(place);
+        let says = (&raw mut (*block).tags).cast::<u16>().add(index);
         if says.read_volatile() != seen.to_le() {
             exchange(at, before);
             return false;

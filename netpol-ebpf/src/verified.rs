@@ -11,7 +11,7 @@ use netpol_common::{
     nat::Claim,
     parse::{Family as _, Followed, NETWORK, V4, V6},
     policy::{self, Probe},
-    table::Stalest,
+    table::{Block, Stalest},
     tables::{Identity, IfIndex, Subject},
     wire::{Addr4, Addr6},
 };
@@ -207,7 +207,7 @@ pub extern "C" fn attempt6(skb: *mut __sk_buff) -> u32 {
 pub const AGAIN: u32 = 2;
 
 /// Declares functions for each family: [`Table::put`](crate::places::Table::put), of which 0 says that it is done, and
-/// [`Table::stalest`](crate::places::Table::stalest).
+/// [`Block::stalest`].
 macro_rules! tables {
     ($($family:ident, $address:ty: $put:ident, $stalest:ident;)*) => {$(
         /// # Safety
@@ -218,7 +218,9 @@ macro_rules! tables {
         pub unsafe extern "C" fn $put(key: *const FlowKey<$address>, value: *const FlowValue<$address>) -> u32 {
             // SAFETY: the caller's, and the verifier proves it; null is what it asks to be told from.
             let (Some(key), Some(value)) = (unsafe { key.as_ref() }, unsafe { value.as_ref() }) else { return 1 };
-            let stalest = |group: u32, now: Ticks| Stalest($stalest(group, now.0));
+            // SAFETY: a reference.
+            let stalest =
+                |block: &Block<$address>, group, now: Ticks| Stalest(unsafe { $stalest(block, group as u32, now.0) });
             match $family::FLOWS.put(key, value, stalest) {
                 Some(true) => 0,
                 Some(false) => AGAIN,
@@ -226,10 +228,14 @@ macro_rules! tables {
             }
         }
 
+        /// # Safety
+        ///
+        /// As above.
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub extern "C" fn $stalest(group: u32, now: u32) -> u64 {
-            $family::FLOWS.stalest(group, Ticks(now)).map_or(0, |stalest| stalest.0)
+        pub unsafe extern "C" fn $stalest(block: *const Block<$address>, group: u32, now: u32) -> u64 {
+            // SAFETY: as above.
+            unsafe { block.as_ref() }.map_or(0, |block| block.stalest(group as usize, Ticks(now)).0)
         }
     )*};
 }

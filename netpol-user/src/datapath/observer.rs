@@ -20,7 +20,7 @@ use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, RingBuf};
 use netpol_common::{
     event::{Lease, OBSERVERS, SUPPRESSED, Wants},
     flow::FlowKey,
-    table::Slot,
+    table::Block,
     wire::Address,
 };
 
@@ -29,7 +29,7 @@ use super::{
     event::Key,
     records::{now, record},
     slots::{self, RINGS},
-    table::{Entries, Flows},
+    table::Flows,
 };
 use crate::state::{Lock, State};
 
@@ -194,12 +194,12 @@ impl Drop for Observer {
 
 fn both<A: Address>(
     flows: &Flows,
-    table: &Entries<A>,
+    table: &Array<MapData, Block<A>>,
     own: FlowKey<A>,
     others: [FlowKey<A>; 2],
 ) -> Result<[Option<Record>; 2], MapError>
 where
-    Slot<A>: aya::Pod,
+    Block<A>: aya::Pod,
 {
     let find =
         |key: &FlowKey<A>| flows.find(table, key).map(|value| value.map(|value| record(key, &value, (false, now()))));

@@ -14,7 +14,7 @@ use netpol_common::{
     nat::{NatKey, Translation},
     service::{Affinity, AffinityKey, ServiceKey},
     socket::SocketKey,
-    table::{GroupTags, Slot},
+    table::{Block, Slot},
     wire::{Addr4, Addr6},
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -50,10 +50,8 @@ pub(super) const MAPS: &[(&str, MapType, usize, usize)] = &[
     ("POOLS6", MapType::ArrayOfMaps, 4, 4),
     ("UPLINKS", MapType::ArrayOfMaps, 4, 4),
     ("LIVE", MapType::Array, 4, size_of::<Live>()),
-    ("FLOWS4", MapType::Array, 4, size_of::<Slot<Addr4>>()),
-    ("FLOWS6", MapType::Array, 4, size_of::<Slot<Addr6>>()),
-    ("TAGS4", MapType::Array, 4, size_of::<GroupTags>()),
-    ("TAGS6", MapType::Array, 4, size_of::<GroupTags>()),
+    ("FLOWS4", MapType::Array, 4, size_of::<Block<Addr4>>()),
+    ("FLOWS6", MapType::Array, 4, size_of::<Block<Addr6>>()),
     ("SEED", MapType::Array, 4, 8),
     ("DENIALS4", MapType::Array, 4, size_of::<Slot<Addr4>>()),
     ("DENIALS6", MapType::Array, 4, size_of::<Slot<Addr6>>()),

@@ -14,7 +14,7 @@ use aya::{
     pin::PinError,
     programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
-use netpol_common::drops::Side;
+use netpol_common::{drops::Side, table::ALL};
 
 use super::{
     Error, clock,
@@ -168,10 +168,11 @@ const ROOMS: [(&str, u32); 2] = [("NAT4", 1), ("NAT6", 2)];
 /// Whether what is pinned has the wanted room: a map's size is for its life.
 fn check_rooms(pins: &Pins, flows: Option<u32>) -> Result<(), Error> {
     let Some(flows) = flows else { return Ok(()) };
-    let tables = TABLES.map(|table| (table.slots, table.room_for(flows)));
-    for (name, wanted) in tables.into_iter().chain(ROOMS.map(|(name, share)| (name, flows / share))) {
+    let tables = TABLES.map(|table| (table.map, table.blocks_for(flows), ALL as u32));
+    for (name, wanted, places) in tables.into_iter().chain(ROOMS.map(|(name, share)| (name, flows / share, 1))) {
         if let Some(has) = pins.room(name)?.filter(|has| *has != wanted) {
-            return Err(Error::Room { path: pins.maps().join(name), has, wanted });
+            let path = pins.maps().join(name);
+            return Err(Error::Room { path, has: has * places, wanted: wanted * places });
         }
     }
     Ok(())

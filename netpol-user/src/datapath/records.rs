@@ -9,14 +9,14 @@ use aya::{
 use netpol_common::{
     drops::{Count, Drop, Pass, Side, Verdict, audit_code, counter, verdict_code},
     flow::{FlowFlags, FlowKey, FlowValue, Generation, Ticks},
-    table::Slot,
+    table::{Block, Slot},
     tables::{IfIndex, RuleId},
     wire::{Addr4, Addr6, Address, PortBe, Protocol},
 };
 
 use super::{
     Datapath, Error, batch,
-    table::{Mapping, Maps, TABLES},
+    table::{Mapping, TABLES, Table},
 };
 
 /// One entry: a direction of a connection at one place, or a remembered denial.
@@ -149,17 +149,17 @@ pub(super) fn each_of<M: Borrow<Map>>(
 }
 
 fn of_family<A: Address, M: Borrow<Map>>(
-    (flows, refused): (Maps, &'static str),
+    (flows, refused): (Table, &'static str),
     map: &impl Fn(&'static str) -> Result<M, Error>,
     each: &mut impl FnMut(Record),
 ) -> Result<(), Error>
 where
+    Block<A>: Pod,
     Slot<A>: Pod,
 {
     let (now, error) = (now(), |map| move |error| Error::Read { map, error });
     let mut give = |slot: &Slot<A>, is_denial| each(record(&slot.key, &slot.value, (is_denial, now)));
-    let (slots, tags) = (map(flows.slots)?, map(flows.tags)?);
-    let table = Mapping::of(slots.borrow(), tags.borrow()).map_err(error(flows.slots))?;
+    let table = Mapping::of(map(flows.map)?.borrow()).map_err(error(flows.map))?;
     table.read(|slot| give(slot, false));
     denials(map(refused)?.borrow(), |_, slot| give(slot, true)).map_err(error(refused))
 }

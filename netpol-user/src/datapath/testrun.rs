@@ -12,7 +12,7 @@ use netpol_common::{
     kernel::{Bucket, FragmentKey, FragmentPorts},
     nat::{NatKey, Translation},
     service::{Affinity, AffinityKey},
-    table::Slot,
+    table::{Block, Slot},
     tables::IfIndex,
     wire::{Addr4, Addr6, Address},
 };
@@ -22,7 +22,7 @@ use super::{
     programs::{Classifier, OBJECT, Role},
     records,
     sockets::PROGRAMS,
-    table::{Mapping, Maps, TABLES},
+    table::{Mapping, TABLES, Table},
 };
 
 /// Where the kernel is told that a frame arrives. The interfaces must exist in the calling thread's
@@ -158,12 +158,12 @@ impl Datapath {
         (0..rates.len()).try_for_each(|index| rates.set(index, Bucket::UNTOUCHED, 0)).map_err(Error::map("RATES"))
     }
 
-    fn forget_flows<A: Address>(&self, Maps { slots, tags, .. }: Maps) -> Result<(), Error>
+    fn forget_flows<A: Address>(&self, Table { map, .. }: Table) -> Result<(), Error>
     where
-        Slot<A>: Pod,
+        Block<A>: Pod,
     {
-        let table = Mapping::<A>::of(&self.pins.map(slots)?, &self.pins.map(tags)?);
-        table.map_err(|error| Error::Read { map: slots, error })?.forget();
+        let table = Mapping::<A>::of(&self.pins.map(map)?);
+        table.map_err(|error| Error::Read { map, error })?.forget();
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use netpol_common::{
     kernel::{FragmentKey, FragmentPorts},
     nat::{NatKey, Translation},
     service::{Affinity, AffinityKey, Uplink},
-    table::Slot,
+    table::Block,
     tables::{AddressKey, AddressValue, HookValue, IfIndex, Network},
     wire::{Addr4, Addr6, Address, PortBe, Protocol},
 };
@@ -27,7 +27,7 @@ use super::{
     pins::MAPS,
     programs::{Classifier, OBJECT, part, refused},
     records, slots,
-    table::{Layout, Mapping, Maps, TABLES},
+    table::{Layout, Mapping, TABLES, Table},
     testrun::{self, Context},
 };
 use crate::privileges;
@@ -250,12 +250,12 @@ impl Twin {
         self.clear::<AffinityKey<Addr6>, Affinity<Addr6>>("AFFINITY6")
     }
 
-    fn forget_flows<A: Address>(&self, Maps { slots, tags, .. }: Maps) -> Result<(), Error>
+    fn forget_flows<A: Address>(&self, Table { map, .. }: Table) -> Result<(), Error>
     where
-        Slot<A>: Pod,
+        Block<A>: Pod,
     {
-        let table = Mapping::<A>::of(self.map(slots), self.map(tags));
-        table.map_err(|error| Error::Read { map: slots, error })?.forget();
+        let table = Mapping::<A>::of(self.map(map));
+        table.map_err(|error| Error::Read { map, error })?.forget();
         Ok(())
     }
 

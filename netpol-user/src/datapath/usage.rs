@@ -4,6 +4,7 @@
 use aya::maps::{HashMap, MapData, MapInfo, PerCpuArray};
 use netpol_common::{
     kernel::{FragmentKey, FragmentPorts, Turnover},
+    table::ALL,
     wire::{Addr4, Addr6, Address},
 };
 
@@ -65,7 +66,8 @@ impl Datapath {
         ];
         let usage = |(name, map, family, (entries, evicted))| {
             let info = MapInfo::from_pin(self.pins.maps().join(name)).map_err(Error::map(name))?;
-            Ok(Usage { map, family, entries, capacity: info.max_entries().into(), evicted })
+            let places = if map == "flows" { ALL as u64 } else { 1 };
+            Ok(Usage { map, family, entries, capacity: u64::from(info.max_entries()) * places, evicted })
         };
         entries.into_iter().map(usage).collect()
     }

@@ -19,7 +19,7 @@ use netpol_common::{
     denial,
     drops::Side,
     flow::{FlowKey, Place, PortPair},
-    table::{FLOWS as ROOM, GroupTags, HashKeys, Home, PLACES, Slot, Tags, index},
+    table::{ALL, Block, FLOWS as ROOM, HashKeys, Home, Slot},
     tables::IfIndex,
     wire::{Addr4, PortBe, Protocol},
 };
@@ -109,7 +109,7 @@ pub struct Site<'a> {
     program: Program,
     empty: Program,
     /// Where flows and denials are remembered.
-    memory: [Map; 3],
+    memory: [Map; 2],
     /// The secret of the table of flows.
     keys: HashKeys,
     /// Where they are called.
@@ -182,7 +182,7 @@ impl<'a> Site<'a> {
             keys: HashKeys::of(seed),
             program: Program::pinned(&instance.program("from_workload"))?,
             empty: Program::empty()?,
-            memory: [pinned("FLOWS4")?, pinned("TAGS4")?, pinned("DENIALS4")?],
+            memory: [pinned("FLOWS4")?, pinned("DENIALS4")?],
             cpu: setting.cpus.last().context("no CPU")?,
             opened: AtomicU64::new(0),
             ports: [ifindex(&topology.host, &a.host_end())?, ifindex(&topology.host, &b.host_end())?],
@@ -304,18 +304,13 @@ impl<'a> Site<'a> {
             place: place(0),
             protocol: Protocol::UDP.into(),
         };
-        let [flows, tags, denials] = &self.memory;
+        let [flows, denials] = &self.memory;
         for key in [key, key.reversed(place(1))] {
-            let home = Home::of(key.keyed_hash(|number| self.keys.0[number]), ROOM / PLACES as u32);
-            for group in home.groups {
-                let mut of_group: GroupTags = tags.get(group, [0; PLACES])?;
-                let Some(place) = Tags::from_group(of_group).place(home.tag) else { continue };
-                let at = index(group, place);
-                if flows.get(at, Slot::<Addr4>::EMPTY)?.is_of(&key) {
-                    of_group[place] = 0;
-                    tags.set(group, &of_group)?;
-                    flows.set(at, &Slot::<Addr4>::EMPTY)?;
-                }
+            let home = Home::of(key.keyed_hash(|number| self.keys.0[number]), ROOM / ALL as u32);
+            let mut block = flows.get(home.block, Block::<Addr4>::EMPTY)?;
+            if let Some(at) = block.find(&key, &home) {
+                (block.tags[at], block.slots[at]) = (0, Slot::EMPTY);
+                flows.set(home.block, &block)?;
             }
         }
         denial::places(&key).into_iter().try_for_each(|place| denials.set(place, &Slot::<Addr4>::EMPTY))
