@@ -5,7 +5,9 @@
 use super::{
     Action, Desk,
     ends::{End, find, outside},
-    judged, renew, settle,
+    judged,
+    opening::opens,
+    renew, settle,
     translate::{Translated, recalled, resolve},
 };
 use crate::{
@@ -99,11 +101,13 @@ fn arrive<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, translated: 
     let identity = outside(kernel, &desk.packet.key.source, Identity::WORLD);
     desk.source = End::elsewhere(identity, AddressFlags(0), desk.packet.source_mac);
     let arriving = desk.packet.key.rewritten(&desk.wire);
-    // an answer of a service's backend outside: the endpoint's own hook has that translation
+    // an answer of a service's backend outside: the endpoint's own hook has that translation (each look for one costs a
+    // miss of the caches, and who opens a connection does not answer)
     desk.reply = NatKey::of(&arriving, Zone::of(hook.network));
-    desk.half = kernel.translation(&desk.reply);
+    let is_tcp = desk.packet.key.protocol() == Protocol::TCP;
+    let is_answer = !(is_tcp && opens(desk.packet.tcp_flags)) && kernel.translation(&desk.reply).exists();
     desk.other = arriving.reversed(place);
-    let is_direct = !desk.half.exists()
+    let is_direct = !is_answer
         && receiver.flags.has(AddressFlags::OUTWARD)
         && !desk.packet.settings.has(Settings::STACK)
         // what the host would answer elsewhere, or would not, it may not take either
