@@ -224,7 +224,8 @@ pod! {
         /// All flags seen in this direction.
         pub tcp_flags: u8,
         pub reserved: u8,
-        /// With [`FlowFlags::TRANSLATED`]: what the packet becomes.
+        /// With [`FlowFlags::TRANSLATED`]: what the packet becomes ([`Self::becomes`]). With [`FlowFlags::OUT`] the
+        /// destination is the next hop's address instead (unspecified: the kernel finds it for each packet).
         pub rewrite: Rewrite<A>,
         /// Of a service's flow: the number of what is published, as in
         /// [`ServiceValue::service`](crate::service::ServiceValue::service).
@@ -258,6 +259,13 @@ impl<A: Address> FlowValue<A> {
         rewrite: Rewrite::NONE,
         service: 0,
     };
+
+    /// What a packet of the key becomes.
+    #[inline(always)]
+    pub fn becomes(&self, key: &FlowKey<A>) -> Rewrite<A> {
+        // what leaves by an uplink keeps its destination
+        if self.word.flags().has(FlowFlags::OUT) { self.rewrite.to(key.destination) } else { self.rewrite }
+    }
 }
 
 impl<A: Address> Rewrite<A> {
@@ -268,6 +276,12 @@ impl<A: Address> Rewrite<A> {
     #[inline(always)]
     pub fn of(key: &FlowKey<A>) -> Self {
         Self { source: key.source, destination: key.destination, ports: key.ports }
+    }
+
+    /// With another destination.
+    #[inline(always)]
+    pub fn to(&self, destination: A) -> Self {
+        Self { destination, ..*self }
     }
 
     /// The packets in the other direction.

@@ -15,15 +15,17 @@ use crate::{
 
 /// A way that the host's routing knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Way {
+pub struct Way<A: Address> {
     /// Out of which interface; [`IfIndex::NONE`]: there is no way.
     pub interface: IfIndex,
-    /// To whom there; [`MacWords::ZERO`]: the host would have to ask.
+    /// To whom there: a router, or the destination itself. Unspecified: an address of the other family (RFC 8950).
+    pub hop: A,
+    /// And that one's MAC address; [`MacWords::ZERO`]: the host would have to ask.
     pub next: MacWords,
 }
 
-impl Way {
-    pub const NONE: Self = Self { interface: IfIndex::NONE, next: MacWords::ZERO };
+impl<A: Address> Way<A> {
+    pub const NONE: Self = Self { interface: IfIndex::NONE, hop: A::UNSPECIFIED, next: MacWords::ZERO };
 }
 
 /// What one generation publishes, in one address family.
@@ -85,7 +87,7 @@ pub trait Kernel<A: Address>: PolicyTables + Services<A> {
     fn uplink(&self, interface: IfIndex) -> A;
 
     /// The way that the host would route packets of a key, which come from `from`.
-    fn route(&self, key: &FlowKey<A>, from: IfIndex) -> Way;
+    fn route(&self, key: &FlowKey<A>, from: IfIndex) -> Way<A>;
 
     /// What is translated; [`Translation::NOTHING`] where nothing is.
     fn translation(&self, key: &NatKey<A>) -> Translation<A>;

@@ -1,7 +1,7 @@
 //! Verdicts become return codes, redirections and counters: here and nowhere else.
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh},
     helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_store_bytes},
 };
 use netpol_common::{
@@ -11,7 +11,7 @@ use netpol_common::{
     wire::{Address, MacWords},
 };
 
-use crate::{frame::Skb, maps};
+use crate::{family::Maps, frame::Skb, maps};
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: the next program, then the stack.
 pub const NEXT: i32 = TC_ACT_UNSPEC;
@@ -106,12 +106,21 @@ impl Fate {
         Self(Self::new(action as i32, Err(reason)).0 | Self::UNSETTLED)
     }
 
-    /// Out of an uplink, to whoever is the next hop there.
+    /// Out of an uplink, to the next hop on the desk; an unspecified one costs a search for the route.
     #[inline(always)]
-    pub fn out(skb: Skb, uplink: IfIndex) -> Self {
+    pub fn out<F: Maps>(skb: Skb, uplink: IfIndex) -> Self {
+        const SIZE: i32 = size_of::<bpf_redir_neigh>() as i32;
+        let Some(desk) = F::desk() else { return Self::dropped(Drop::Delivery) };
         skb.vouch_for(uplink);
-        // SAFETY: no next hop is given: the kernel finds it.
-        let action = unsafe { bpf_redirect_neigh(uplink.0, core::ptr::null_mut(), 0, 0) } as i32;
+        // SAFETY: this CPU's desk, with a next hop as large as the kernel wants it, or none.
+        let action = unsafe {
+            let next = &raw mut (*desk).next;
+            if (*next).address.is_unspecified() {
+                bpf_redirect_neigh(uplink.0, core::ptr::null_mut(), 0, 0)
+            } else {
+                bpf_redirect_neigh(uplink.0, next.cast(), SIZE, 0)
+            }
+        } as i32;
         if action == DROP { Self::dropped(Drop::Delivery) } else { Self::new(action, Ok(Pass::Out)) }
     }
 

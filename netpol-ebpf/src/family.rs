@@ -9,10 +9,10 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap},
 };
 use netpol_common::{
-    decide::Desk,
+    decide::{Desk, NextHop},
     drops::Drop,
     event::Told,
-    flow::{FlowKey, FlowValue, Place},
+    flow::{FlowKey, FlowValue, Generation, Place, Ticks},
     kernel::{FragmentKey, FragmentPorts},
     nat::{Claim, NatKey, Translation},
     parse::{Followed, Ip, V4, V6},
@@ -64,6 +64,17 @@ pub trait Maps: Answers {
     fn tuple(sent: &NatKey<Self::Address>) -> (bpf_sock_tuple, u32);
     /// What the kernel is asked of the way of a key's packets, but for where they come from.
     fn question(key: &FlowKey<Self::Address>) -> bpf_fib_lookup;
+    /// The next hop that it has answered; unspecified: one of the other family.
+    fn answer(asked: &bpf_fib_lookup) -> Self::Address;
+    /// How the kernel is told a next hop.
+    #[inline(always)]
+    fn next_hop(address: Self::Address) -> NextHop<Self::Address> {
+        NextHop {
+            family: if Self::Address::BITS == 32 { AF_INET.into() } else { AF_INET6.into() },
+            address,
+            rest: [0; 3],
+        }
+    }
     /// This CPU's desk.
     fn desk() -> Option<*mut Desk<Self::Address>>;
     /// Where this CPU writes an event.
@@ -95,6 +106,8 @@ pub trait Maps: Answers {
     fn rewrite_error(skb: *mut __sk_buff) -> u32;
     fn tell_remembered(skb: Skb);
     fn tell_closing(skb: Skb, key: &FlowKey<Self::Address>, value: &FlowValue<Self::Address>);
+    /// [`Table::refresh`].
+    fn refresh(key: &FlowKey<Self::Address>, generation: Generation, now: Ticks) -> bool;
     /// [`Table::put`]. `false`: there is no table.
     fn put(key: &FlowKey<Self::Address>, value: &FlowValue<Self::Address>) -> bool;
     fn tell_drop(skb: Skb, place: Place, about: u32);
@@ -113,7 +126,7 @@ macro_rules! family {
         ways { $($way:ident = $verified_way:ident;)* }
         stages { $($stage:ident = $verified_stage:ident;)* }
         stages_of_packet { $($asking:ident = $verified_asking:ident;)* }
-        put = $put:ident; hop = $hop:ident; unusual = $unusual:ident;
+        refresh = $refresh:ident; put = $put:ident; hop = $hop:ident; unusual = $unusual:ident;
         tell { $remembered:ident, $closing:ident, $drop:ident; }
         { $($own:tt)* }
     ) => {
@@ -188,6 +201,12 @@ macro_rules! family {
             }
 
             #[inline(always)]
+            fn refresh(key: &FlowKey<$address>, generation: Generation, now: Ticks) -> bool {
+                // SAFETY: a reference.
+                unsafe { verified::$refresh(key, generation.0, now.0) != 0 }
+            }
+
+            #[inline(always)]
             fn put(key: &FlowKey<$address>, value: &FlowValue<$address>) -> bool {
                 // SAFETY: references.
                 let put = || unsafe { verified::$put(key, value) };
@@ -250,7 +269,7 @@ family! {
         attempt = attempt4;
         rewrite_error = rewrite_error4;
     }
-    put = put4; hop = hop4; unusual = unusual4;
+    refresh = refresh4; put = put4; hop = hop4; unusual = unusual4;
     tell { tell_remembered4, tell_closing4, tell_drop4; }
     {
         #[inline(always)]
@@ -272,6 +291,12 @@ family! {
             asked.__bindgen_anon_3.ipv4_src = key.source.0;
             asked.__bindgen_anon_4.ipv4_dst = key.destination.0;
             asked
+        }
+
+        #[inline(always)]
+        fn answer(asked: &bpf_fib_lookup) -> Addr4 {
+            // SAFETY: an integer.
+            if asked.family == AF_INET { Addr4(unsafe { asked.__bindgen_anon_4.ipv4_dst }) } else { Addr4::UNSPECIFIED }
         }
 
         #[inline(always)]
@@ -324,7 +349,7 @@ family! {
         attempt = attempt6;
         rewrite_error = rewrite_error6;
     }
-    put = put6; hop = hop6; unusual = unusual6;
+    refresh = refresh6; put = put6; hop = hop6; unusual = unusual6;
     tell { tell_remembered6, tell_closing6, tell_drop6; }
     {
         #[inline(always)]
@@ -346,6 +371,12 @@ family! {
             asked.__bindgen_anon_3.ipv6_src = key.source.0;
             asked.__bindgen_anon_4.ipv6_dst = key.destination.0;
             asked
+        }
+
+        #[inline(always)]
+        fn answer(asked: &bpf_fib_lookup) -> Addr6 {
+            // SAFETY: integers.
+            if asked.family == AF_INET6 { Addr6(unsafe { asked.__bindgen_anon_4.ipv6_dst }) } else { Addr6::UNSPECIFIED }
         }
 
         #[inline(always)]

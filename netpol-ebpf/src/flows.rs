@@ -68,7 +68,7 @@ pub fn send<F: Maps>(skb: Skb, place: Place) -> Fate {
     if flags.counts_as_audited() {
         would_drop(skb, place.side(), flags);
     }
-    on_its_way::<F>(&frame, (&packet.key, packet.transport), &value.rewrite, (flags, interface, mac))
+    on_its_way::<F>(&frame, (&packet.key, packet.transport), value.rewrite, (flags, interface, mac))
 }
 
 /// The slow path has just confirmed the entry of the packet on the desk: acts on it. An open fate: it is not there any more.
@@ -211,7 +211,7 @@ fn special<F: Maps>(
     if flags.counts_as_audited() {
         would_drop(frame.skb, frame.place.side(), flags);
     }
-    Some(on_its_way::<F>(frame, (key, seen.transport), &to, (flags, interface, mac)))
+    Some(on_its_way::<F>(frame, (key, seen.transport), to, (flags, interface, mac)))
 }
 
 /// Translates an allowed packet, where its entry says so, and sends it on.
@@ -219,17 +219,27 @@ fn special<F: Maps>(
 fn on_its_way<F: Maps>(
     frame: &Frame,
     (key, transport): (&FlowKey<F::Address>, u32),
-    to: &Rewrite<F::Address>,
+    mut to: Rewrite<F::Address>,
     (flags, interface, mac): (FlowFlags, IfIndex, MacWords),
 ) -> Fate {
     // asked before the frame is changed
     let is_for_receiver = mac == frame.ethernet().destination;
-    // the host answers what is too large or has come too far, and needs it as it came
-    if flags.has(FlowFlags::OUT) && (!is_for_receiver || !F::take_hop(frame.skb, interface)) {
-        return Fate::passed(Pass::Stack);
+    if flags.has(FlowFlags::OUT) {
+        // the host answers what is too large or has come too far, and needs it as it came
+        if !is_for_receiver || !F::take_hop(frame.skb, interface) {
+            return Fate::passed(Pass::Stack);
+        }
+        // see `FlowValue::becomes`
+        let Some(desk) = F::desk() else { return Fate::dropped(Drop::Delivery) };
+        // SAFETY: this CPU's desk, which no other program uses meanwhile. (The stack has no room for it.)
+        unsafe { (*desk).next = F::next_hop(to.destination) };
+        to.destination = key.destination;
     }
-    if flags.has(FlowFlags::TRANSLATED) && rewritten::<F>(frame.skb, key, transport, to).is_err() {
+    if flags.has(FlowFlags::TRANSLATED) && rewritten::<F>(frame.skb, key, transport, &to).is_err() {
         return Fate::dropped(Drop::Translation);
+    }
+    if flags.has(FlowFlags::OUT) {
+        return Fate::out::<F>(frame.skb, interface);
     }
     deliver(frame, flags, (interface, mac), is_for_receiver)
 }
@@ -242,9 +252,6 @@ fn deliver(frame: &Frame, flags: FlowFlags, (interface, mac): (IfIndex, MacWords
     }
     if flags.has(FlowFlags::ROUTED) {
         return Fate::routed(frame.skb, interface, mac);
-    }
-    if flags.has(FlowFlags::OUT) {
-        return Fate::out(frame.skb, interface);
     }
     // to the host's stack; the receiver's hook learns that the packet was judged here
     if let Side::From = frame.place.side()

@@ -8,7 +8,7 @@ use netpol_common::{
     flow::FlowKey,
     headers::{HopWord, View as _},
     kernel::Way,
-    parse::{Family, NETWORK},
+    parse::NETWORK,
     tables::IfIndex,
     wire::MacWords,
 };
@@ -18,7 +18,7 @@ use crate::{family::Maps, frame::Skb, tables::uplink};
 /// The way that the host would route a packet; [`Way::NONE`]: none, it does not forward, or the route takes less than the uplink
 /// does by which the packet leaves or has come.
 #[inline(always)]
-pub fn route<F: Maps>(skb: Skb, slot: u32, key: &FlowKey<F::Address>, from: IfIndex) -> Way {
+pub fn route<F: Maps>(skb: Skb, slot: u32, key: &FlowKey<F::Address>, from: IfIndex) -> Way<F::Address> {
     let (way, takes) = look::<F>(skb, key, (from, SMALLEST));
     // each packet is compared with the uplink's size alone
     match uplink(slot, way.interface).or_else(|| uplink(slot, from)) {
@@ -33,7 +33,7 @@ const SMALLEST: u16 = 1;
 /// The way of a packet of so many bytes, and how many it takes; of a neighbour that the host does not know the kernel does
 /// not say that, and it is what was asked.
 #[inline(always)]
-fn look<F: Maps>(skb: Skb, key: &FlowKey<F::Address>, (from, bytes): (IfIndex, u16)) -> (Way, u16) {
+fn look<F: Maps>(skb: Skb, key: &FlowKey<F::Address>, (from, bytes): (IfIndex, u16)) -> (Way<F::Address>, u16) {
     let mut asked = F::question(key);
     asked.ifindex = from.0;
     asked.__bindgen_anon_1.tot_len = bytes;
@@ -42,18 +42,18 @@ fn look<F: Maps>(skb: Skb, key: &FlowKey<F::Address>, (from, bytes): (IfIndex, u
     let answer = unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut asked, size, 0) } as u32;
     // SAFETY: integers.
     let takes = unsafe { asked.__bindgen_anon_1.mtu_result };
-    let interface = IfIndex(asked.ifindex);
+    let (interface, hop) = (IfIndex(asked.ifindex), F::answer(&asked));
     match answer {
-        BPF_FIB_LKUP_RET_SUCCESS => (Way { interface, next: asked.dmac.into() }, takes),
+        BPF_FIB_LKUP_RET_SUCCESS => (Way { interface, hop, next: asked.dmac.into() }, takes),
         // no obstacle: the kernel asks for it when the packet is there
-        BPF_FIB_LKUP_RET_NO_NEIGH => (Way { interface, next: MacWords::ZERO }, takes),
+        BPF_FIB_LKUP_RET_NO_NEIGH => (Way { interface, hop, next: MacWords::ZERO }, takes),
         _ => (Way::NONE, takes),
     }
 }
 
 /// Takes one hop off a packet. `false`: it has none left, or is too large for the uplink, and is as it was.
 #[inline(always)]
-pub fn hop<F: Family>(skb: Skb, uplink: IfIndex) -> bool {
+pub fn hop<F: Maps>(skb: Skb, uplink: IfIndex) -> bool {
     let at = NETWORK + F::HOPS;
     let Ok(word) = skb.linear().read::<HopWord>(at) else { return false };
     let Some(word) = F::hop(word) else { return false };

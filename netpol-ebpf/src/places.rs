@@ -2,9 +2,9 @@
 
 use aya_ebpf::{Global, bindings::BPF_F_MMAPABLE, btf_maps::Array};
 use netpol_common::{
-    flow::{FlowKey, FlowValue, Ticks, Word},
+    flow::{FlowKey, FlowValue, Generation, Ticks, Word},
     kernel::Turnover,
-    table::{Block, HashKeys, Home, Slot, Stalest, Tag, Tags, index, room},
+    table::{ALL, Block, HashKeys, Home, Slot, Stalest, Tag, Tags, index, room},
     wire::Address,
 };
 
@@ -102,6 +102,16 @@ impl<A: Address> Table<A> {
         }
     }
 
+    /// The entry of this generation was looked at, now. `false`: there is none any more.
+    #[inline(always)]
+    pub fn refresh(&self, key: &FlowKey<A>, generation: Generation, now: Ticks) -> bool {
+        let Some(found) = self.find(key).filter(|found| found.word.is_current(generation)) else { return false };
+        // SAFETY: elements of an array map stay mapped; an aligned word. Whoever gets the place at this moment was judged
+        // now as well.
+        unsafe { (*found.entry()).judged = now };
+        true
+    }
+
     #[inline(always)]
     fn home(&self, key: &FlowKey<A>) -> Home {
         // SAFETY: an element of the array; the loader has written it, so the compiler must not know it.
@@ -134,8 +144,9 @@ impl<A: Address> Table<A> {
         let pick = |which: usize| if which == 0 { first } else { second };
         // SAFETY: as in `Found::at`: each age is one that it had.
         let (which, place) = room(both, home.tag, |which| stalest(unsafe { &*block }, pick(which), value.seen));
-        let seen = if which == 0 { both[0].at(place) } else { both[1].at(place) };
-        let is_made = write((block, index(pick(which), place)), seen, home.tag, (key, value));
+        let at = index(pick(which), place);
+        let is_made =
+            write((block, at), (if which == 0 { both[0] } else { both[1] }).at(place), home.tag, (key, value));
         if is_made {
             act::tally::<A>(Turnover::FlowsMade);
         }
@@ -159,7 +170,22 @@ fn tags<A: Address>(block: *mut Block<A>, group: usize) -> Tags {
 #[inline(always)]
 fn slot<A: Address>(block: *mut Block<A>, at: usize) -> *mut Slot<A> {
     // SAFETY: within the element.
-    unsafe { (&raw mut (*block).slots).cast::<Slot<A>>().add(at) }
+    unsafe { (&raw mut (*block).slots).cast::<Slot<A>>().add(bounded(at)) }
+}
+
+/// An index of a place, of which the verifier sees that it is one: Linux 6.1 knows nothing of what two unknown numbers are
+/// together by `|`, into which the compiler makes their sum.
+#[inline(always)]
+fn bounded(at: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    let at = {
+        const { assert!(ALL == 32) };
+        let mut at = at;
+        // SAFETY: a calculation.
+        unsafe { core::arch::asm!("{0} &= 31", inout(reg) at, options(pure, nomem, nostack)) };
+        at
+    };
+    at % ALL
 }
 
 /// Writes an entry where a tag was seen, and gives it its own. `false`: another CPU writes there, or has written.
@@ -175,7 +201,7 @@ fn write<A: Address>(
     unsafe {
         let at = &raw mut (*slot).value.word;
         let Some(before) = take(at) else { return false };
-        let says = (&raw mut (*block).tags).cast::<u16>().add(index);
+        let says = (&raw mut (*block).tags).cast::<u16>().add(bounded(index));
         if says.read_volatile() != seen.to_le() {
             exchange(at, before);
             return false;

@@ -183,10 +183,7 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
 
     #[inline(always)]
     fn refresh(&self, key: &FlowKey<F::Address>, generation: Generation, now: Ticks) -> bool {
-        let Some(found) = F::FLOWS.find(key).filter(|found| found.word.is_current(generation)) else { return false };
-        // SAFETY: as in `recall`; an aligned word. Whoever gets the place at this moment was judged now as well.
-        unsafe { (*found.entry()).judged = now };
-        true
+        F::refresh(key, generation, now)
     }
 
     #[inline(always)]
@@ -227,7 +224,7 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
     }
 
     #[inline(always)]
-    fn route(&self, key: &FlowKey<F::Address>, from: IfIndex) -> Way {
+    fn route(&self, key: &FlowKey<F::Address>, from: IfIndex) -> Way<F::Address> {
         leave::route::<F>(self.context, self.slot, key, from)
     }
 

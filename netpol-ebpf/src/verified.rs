@@ -206,10 +206,22 @@ pub extern "C" fn attempt6(skb: *mut __sk_buff) -> u32 {
 /// Another CPU was in the way of what is to be put down.
 pub const AGAIN: u32 = 2;
 
-/// Declares functions for each family: [`Table::put`](crate::places::Table::put), of which 0 says that it is done, and
+/// Declares functions for each family: [`Table::refresh`](crate::places::Table::refresh),
+/// [`Table::put`](crate::places::Table::put), of which 0 says that it is done, and
 /// [`Block::stalest`].
 macro_rules! tables {
-    ($($family:ident, $address:ty: $put:ident, $stalest:ident;)*) => {$(
+    ($($family:ident, $address:ty: $refresh:ident, $put:ident, $stalest:ident;)*) => {$(
+        /// # Safety
+        ///
+        /// The pointer is null or valid for reads.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub unsafe extern "C" fn $refresh(key: *const FlowKey<$address>, generation: u32, now: u32) -> u32 {
+            // SAFETY: the caller's, and the verifier proves it; null is what it asks to be told from.
+            let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+            u32::from($family::FLOWS.refresh(key, Generation(generation), Ticks(now)))
+        }
+
         /// # Safety
         ///
         /// The pointers are null or valid for reads.
@@ -241,8 +253,8 @@ macro_rules! tables {
 }
 
 tables! {
-    V4, Addr4: put4, stalest4;
-    V6, Addr6: put6, stalest6;
+    V4, Addr4: refresh4, put4, stalest4;
+    V6, Addr6: refresh6, put6, stalest6;
 }
 
 #[unsafe(no_mangle)]

@@ -158,6 +158,10 @@ pub struct Desk<A: Address> {
     service: u32,
     /// The uplink by which packets leave directly, or have come; [`IfIndex::NONE`]: the stack brings them there.
     uplink: IfIndex,
+    /// Of those that leave, the next hop there.
+    hop: A,
+    /// The same, as the kernel is told.
+    pub next: NextHop<A>,
     /// Answers are translated at another hook, or on another way of this one: that remembers them.
     is_elsewhere: bool,
     /// What the first stage found: [`HookValue`] of the packet's interface, and a [`Translated`].
@@ -172,6 +176,16 @@ pub struct Desk<A: Address> {
     half: Translation<A>,
     /// The entry that is being written; in the end, that of the packet's direction.
     pub value: FlowValue<A>,
+}
+
+/// As the kernel is told who gets what leaves: `struct bpf_redir_neigh` (include/uapi/linux/bpf.h), or more.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct NextHop<A: Address> {
+    /// AF_INET or AF_INET6.
+    pub family: u32,
+    pub address: A,
+    pub rest: [u32; 3],
 }
 
 /// What there may be of the packet's own key: the slow path does not look again for what was just not found.
@@ -207,6 +221,8 @@ impl<A: Address> Desk<A> {
             quoted_transport: 0,
             service: 0,
             uplink: IfIndex::NONE,
+            hop: A::UNSPECIFIED,
+            next: NextHop { family: 0, address: A::UNSPECIFIED, rest: [0; 3] },
             is_elsewhere: false,
             hook: HookValue::NOBODY,
             translated: Translated::No as u32,
@@ -333,9 +349,12 @@ pub fn renew<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
     desk.original = NatKey::of(&desk.packet.key, zone);
     desk.half = kernel.translation(&desk.original);
     // the pair may have gone, and another be in its place
-    let holds = desk.half.exists()
-        && desk.half.rewrite == desk.own.rewrite
-        && desk.own.word.generation() == desk.packet.generation;
+    let said = if desk.own.word.flags().has(FlowFlags::OUT) {
+        desk.own.rewrite.to(desk.packet.key.destination)
+    } else {
+        desk.own.rewrite
+    };
+    let holds = desk.half.exists() && desk.half.rewrite == said && desk.own.word.generation() == desk.packet.generation;
     if holds {
         translate::known(kernel, desk);
     }
@@ -457,7 +476,7 @@ pub fn settle<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
 pub fn depart<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
     let place = desk.packet.key.place;
     let router = desk.hook.router(place.ifindex());
-    let Way { interface: uplink, next } = kernel.route(&desk.packet.key, router);
+    let Way { interface: uplink, hop, next } = kernel.route(&desk.packet.key, router);
     // answers are delivered directly, too: where the host would bring them here, whatever their size
     if kernel.uplink(uplink).is_unspecified() || kernel.route(&desk.other, uplink).interface != router {
         return Ok(Action::Judge);
@@ -465,7 +484,7 @@ pub fn depart<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Resul
     let translated = translate_out(kernel, desk, uplink)?;
     desk.translated = translated as u32;
     if translated != Translated::No {
-        desk.uplink = uplink;
+        (desk.uplink, desk.hop) = (uplink, hop);
         desk.other = desk.packet.key.rewritten(&desk.wire).reversed(Place::new(uplink, Side::From));
         // who is next there sends the answers, most likely
         desk.destination.mac = next;

@@ -25,9 +25,11 @@ pub(super) fn remember<A: Address, K: Kernel<A>>(
         && (renews || !judged.is_said(desk, &desk.partner, (judged.other, &answer)))
     {
         desk.value = judged.partner(desk);
+        leave(desk, judged.other);
         kernel.remember(&desk.other, &desk.value)?;
     }
     desk.value = judged.own(desk);
+    leave(desk, judged.own);
     // who sends them, and where they come from, an entry learns of its first packet
     let is_from_there = match desk.packet.key.place.side() {
         Side::From => desk.own.source_mac == desk.packet.source_mac,
@@ -40,6 +42,14 @@ pub(super) fn remember<A: Address, K: Kernel<A>>(
     }
     kernel.remember(&desk.packet.key, &desk.value)?;
     Ok(Action::Remembered)
+}
+
+/// Of what leaves by an uplink, where it keeps its destination, the entry says to whom there: see [`FlowValue::rewrite`].
+#[inline(always)]
+fn leave<A: Address>(desk: &mut Desk<A>, flags: FlowFlags) {
+    if flags.has(FlowFlags::OUT) {
+        desk.value.rewrite.destination = desk.hop;
+    }
 }
 
 /// Whether a packet that a workload sends may go directly to the other one: only where the host
@@ -123,13 +133,17 @@ impl Judged {
         &self,
         desk: &Desk<A>,
         entry: &Remembered<A>,
-        (flags, rewrite): (FlowFlags, &Rewrite<A>),
+        (flags, to): (FlowFlags, &Rewrite<A>),
     ) -> bool {
+        let destination = if flags.has(FlowFlags::OUT) { &desk.hop } else { &to.destination };
         entry.word.generation() == desk.packet.generation
             // the host's routing may name another uplink by now
             && (!flags.has(FlowFlags::OUT) || entry.ifindex.0 == desk.uplink.0)
             && entry.word.flags().0 & TELLING.0 == flags.0 & TELLING.0
-            && (!flags.has(FlowFlags::TRANSLATED) || entry.rewrite == *rewrite)
+            && (!flags.has(FlowFlags::TRANSLATED)
+                || entry.rewrite.source == to.source
+                    && entry.rewrite.destination == *destination
+                    && entry.rewrite.ports == to.ports)
     }
 
     /// The entry of the packet's own direction, this packet counted.

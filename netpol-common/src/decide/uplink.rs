@@ -13,7 +13,7 @@ use super::{
 use crate::{
     drops::{Drop, Side},
     flow::{FlowFlags, FlowKey, FlowValue, PackedRule, Place, Word},
-    kernel::{Kernel, Settings},
+    kernel::{Kernel, Settings, Way},
     nat::{NatKey, Zone},
     tables::{AddressFlags, Identity, IfIndex, Network, RuleId},
     wire::{Address, MacWords, Protocol},
@@ -107,11 +107,13 @@ fn arrive<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, translated: 
     let is_tcp = desk.packet.key.protocol() == Protocol::TCP;
     let is_answer = !(is_tcp && opens(desk.packet.tcp_flags)) && kernel.translation(&desk.reply).exists();
     desk.other = arriving.reversed(place);
-    let is_direct = !is_answer
-        && receiver.flags.has(AddressFlags::OUTWARD)
-        && !desk.packet.settings.has(Settings::STACK)
+    let may_be_direct =
+        !is_answer && receiver.flags.has(AddressFlags::OUTWARD) && !desk.packet.settings.has(Settings::STACK);
+    let back = if may_be_direct { kernel.route(&desk.other, hook.router(receiver.ifindex)) } else { Way::NONE };
+    desk.hop = back.hop;
+    let is_direct = may_be_direct
         // what the host would answer elsewhere, or would not, it may not take either
-        && kernel.route(&desk.other, hook.router(receiver.ifindex)).interface == place.ifindex()
+        && back.interface == place.ifindex()
         // nor what it would bring elsewhere, or by a way that takes less
         && kernel.route(&arriving, place.ifindex()).interface == hook.router(receiver.ifindex);
     let back = if is_direct {

@@ -95,7 +95,7 @@ impl Event {
 /// Where the packets of the other direction may be remembered: at the other end's interface if that is here, on
 /// the same side, else at this one, on the other side.
 fn others<A: Address>(key: &FlowKey<A>, value: &FlowValue<A>) -> [FlowKey<A>; 2] {
-    let leaving = if value.word.flags().has(FlowFlags::TRANSLATED) { key.rewritten(&value.rewrite) } else { *key };
+    let leaving = if value.word.flags().has(FlowFlags::TRANSLATED) { key.rewritten(&value.becomes(key)) } else { *key };
     let (side, other) = match key.place.side() {
         Side::From => (Side::From, Side::To),
         Side::To => (Side::To, Side::From),

@@ -193,7 +193,7 @@ pub(super) fn record<A: Address>(key: &FlowKey<A>, value: &FlowValue<A>, (denial
         (true, Drop::PolicyEgress) => (RuleId::NONE, ingress_rule, Some(Audited { reason, rule: egress_rule })),
         (true, _) => (egress_rule, RuleId::NONE, Some(Audited { reason, rule: ingress_rule })),
     };
-    let port = |port: PortBe| port.to_host();
+    let (becomes, port) = (value.becomes(key), |port: PortBe| port.to_host());
     Record {
         interface: key.place.ifindex(),
         far: value.ifindex,
@@ -214,10 +214,10 @@ pub(super) fn record<A: Address>(key: &FlowKey<A>, value: &FlowValue<A>, (denial
         audited,
         tcp_flags: value.tcp_flags,
         translated: (flags.has(FlowFlags::TRANSLATED) || denials && value.service != 0).then(|| Translated {
-            source: value.rewrite.source.into(),
-            destination: value.rewrite.destination.into(),
-            source_port: port(value.rewrite.ports.source()),
-            destination_port: port(value.rewrite.ports.destination()),
+            source: becomes.source.into(),
+            destination: becomes.destination.into(),
+            source_port: port(becomes.ports.source()),
+            destination_port: port(becomes.ports.destination()),
         }),
         service: value.service,
     }

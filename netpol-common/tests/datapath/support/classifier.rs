@@ -353,7 +353,7 @@ impl Way<'_> {
             return Pass::Stack;
         }
         if flags.has(FlowFlags::TRANSLATED) {
-            rewrite(frame, (NETWORK, packet.transport as usize), packet.key.protocol, &entry.rewrite);
+            rewrite(frame, (NETWORK, packet.transport as usize), packet.key.protocol, &entry.becomes(&packet.key));
         }
         if flags.has(FlowFlags::DIRECT) && entry.destination_mac == packet.destination_mac {
             return Pass::Direct;

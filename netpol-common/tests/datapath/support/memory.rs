@@ -300,12 +300,13 @@ impl<A: Stored> Kernel<A> for Memory {
         A::store(self).uplinks.get(&interface).copied().unwrap_or(A::UNSPECIFIED)
     }
 
-    fn route(&self, key: &FlowKey<A>, from: IfIndex) -> Way {
+    fn route(&self, key: &FlowKey<A>, from: IfIndex) -> Way<A> {
         let store = A::store(self);
         if store.routes_elsewhere {
             return Way::NONE;
         }
-        let way = |interface| Way { interface, next: self.next_hop };
+        // no address: whoever takes a hop for a destination is found out
+        let way = |interface| Way { interface, hop: A::UNSPECIFIED, next: self.next_hop };
         if store.uplinks.contains_key(&from) {
             let to = AddressKey { network: Network::SHARED, address: key.destination };
             let endpoint = store.addresses.get(&to).map_or(IfIndex::NONE, |value| value.ifindex);
