@@ -175,7 +175,7 @@ impl Home {
         let (upper, lower) = (hash >> 32, hash & 0xffff_ffff);
         let block = ((upper * u64::from(blocks)) >> 32) as u32;
         // 1 to 3
-        let apart = ((lower >> 2) * 3 >> 30) as usize + 1;
+        let apart = (((lower >> 2) * 3) >> 30) as usize + 1;
         let first = lower as usize % GROUPS;
         Self { block, groups: [first, (first ^ apart) % GROUPS], tag: Tag(upper as u16 | 1) }
     }

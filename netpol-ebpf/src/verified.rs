@@ -230,9 +230,10 @@ macro_rules! tables {
         pub unsafe extern "C" fn $put(key: *const FlowKey<$address>, value: *const FlowValue<$address>) -> u32 {
             // SAFETY: the caller's, and the verifier proves it; null is what it asks to be told from.
             let (Some(key), Some(value)) = (unsafe { key.as_ref() }, unsafe { value.as_ref() }) else { return 1 };
-            // SAFETY: a reference.
-            let stalest =
-                |block: &Block<$address>, group, now: Ticks| Stalest(unsafe { $stalest(block, group as u32, now.0) });
+            let stalest = |block: &Block<$address>, group, now: Ticks| {
+                // SAFETY: a reference.
+                Stalest(unsafe { $stalest(block, group as u32, now.0) })
+            };
             match $family::FLOWS.put(key, value, stalest) {
                 Some(true) => 0,
                 Some(false) => AGAIN,

@@ -54,8 +54,8 @@ pub struct Load {
     /// Do not limit how fast a container may open connections (50,000 a second).
     #[arg(long)]
     unlimited_flows: bool,
-    /// Room for so many flows, of IPv6 half as many: entries of 98 bytes (IPv6: 146), two for a connection. As long as
-    /// anything is loaded, it stays what it is. [default: 262144]
+    /// Room for so many flows (up to the next multiple of 32), of IPv6 half as many: entries of 98 bytes (IPv6: 146), two
+    /// for a connection. As long as anything is loaded, it stays what it is. [default: 262144]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1_024..=16_777_216))]
     flows: Option<u32>,
     /// An interface to the outside (may be given again). By default: those with a default route.
