@@ -3,7 +3,11 @@
 
 mod support;
 
-use std::{net::UdpSocket, path::Path, time::Duration};
+use std::{
+    net::{IpAddr, UdpSocket},
+    path::Path,
+    time::Duration,
+};
 
 use support::{
     Attempt, Endpoint, FAMILIES, Family, Host, LAYOUTS, Layout, RawSocket, Scene, Seen,
@@ -11,6 +15,7 @@ use support::{
     check, exchange, packet,
     policy::{Counts, anybody, from, ingress},
     translated::{WAYS, host_address, host_port, pools, published, service, virtual_address},
+    wait_until,
 };
 
 const OUT: &str = "egress passed out";
@@ -131,6 +136,45 @@ fn what_the_host_would_route_elsewhere_takes_its_stack() {
         let ((), counts) = host.counted(|| check(&[(outside, Attempt::Udp(host_port(family)), Seen::Silent)]));
         assert_eq!([OUT, IN].map(|name| counts.of(name)), [0, 0], "{family:?} {counts:?}");
         host.run("ip", &["route", "del", "blackhole", &route]);
+    }
+}
+
+#[test]
+fn who_is_next_behind_an_uplink_is_known_by_its_entry_and_followed() {
+    let scene = Scene::bridged();
+    scene.load_translated(Layout::Bridged, &[]);
+    let Scene { host, a, outside, .. } = &scene;
+    let mac = outside.mac().map(|byte| format!("{byte:02x}")).join(":");
+    for (family, far, routers) in [
+        (Family::V4, "198.51.100.1", ["192.0.2.101", "192.0.2.102"]),
+        (Family::V6, "2001:db8:51::1", ["2001:db8::101", "2001:db8::102"]),
+    ] {
+        let neighbour = |router: &str, mac: &str| {
+            host.run("ip", &["neigh", "replace", router, "lladdr", mac, "nud", "permanent", "dev", "v-outside"]);
+        };
+        let route = |router: &str| {
+            host.run("ip", &["route", "replace", far, "via", router, "dev", "v-outside"]);
+        };
+        routers.iter().for_each(|router| neighbour(router, &mac));
+        route(routers[0]);
+        outside.run("ip", &["address", "add", far, "dev", "eth0", "nodad"]);
+        let far: IpAddr = far.parse().unwrap();
+        let server = outside.enter(|| UdpSocket::bind((far, 9000))).unwrap();
+        server.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let client = a.enter(|| UdpSocket::bind(a.socket(family, 5000))).unwrap();
+        let arrives = || {
+            client.send_to(b"x", (far, 9000)).unwrap();
+            server.recv(&mut [0; 8]).is_ok()
+        };
+        assert!((0..3).all(|_| arrives()), "{family:?}");
+        // the neighbour table is asked for each packet, the route is not
+        neighbour(routers[0], "02:00:00:00:00:99");
+        let (lost, counts) = host.counted(|| !arrives());
+        assert!(lost && counts.of(OUT) == 1, "{family:?} {counts:?}");
+        route(routers[1]);
+        wait_until("another router is followed", arrives);
+        let (arrived, counts) = host.counted(arrives);
+        assert!(arrived && counts.of(OUT) == 1, "{family:?} {counts:?}");
     }
 }
 
