@@ -243,6 +243,21 @@ fn an_endpoint_reaches_a_published_port_and_a_backend_outside() {
 }
 
 #[test]
+fn what_a_services_backend_outside_opens_to_its_client_is_no_answer() {
+    for way in WAYS {
+        let far = ([192, 0, 2, 77], 8080);
+        let mut lab = way().with_service(V, &[far]);
+        let sent = Tuple::new(TCP, end(A, 40000), V);
+        let arrived = lab.play(sent, SYN).unwrap();
+        assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, sent.reversed());
+        lab.play(sent, ACK).unwrap();
+        // anybody who forges the backend's address can send that
+        assert_eq!(lab.play(arrived.tuple.reversed(), SYN).map(|arrived| arrived.tuple), Err(Drop::Translation));
+        assert_eq!(lab.answer(&arrived, ACK).unwrap().tuple, sent.reversed(), "the connection goes on");
+    }
+}
+
+#[test]
 fn who_comes_to_a_pools_own_address_is_answered_from_it() {
     for way in WAYS {
         for protocol in [TCP, UDP, ICMP] {
