@@ -263,8 +263,7 @@ impl<A: Address> FlowValue<A> {
     /// What a packet of the key becomes.
     #[inline(always)]
     pub fn becomes(&self, key: &FlowKey<A>) -> Rewrite<A> {
-        // what leaves by an uplink keeps its destination
-        if self.word.flags().has(FlowFlags::OUT) { self.rewrite.to(key.destination) } else { self.rewrite }
+        self.rewrite.of_entry(self.word.flags(), key)
     }
 }
 
@@ -278,10 +277,11 @@ impl<A: Address> Rewrite<A> {
         Self { source: key.source, destination: key.destination, ports: key.ports }
     }
 
-    /// With another destination.
+    /// What an entry with these flags makes of a packet of its key, of what it has: [`FlowValue::rewrite`].
     #[inline(always)]
-    pub fn to(&self, destination: A) -> Self {
-        Self { destination, ..*self }
+    pub fn of_entry(self, flags: FlowFlags, key: &FlowKey<A>) -> Self {
+        // what leaves by an uplink keeps its destination
+        if flags.has(FlowFlags::OUT) { Self { destination: key.destination, ..self } } else { self }
     }
 
     /// The packets in the other direction.

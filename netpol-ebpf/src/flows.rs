@@ -229,11 +229,10 @@ fn on_its_way<F: Maps>(
         if !is_for_receiver || !F::take_hop(frame.skb, interface) {
             return Fate::passed(Pass::Stack);
         }
-        // see `FlowValue::becomes`
         let Some(desk) = F::desk() else { return Fate::dropped(Drop::Delivery) };
-        // SAFETY: this CPU's desk, which no other program uses meanwhile. (The stack has no room for it.)
+        // SAFETY: this CPU's desk, which no other program uses meanwhile.
         unsafe { (*desk).next = F::next_hop(to.destination) };
-        to.destination = key.destination;
+        to = to.of_entry(flags, key);
     }
     if flags.has(FlowFlags::TRANSLATED) && rewritten::<F>(frame.skb, key, transport, &to).is_err() {
         return Fate::dropped(Drop::Translation);

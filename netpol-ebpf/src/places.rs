@@ -144,9 +144,8 @@ impl<A: Address> Table<A> {
         let pick = |which: usize| if which == 0 { first } else { second };
         // SAFETY: as in `Found::at`: each age is one that it had.
         let (which, place) = room(both, home.tag, |which| stalest(unsafe { &*block }, pick(which), value.seen));
-        let at = index(pick(which), place);
-        let is_made =
-            write((block, at), (if which == 0 { both[0] } else { both[1] }).at(place), home.tag, (key, value));
+        let seen = if which == 0 { both[0] } else { both[1] }.at(place);
+        let is_made = write((block, index(pick(which), place)), seen, home.tag, (key, value));
         if is_made {
             act::tally::<A>(Turnover::FlowsMade);
         }
@@ -191,17 +190,17 @@ fn bounded(at: usize) -> usize {
 /// Writes an entry where a tag was seen, and gives it its own. `false`: another CPU writes there, or has written.
 #[inline(always)]
 fn write<A: Address>(
-    (block, index): (*mut Block<A>, usize),
+    (block, number): (*mut Block<A>, usize),
     seen: Tag,
     tag: Tag,
     (key, value): (&FlowKey<A>, &FlowValue<A>),
 ) -> bool {
-    let slot = slot(block, index);
+    let slot = slot(block, number);
     // SAFETY: elements of an array map stay mapped; see `take`.
     unsafe {
         let at = &raw mut (*slot).value.word;
         let Some(before) = take(at) else { return false };
-        let says = (&raw mut (*block).tags).cast::<u16>().add(bounded(index));
+        let says = (&raw mut (*block).tags).cast::<u16>().add(bounded(number));
         if says.read_volatile() != seen.to_le() {
             exchange(at, before);
             return false;

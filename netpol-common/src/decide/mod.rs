@@ -160,7 +160,7 @@ pub struct Desk<A: Address> {
     uplink: IfIndex,
     /// Of those that leave, the next hop there.
     hop: A,
-    /// The same, as the kernel is told.
+    /// Who gets the packet that leaves now, on the hot path as well: a program's stack has no room for it.
     pub next: NextHop<A>,
     /// Answers are translated at another hook, or on another way of this one: that remembers them.
     is_elsewhere: bool,
@@ -349,11 +349,7 @@ pub fn renew<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
     desk.original = NatKey::of(&desk.packet.key, zone);
     desk.half = kernel.translation(&desk.original);
     // the pair may have gone, and another be in its place
-    let said = if desk.own.word.flags().has(FlowFlags::OUT) {
-        desk.own.rewrite.to(desk.packet.key.destination)
-    } else {
-        desk.own.rewrite
-    };
+    let said = desk.own.rewrite.of_entry(desk.own.word.flags(), &desk.packet.key);
     let holds = desk.half.exists() && desk.half.rewrite == said && desk.own.word.generation() == desk.packet.generation;
     if holds {
         translate::known(kernel, desk);

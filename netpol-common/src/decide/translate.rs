@@ -248,14 +248,9 @@ fn is_plain_inside<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> 
     if !matches!(desk.packet.key.place.side(), Side::From) || !desk.destination.is_local() || !desk.is_rewritten() {
         return false;
     }
-    let inside = Place::new(desk.destination.ifindex, Side::From);
-    if place == inside {
-        // past the host's stack both are the same
-        return is_plain(kernel, desk) && desk.packet.now.since(desk.sent.seen) <= timeout(desk.packet.key.protocol());
-    }
     desk.sent = kernel.recall(&desk.other);
     let (outside, last) = (desk.sent.word.flags(), desk.sent.seen);
-    desk.other.place = inside;
+    desk.other.place = Place::new(desk.destination.ifindex, Side::From);
     let is_plain = is_plain(kernel, desk);
     desk.other.place = place;
     let Desk { packet, sent, .. } = desk;

@@ -16,7 +16,7 @@ use netpol_common::{
 
 use super::{
     Datapath, Error, batch,
-    table::{Mapping, TABLES, Table},
+    table::{self, TABLES},
 };
 
 /// One entry: a direction of a connection at one place, or a remembered denial.
@@ -143,13 +143,13 @@ pub(super) fn each_of<M: Borrow<Map>>(
     map: impl Fn(&'static str) -> Result<M, Error>,
     mut each: impl FnMut(Record),
 ) -> Result<(), Error> {
-    let [v4, v6] = TABLES;
-    of_family::<Addr4, M>((v4, "DENIALS4"), &map, &mut each)?;
-    of_family::<Addr6, M>((v6, "DENIALS6"), &map, &mut each)
+    let [v4, v6] = TABLES.map(|table| table.map);
+    of_family::<Addr4, M>([v4, "DENIALS4"], &map, &mut each)?;
+    of_family::<Addr6, M>([v6, "DENIALS6"], &map, &mut each)
 }
 
 fn of_family<A: Address, M: Borrow<Map>>(
-    (flows, refused): (Table, &'static str),
+    [flows, refused]: [&'static str; 2],
     map: &impl Fn(&'static str) -> Result<M, Error>,
     each: &mut impl FnMut(Record),
 ) -> Result<(), Error>
@@ -159,8 +159,7 @@ where
 {
     let (now, error) = (now(), |map| move |error| Error::Read { map, error });
     let mut give = |slot: &Slot<A>, is_denial| each(record(&slot.key, &slot.value, (is_denial, now)));
-    let table = Mapping::of(map(flows.map)?.borrow()).map_err(error(flows.map))?;
-    table.read(|slot| give(slot, false));
+    table::read(map(flows)?.borrow(), |slot| give(slot, false)).map_err(error(flows))?;
     denials(map(refused)?.borrow(), |_, slot| give(slot, true)).map_err(error(refused))
 }
 

@@ -17,7 +17,10 @@ use netpol_common::{
     wire::{Addr4, Addr6, Address},
 };
 
-use super::{Error, Pins, mapped::Mapped};
+use super::{
+    Error, Pins,
+    mapped::{Access, Mapped},
+};
 
 /// A family's table.
 #[derive(Clone, Copy, Debug)]
@@ -100,59 +103,51 @@ fn draw() -> u64 {
     RandomState::new().hash_one(()) | 1
 }
 
-/// A family's table, through its memory.
-pub(super) struct Mapping<A: Address>
+/// Gives each entry of a table to `each`. One that somebody writes all the time may be missing. Of what is free only the
+/// tags are looked at.
+pub(super) fn read<A: Address>(map: &Map, mut each: impl FnMut(&Slot<A>)) -> io::Result<()>
 where
     Block<A>: Pod,
 {
-    memory: Mapped<Block<A>>,
-    blocks: u32,
+    for block in mapped::<A>(map, Access::Read)?.elements() {
+        // SAFETY: within an element, which any bytes are; each tag is whole.
+        let tags = unsafe { (&raw const (*block).tags).read_volatile() };
+        for at in (0..ALL).filter(|at| tags[*at] != 0) {
+            // SAFETY: as above.
+            if let Some(slot) = whole(unsafe { (&raw const (*block).slots).cast::<Slot<A>>().add(at) }) {
+                each(&slot);
+            }
+        }
+    }
+    Ok(())
 }
 
-impl<A: Address> Mapping<A>
+/// Empties a table, of which no packet makes use meanwhile: what one writes may be lost.
+pub(super) fn forget<A: Address>(map: &Map, name: &'static str) -> Result<(), Error>
 where
     Block<A>: Pod,
 {
-    /// # Errors
-    /// What the kernel says.
-    pub(super) fn of(map: &Map) -> io::Result<Self> {
-        let Map::Array(map) = map else {
-            unreachable!("the type of a pinned map is checked where it is opened");
-        };
-        let blocks = map.info().map_err(io::Error::other)?.max_entries();
-        Ok(Self { memory: Mapped::of(map.fd().as_fd(), blocks)?, blocks })
-    }
-
-    /// Gives each entry to `each`. One that somebody writes all the time may be missing. Of what is free only the tags are
-    /// looked at.
-    pub(super) fn read(&self, mut each: impl FnMut(&Slot<A>)) {
-        for block in self.all() {
-            // SAFETY: within an element, which any bytes are; each tag is whole.
-            let tags = unsafe { (&raw const (*block).tags).read_volatile() };
-            for at in (0..ALL).filter(|at| tags[*at] != 0) {
-                // SAFETY: as above.
-                if let Some(slot) = whole(unsafe { (&raw const (*block).slots).cast::<Slot<A>>().add(at) }) {
-                    each(&slot);
-                }
+    let memory = mapped::<A>(map, Access::Write).map_err(|error| Error::Read { map: name, error })?;
+    for block in memory.elements() {
+        // SAFETY: an element, which any bytes are. (A page that is empty already is not written.)
+        unsafe {
+            if (&raw const (*block).tags).read_volatile() != [0; ALL] {
+                block.write(Block::EMPTY);
             }
         }
     }
+    Ok(())
+}
 
-    /// Empties the table, of which no packet makes use meanwhile: what one writes may be lost.
-    pub(super) fn forget(&self) {
-        for block in self.all() {
-            // SAFETY: an element, which any bytes are.
-            unsafe {
-                if (&raw const (*block).tags).read_volatile() != [0; ALL] {
-                    block.write(Block::EMPTY);
-                }
-            }
-        }
-    }
-
-    fn all(&self) -> impl Iterator<Item = *mut Block<A>> {
-        (0..self.blocks).map(|block| self.memory.at(block))
-    }
+fn mapped<A: Address>(map: &Map, access: Access) -> io::Result<Mapped<Block<A>>>
+where
+    Block<A>: Pod,
+{
+    let Map::Array(map) = map else {
+        unreachable!("the type of a pinned map is checked where it is opened");
+    };
+    let blocks = map.info().map_err(io::Error::other)?.max_entries();
+    Mapped::of(map.fd().as_fd(), blocks, access)
 }
 
 /// The entry in a place, if there is one, as it was between two writings.

@@ -12,7 +12,7 @@ use netpol_common::{
     kernel::{Bucket, FragmentKey, FragmentPorts},
     nat::{NatKey, Translation},
     service::{Affinity, AffinityKey},
-    table::{Block, Slot},
+    table::Slot,
     tables::IfIndex,
     wire::{Addr4, Addr6, Address},
 };
@@ -22,7 +22,7 @@ use super::{
     programs::{Classifier, OBJECT, Role},
     records,
     sockets::PROGRAMS,
-    table::{Mapping, TABLES, Table},
+    table::{self, TABLES},
 };
 
 /// Where the kernel is told that a frame arrives. The interfaces must exist in the calling thread's
@@ -143,9 +143,9 @@ impl Datapath {
     /// Removes all flows, denials, fragments and translations, and what interfaces have used of their limits: as if
     /// no packet had passed yet. None may pass meanwhile.
     pub fn forget(&self) -> Result<(), Error> {
-        let [v4, v6] = TABLES;
-        self.forget_flows::<Addr4>(v4)?;
-        self.forget_flows::<Addr6>(v6)?;
+        let [v4, v6] = TABLES.map(|table| table.map);
+        table::forget::<Addr4>(&self.pins.map(v4)?, v4)?;
+        table::forget::<Addr6>(&self.pins.map(v6)?, v6)?;
         forget_denials::<Addr4>(&mut self.pins.map("DENIALS4")?, "DENIALS4")?;
         forget_denials::<Addr6>(&mut self.pins.map("DENIALS6")?, "DENIALS6")?;
         self.clear::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENTS4")?;
@@ -156,15 +156,6 @@ impl Datapath {
         self.clear::<AffinityKey<Addr6>, Affinity<Addr6>>("AFFINITY6")?;
         let mut rates: Array<MapData, Bucket> = self.pins.map("RATES")?.try_into().map_err(Error::map("RATES"))?;
         (0..rates.len()).try_for_each(|index| rates.set(index, Bucket::UNTOUCHED, 0)).map_err(Error::map("RATES"))
-    }
-
-    fn forget_flows<A: Address>(&self, Table { map, .. }: Table) -> Result<(), Error>
-    where
-        Block<A>: Pod,
-    {
-        let table = Mapping::<A>::of(&self.pins.map(map)?);
-        table.map_err(|error| Error::Read { map, error })?.forget();
-        Ok(())
     }
 
     fn clear<K: Pod, V: Pod>(&self, name: &'static str) -> Result<(), Error> {

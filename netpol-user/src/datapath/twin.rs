@@ -17,7 +17,6 @@ use netpol_common::{
     kernel::{FragmentKey, FragmentPorts},
     nat::{NatKey, Translation},
     service::{Affinity, AffinityKey, Uplink},
-    table::Block,
     tables::{AddressKey, AddressValue, HookValue, IfIndex, Network},
     wire::{Addr4, Addr6, Address, PortBe, Protocol},
 };
@@ -27,7 +26,7 @@ use super::{
     pins::MAPS,
     programs::{Classifier, OBJECT, part, refused},
     records, slots,
-    table::{Layout, Mapping, TABLES, Table},
+    table::{self, Layout, TABLES},
     testrun::{self, Context},
 };
 use crate::privileges;
@@ -237,9 +236,9 @@ impl Twin {
 
     /// As if no packet had passed yet. (Limits of new flows are not reached by as few.)
     fn forget(&mut self) -> Result<(), Error> {
-        let [v4, v6] = TABLES;
-        self.forget_flows::<Addr4>(v4)?;
-        self.forget_flows::<Addr6>(v6)?;
+        let [v4, v6] = TABLES.map(|table| table.map);
+        table::forget::<Addr4>(self.map(v4), v4)?;
+        table::forget::<Addr6>(self.map(v6), v6)?;
         testrun::forget_denials::<Addr4>(self.map_mut("DENIALS4"), "DENIALS4")?;
         testrun::forget_denials::<Addr6>(self.map_mut("DENIALS6"), "DENIALS6")?;
         self.clear::<FragmentKey<Addr4>, FragmentPorts>("FRAGMENTS4")?;
@@ -248,15 +247,6 @@ impl Twin {
         self.clear::<NatKey<Addr6>, Translation<Addr6>>("NAT6")?;
         self.clear::<AffinityKey<Addr4>, Affinity<Addr4>>("AFFINITY4")?;
         self.clear::<AffinityKey<Addr6>, Affinity<Addr6>>("AFFINITY6")
-    }
-
-    fn forget_flows<A: Address>(&self, Table { map, .. }: Table) -> Result<(), Error>
-    where
-        Block<A>: Pod,
-    {
-        let table = Mapping::<A>::of(self.map(map));
-        table.map_err(|error| Error::Read { map, error })?.forget();
-        Ok(())
     }
 
     fn know(&mut self) -> Result<(), Error> {

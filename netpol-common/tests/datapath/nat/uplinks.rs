@@ -1,6 +1,6 @@
 use netpol_common::{
     drops::{Drop, Pass, Side},
-    flow::{Place, seconds},
+    flow::{FlowFlags, Place, seconds},
     headers::HopWord,
     kernel::Settings,
     parse::{Family as _, NETWORK, V4},
@@ -397,6 +397,27 @@ fn what_goes_past_the_stack_follows_the_hosts_route_to_another_uplink() {
         lab.0.wait(waits);
         let sent = lab.at(Side::From, A, A.interface, &frame);
         assert_eq!((sent.verdict, sent.vouched), (Ok(Pass::Out), uplink));
+    }
+}
+
+#[test]
+fn what_goes_past_the_stack_has_the_next_hop_in_its_entry_and_follows_the_hosts_route_to_another() {
+    let mut lab = Lab::outward().with_service(PUBLISHED, &[B8080]);
+    let asked = [leaves(A), Tuple::new(TCP, end(WORLD, 40000), PUBLISHED)];
+    for (waits, router) in [(0, [192, 0, 2, 101]), (seconds(5) + 1, [192, 0, 2, 102]), (seconds(5) + 1, [0; 4])] {
+        lab.0.wait(waits);
+        lab.0.v4.router = addr(router);
+        for sent in asked {
+            let (there, back) = ways(&mut lab, sent);
+            assert!([there, back].contains(&Pass::Out), "{sent:?}");
+        }
+        let flows = lab.0.v4.flows.borrow();
+        let leaving = flows.iter().filter(|(_, entry)| entry.word.flags().has(FlowFlags::OUT)).collect::<Vec<_>>();
+        assert_eq!(leaving.len(), asked.len());
+        for (key, entry) in leaving {
+            assert_eq!(entry.rewrite.destination, addr(router), "{key:?}");
+            assert_eq!(entry.becomes(key).destination, addr(WORLD.address), "{key:?}");
+        }
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Store<A: Address> {
     /// Address, length of the prefix.
     pub pools: Vec<(A, u32)>,
     pub uplinks: HashMap<IfIndex, A>,
+    /// Who is next on all ways; unspecified: nobody that an entry can name.
+    pub router: A,
     /// The host would send what is for outside nowhere.
     pub routes_elsewhere: bool,
     /// Routes to these take less than the uplinks do.
@@ -92,6 +94,7 @@ impl<A: Address> Default for Store<A> {
             members: HashMap::new(),
             pools: Vec::new(),
             uplinks: HashMap::new(),
+            router: A::UNSPECIFIED,
             routes_elsewhere: false,
             narrow: Vec::new(),
             translations: RefCell::default(),
@@ -305,8 +308,7 @@ impl<A: Stored> Kernel<A> for Memory {
         if store.routes_elsewhere {
             return Way::NONE;
         }
-        // no address: whoever takes a hop for a destination is found out
-        let way = |interface| Way { interface, hop: A::UNSPECIFIED, next: self.next_hop };
+        let way = |interface| Way { interface, hop: store.router, next: self.next_hop };
         if store.uplinks.contains_key(&from) {
             let to = AddressKey { network: Network::SHARED, address: key.destination };
             let endpoint = store.addresses.get(&to).map_or(IfIndex::NONE, |value| value.ifindex);

@@ -33,10 +33,8 @@ impl Only {
             }
             only.names.insert(name.clone());
         }
-        // Traffic and paths are what the sections of paths are made of.
         if only.sections.is_empty() && !names.is_empty() {
-            let translated = comparisons().any(|name| only.names.contains(name));
-            only.sections.insert(if translated { "nat-paths" } else { "paths" }.to_owned());
+            only.sections.extend(only.sections_of_paths().map(str::to_owned));
         }
         Ok(only)
     }
@@ -65,6 +63,15 @@ impl Only {
         self.sections.is_empty() && self.names.is_empty()
     }
 
+    /// Those that are made of the traffic and paths that are named; one of both sections chooses neither.
+    fn sections_of_paths(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let names = || self.names.iter().map(String::as_str);
+        let is_translated =
+            names().any(|name| is_in(comparisons(), name) || is_in(guards(), name) && !is_in(variants(), name));
+        let is_not = !is_translated || names().any(|name| is_in(variants(), name) && !is_in(guards(), name));
+        [(is_not, "paths"), (is_translated, "nat-paths")].into_iter().filter_map(|(is, section)| is.then_some(section))
+    }
+
     fn allows(&self, mut kind: impl Iterator<Item = &'static str>, name: &str) -> bool {
         self.names.contains(name) || !kind.any(|other| self.names.contains(other))
     }
@@ -88,6 +95,10 @@ fn guards() -> impl Iterator<Item = &'static str> {
 
 fn parts() -> impl Iterator<Item = &'static str> {
     modes().chain(variants()).chain(comparisons()).chain(guards())
+}
+
+fn is_in(mut kind: impl Iterator<Item = &'static str>, name: &str) -> bool {
+    kind.any(|other| other == name)
 }
 
 /// Whether `name` is the section, or the group that it is in.
@@ -138,6 +149,12 @@ mod tests {
         assert!(some.section("nat-paths") && !some.section("paths") && !some.is_everything());
         assert!(some.comparison("published") && !some.comparison("virtual"));
         assert!(some.guard("netpol-100") && !some.guard("iptables-100") && some.mode("crr"));
+        let guard = only(&["netpol-100"])?;
+        assert!(guard.section("nat-paths") && !guard.section("paths"));
+        let both = only(&["published", "netpol"])?;
+        assert!(both.section("nat-paths") && both.section("paths"));
+        let either = only(&["iptables-100", "crr"])?;
+        assert!(either.section("paths") && !either.section("nat-paths"));
         let both = only(&["nat", "paths", "iptables-100"])?;
         assert!(both.guard("iptables-100") && both.variant("iptables-100") && !both.variant("iptables-10"));
         Ok(())

@@ -14,7 +14,7 @@ use super::{
         stats::{Shuffle, Spread},
         traffic::{Course, Lane, MODES, Mode, Sample},
     },
-    guards::{Built, Guard, PLAIN, VARIANTS},
+    guards::{Built, Guard, PLAIN, VARIANTS, Variant},
     site::Way,
 };
 
@@ -97,7 +97,9 @@ impl Spot<'_> {
 }
 
 pub fn run(setting: &Setting) -> Result<Section> {
-    let wanted = VARIANTS.iter().filter(|variant| setting.only.guard(variant.name)).collect::<Vec<_>>();
+    // there is no ratio without the first
+    let is_wanted = |variant: &&Variant| variant.name == PLAIN || setting.only.guard(variant.name);
+    let wanted = VARIANTS.iter().filter(is_wanted).collect::<Vec<_>>();
     let progress = Progress::start("building what translates", wanted.len());
     let built = wanted
         .into_iter()
@@ -291,8 +293,9 @@ fn chart((comparison, mode): (&'static str, &'static str), spots: &[Spot], round
         let value = ratio(rounds, (comparison, mode), spot.name, PLAIN)?.median;
         Some(Bar { label: spot.what.clone(), value, tone: spot.tone() })
     });
+    let bars = bars.collect::<Option<Vec<_>>>().filter(|bars| !bars.is_empty())?;
     let title = COMPARISONS.iter().find(|known| known.name == comparison)?.title;
-    Some(Chart { title: format!("{mode}: {title}"), reference: 1.0, bars: bars.collect::<Option<Vec<_>>>()? })
+    Some(Chart { title: format!("{mode}: {title}"), reference: 1.0, bars })
 }
 
 #[cfg(test)]
