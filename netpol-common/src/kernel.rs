@@ -95,6 +95,10 @@ pub trait Kernel<A: Address>: PolicyTables + Services<A> {
     /// Writes half a translation down, if nobody has that key.
     fn claim(&self, key: &NatKey<A>, half: &Translation<A>) -> Claim;
 
+    /// A packet with these flags uses half a translation now, if it says `to`. In which state the connection is then;
+    /// [`NatState::NOTHING`]: there is no such half.
+    fn tell(&self, key: &NatKey<A>, to: &Rewrite<A>, now: Ticks, tcp_flags: u8) -> NatState;
+
     /// Half a translation is in use, and its connection is in this state.
     fn renew(&self, key: &NatKey<A>, now: Ticks, state: NatState);
 

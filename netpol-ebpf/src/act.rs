@@ -108,10 +108,9 @@ impl Fate {
 
     /// Out of an uplink, to the next hop on the desk; an unspecified one costs a search for the route.
     #[inline(always)]
-    pub fn out<F: Maps>(skb: Skb, uplink: IfIndex) -> Self {
+    pub fn out<F: Maps>(uplink: IfIndex) -> Self {
         const SIZE: i32 = size_of::<bpf_redir_neigh>() as i32;
         let Some(desk) = F::desk() else { return Self::dropped(Drop::Delivery) };
-        skb.vouch_for(uplink);
         // SAFETY: this CPU's desk, with a next hop as large as the kernel wants it, or none.
         let action = unsafe {
             let next = &raw mut (*desk).next;

@@ -1,5 +1,7 @@
 //! The two address families: the maps and the verified functions of each, by the names that the rest of the code uses.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_INNER_MAP, BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_fib_lookup, bpf_sock_tuple,
@@ -66,14 +68,11 @@ pub trait Maps: Answers {
     fn question(key: &FlowKey<Self::Address>) -> bpf_fib_lookup;
     /// The next hop that it has answered; unspecified: one of the other family.
     fn answer(asked: &bpf_fib_lookup) -> Self::Address;
-    /// How the kernel is told a next hop.
+    /// Writes down who the next hop is, as the kernel is told. (The rest stays empty: to write it would be a call.)
     #[inline(always)]
-    fn next_hop(address: Self::Address) -> NextHop<Self::Address> {
-        NextHop {
-            family: if Self::Address::BITS == 32 { AF_INET.into() } else { AF_INET6.into() },
-            address,
-            rest: [0; 3],
-        }
+    fn leads_to(next: &mut NextHop<Self::Address>, address: Self::Address) {
+        next.family = if Self::Address::BITS == 32 { AF_INET.into() } else { AF_INET6.into() };
+        next.address = address;
     }
     /// This CPU's desk.
     fn desk() -> Option<*mut Desk<Self::Address>>;
@@ -393,13 +392,30 @@ const AF_INET6: u8 = 10;
 /// A question about the way of a key's packets, without addresses.
 #[inline(always)]
 fn question<A: Address>(key: &FlowKey<A>, family: u8) -> bpf_fib_lookup {
-    // SAFETY: integers only.
-    let mut asked: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    // SAFETY: integers only, each of which is written.
+    let mut asked: bpf_fib_lookup = unsafe { zeroed_by_words() };
     asked.family = family;
     asked.l4_protocol = key.protocol().0;
     asked.sport = key.ports.source().0;
     asked.dport = key.ports.destination().0;
     asked
+}
+
+/// All bits 0. (`core::mem::zeroed` becomes a call that goes byte by byte.)
+///
+/// # Safety
+///
+/// That is a value of the type, which is words.
+#[inline(always)]
+unsafe fn zeroed_by_words<T>() -> T {
+    const { assert!(size_of::<T>().is_multiple_of(size_of::<u32>()) && align_of::<T>() >= align_of::<u32>()) };
+    let mut value = MaybeUninit::<T>::uninit();
+    for word in 0..size_of::<T>() / size_of::<u32>() {
+        // SAFETY: within the value, aligned as its words are. (Volatile, or it would become that call again.)
+        unsafe { value.as_mut_ptr().cast::<u32>().add(word).write_volatile(0) };
+    }
+    // SAFETY: written, and the caller's.
+    unsafe { value.assume_init() }
 }
 
 /// A hash of translations, whatever its size.

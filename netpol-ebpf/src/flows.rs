@@ -231,14 +231,15 @@ fn on_its_way<F: Maps>(
         }
         let Some(desk) = F::desk() else { return Fate::dropped(Drop::Delivery) };
         // SAFETY: this CPU's desk, which no other program uses meanwhile.
-        unsafe { (*desk).next = F::next_hop(to.destination) };
+        unsafe { F::leads_to(&mut (*desk).next, to.destination) };
         to = to.of_entry(flags, key);
     }
     if flags.has(FlowFlags::TRANSLATED) && rewritten::<F>(frame.skb, key, transport, &to).is_err() {
         return Fate::dropped(Drop::Translation);
     }
     if flags.has(FlowFlags::OUT) {
-        return Fate::out::<F>(frame.skb, interface);
+        frame.skb.leaves_by(interface, frame.live.generation);
+        return Fate::out::<F>(interface);
     }
     deliver(frame, flags, (interface, mac), is_for_receiver)
 }

@@ -3,13 +3,13 @@
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_pull_data};
 use netpol_common::{
     drops::Drop,
-    flow::Place,
+    flow::{Generation, Place},
     headers::{Ethernet, Header, View},
     kernel::Live,
     tables::IfIndex,
 };
 
-use crate::tables::live;
+use crate::{maps, tables::live};
 
 const PACKET_HOST: u32 = 0;
 
@@ -126,6 +126,23 @@ impl Skb {
         unsafe { (*self.0).tc_index = vouch(interface) }
     }
 
+    /// Vouches for a frame that goes straight out of an uplink, where the classifier is the next that runs on this CPU:
+    /// it need not look the interface up to know that it is one of ours.
+    #[inline(always)]
+    pub fn leaves_by(self, uplink: IfIndex, generation: Generation) {
+        self.vouch_for(uplink);
+        let Some(left) = maps::LEFT.get_ptr_mut(0) else { return };
+        // SAFETY: this CPU's word.
+        unsafe { *left = left_from(self.ingress(), generation) };
+    }
+
+    /// Whether a frame that came by the same interface was the last that left like this.
+    #[inline(always)]
+    pub fn has_left_like_this(self, generation: Generation) -> bool {
+        // SAFETY: as above.
+        maps::LEFT.get_ptr(0).is_some_and(|left| unsafe { *left } == left_from(self.ingress(), generation))
+    }
+
     /// Takes away whatever a container may have written there.
     #[inline(always)]
     pub fn clear_vouch(self) {
@@ -192,6 +209,12 @@ impl View for Linear {
         }
         Ok([first, second])
     }
+}
+
+/// By which interface a frame came (bits 0-31), and the generation in which it left.
+#[inline(always)]
+const fn left_from(interface: IfIndex, generation: Generation) -> u64 {
+    (generation.0 as u64) << 32 | interface.0 as u64
 }
 
 /// What `tc_index` (16 bits) says of a frame that may go to the interface; never 0.

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use netpol_common::{
     drops::Drop,
-    flow::{FlowKey, FlowValue, Generation, Ticks},
+    flow::{FlowKey, FlowValue, Generation, Rewrite, Ticks},
     kernel::{self, FragmentKey, FragmentPorts, Kernel, Live, Remembered, Settings, Way},
     nat::{Claim, NatKey, NatState, Translation},
     policy::{PolicyTables, Probe},
@@ -240,6 +240,21 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
     #[inline(always)]
     fn claim(&self, key: &NatKey<F::Address>, half: &Translation<F::Address>) -> Claim {
         F::NAT.claim(key, half)
+    }
+
+    #[inline(always)]
+    fn tell(&self, key: &NatKey<F::Address>, to: &Rewrite<F::Address>, now: Ticks, tcp_flags: u8) -> NatState {
+        let Some(half) = F::NAT.find(key) else { return NatState::NOTHING };
+        // SAFETY: as in `translation`, and in `renew`.
+        unsafe {
+            if (*half).tag != key.tag() || (*half).rewrite != *to {
+                return NatState::NOTHING;
+            }
+            let state = (*half).state.after(tcp_flags, (*half).is_reply());
+            (*half).seen = now;
+            (*half).state = state;
+            state
+        }
     }
 
     #[inline(always)]

@@ -30,7 +30,7 @@ pub fn uplink(skb: *mut __sk_buff, side: Side) -> i32 {
     let is_others = match side {
         Side::From => !skb.is_for_host(),
         // what one of our interfaces received, and sent out here
-        Side::To => skb.is_vouched() && hook(live().generation.slot(), skb.ingress()).is_some(),
+        Side::To => skb.is_vouched() && is_of_ours(skb),
     };
     if is_others || skb.is_tagged() || !live().settings.has(Settings::TRANSLATE) {
         return act::NEXT;
@@ -46,6 +46,13 @@ pub fn uplink(skb: *mut __sk_buff, side: Side) -> i32 {
         _ => return act::NEXT,
     };
     act::finish_uplink(skb, side, fate)
+}
+
+/// Whether one of our interfaces received it.
+#[inline(always)]
+fn is_of_ours(skb: Skb) -> bool {
+    let generation = live().generation;
+    skb.has_left_like_this(generation) || hook(generation.slot(), skb.ingress()).is_some()
 }
 
 #[inline(always)]

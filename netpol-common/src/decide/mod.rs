@@ -342,19 +342,17 @@ fn judged<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, mut action: 
 pub fn renew<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
     let place = desk.packet.key.place;
     desk.own = kernel.recall(&desk.packet.key);
-    let zone = match kernel.hook(place.ifindex()) {
-        Some(hook) if !desk.own.word.flags().has(FlowFlags::OUT) => Zone::of(hook.network),
-        _ => Zone::UPLINKS,
-    };
-    desk.original = NatKey::of(&desk.packet.key, zone);
-    desk.half = kernel.translation(&desk.original);
-    // the pair may have gone, and another be in its place
-    let said = desk.own.rewrite.of_entry(desk.own.word.flags(), &desk.packet.key);
-    let holds = desk.half.exists() && desk.half.rewrite == said && desk.own.word.generation() == desk.packet.generation;
-    if holds {
-        translate::known(kernel, desk);
+    if desk.own.word.generation() != desk.packet.generation {
+        return Ok(Action::Identify);
     }
-    Ok(if holds { Action::Confirmed } else { Action::Identify })
+    let leaves = desk.own.word.flags().has(FlowFlags::OUT);
+    let zone = match if leaves { None } else { kernel.hook(place.ifindex()) } {
+        Some(hook) => Zone::of(hook.network),
+        None => Zone::UPLINKS,
+    };
+    // the pair may have gone, and another be in its place
+    desk.wire = desk.own.rewrite.of_entry(desk.own.word.flags(), &desk.packet.key);
+    Ok(if translate::tell(kernel, desk, zone) { Action::Confirmed } else { Action::Identify })
 }
 
 /// The first stage: who has sent the packet, and whether it may. [`Action::Judge`], or [`Action::Resolve`] before that,

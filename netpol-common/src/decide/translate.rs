@@ -12,7 +12,7 @@
 //! backend, in both directions.
 
 use super::{
-    Desk,
+    Desk, Packet,
     opening::{opens, timeout},
 };
 use crate::{
@@ -110,15 +110,26 @@ pub(super) fn recalled<A: Address, K: Kernel<A>>(
 
 /// The packet is of a connection that is translated already.
 #[inline(always)]
-pub(super) fn known<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Translated {
-    let is_reply = desk.half.is_reply();
-    let state = desk.half.state.after(desk.packet.tcp_flags, is_reply);
+fn known<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Translated {
     desk.wire = desk.half.rewrite;
     desk.service = desk.half.service;
-    desk.reply = NatKey::reply(&desk.wire, desk.original.protocol, desk.original.zone);
-    kernel.renew(&desk.original, desk.packet.now, state);
-    kernel.renew(&desk.reply, desk.packet.now, state);
-    if is_reply { Translated::Reply } else { Translated::Original }
+    tell(kernel, desk, desk.original.zone);
+    if desk.half.is_reply() { Translated::Reply } else { Translated::Original }
+}
+
+/// Tells both halves of the packet's pair what it says about their connection. `false`: it has none any more that makes
+/// [`Desk::wire`] of it.
+#[inline(always)]
+pub(super) fn tell<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zone) -> bool {
+    let Packet { key, now, tcp_flags, .. } = &desk.packet;
+    desk.original = NatKey::of(key, zone);
+    let state = kernel.tell(&desk.original, &desk.wire, *now, *tcp_flags);
+    if state == NatState::NOTHING {
+        return false;
+    }
+    desk.reply = NatKey::reply(&desk.wire, desk.original.protocol, zone);
+    kernel.renew(&desk.reply, *now, state);
+    true
 }
 
 /// Whether the backend of a pair still is one.

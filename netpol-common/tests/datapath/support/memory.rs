@@ -8,7 +8,7 @@ use std::{
 
 use netpol_common::{
     drops::{Drop, Side},
-    flow::{FlowKey, FlowValue, Generation, Ticks},
+    flow::{FlowKey, FlowValue, Generation, Rewrite, Ticks},
     kernel::{Bucket, FragmentKey, FragmentPorts, Kernel, Live, Remembered, Services, Settings, Way},
     nat::{Claim, NatKey, NatState, Translation},
     policy::PolicyTables,
@@ -344,6 +344,14 @@ impl<A: Stored> Kernel<A> for Memory {
                 Claim::Made
             }
         }
+    }
+
+    fn tell(&self, key: &NatKey<A>, to: &Rewrite<A>, now: Ticks, tcp_flags: u8) -> NatState {
+        let mut translations = A::store(self).translations.borrow_mut();
+        let Some(half) = translations.get_mut(key).filter(|half| half.rewrite == *to) else { return NatState::NOTHING };
+        half.seen = now;
+        half.state = half.state.after(tcp_flags, half.is_reply());
+        half.state
     }
 
     fn renew(&self, key: &NatKey<A>, now: Ticks, state: NatState) {
