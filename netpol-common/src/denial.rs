@@ -5,7 +5,7 @@
 //! What was there is judged again when it comes again, which is slower, and as safe.
 
 use crate::{
-    flow::{FlowKey, Generation, Ticks},
+    flow::{FlowKey, Generation, REFRESH, Ticks},
     table::Slot,
     wire::Address,
 };
@@ -27,6 +27,25 @@ fn staleness<A: Address>(slot: &Slot<A>, generation: Generation, now: Ticks) -> 
     if slot.value.word.generation().0 != generation.0 { u32::MAX } else { now.since(slot.value.judged) }
 }
 
+/// When the last denial was remembered, and in which generation (bits 32-63). As long as nobody is refused, nobody looks for
+/// denials: a new connection need not wait for two places that are in no cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Latest(pub u64);
+
+impl Latest {
+    #[inline(always)]
+    pub const fn of(generation: Generation, judged: Ticks) -> Self {
+        Self((generation.0 as u64) << 32 | judged.0 as u64)
+    }
+
+    /// Whether any denial can still be [valid](crate::decide::is_denial_valid).
+    #[inline(always)]
+    pub fn may_speak(self, generation: Generation, now: Ticks) -> bool {
+        (self.0 >> 32) as u32 == generation.0 && now.since(Ticks(self.0 as u32)) <= REFRESH
+    }
+}
+
 /// The two places of a key, where it is looked for in this order.
 #[inline(always)]
 pub fn places<A: Address>(key: &FlowKey<A>) -> [u32; 2] {
@@ -44,6 +63,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        decide::is_denial_valid,
         flow::{FlowFlags, FlowValue, Word},
         table::tests::{crowds, key},
         wire::Addr4,
@@ -82,6 +102,21 @@ mod tests {
         let outdated = slot(key(3, 1), 4, 999);
         for [loses, stays] in [[Slot::EMPTY, old], [outdated, old], [old, fresh]] {
             assert!(takes_own(&loses, &stays, generation, now) && !takes_own(&stays, &loses, generation, now));
+        }
+    }
+
+    #[test]
+    fn as_long_as_a_denial_is_valid_somebody_looks_for_it() {
+        let generation = Generation(u32::MAX);
+        // close to where the clock wraps
+        for judged in [Ticks(0), Ticks(900), Ticks(u32::MAX - 900), Ticks(u32::MAX)] {
+            let latest = Latest::of(generation, judged);
+            for passed in [0, 1, REFRESH - 1, REFRESH, REFRESH + 1, u32::MAX / 2] {
+                let now = Ticks(judged.0.wrapping_add(passed));
+                let is_valid = is_denial_valid((FlowFlags::NONE, judged), now, 0);
+                assert_eq!(latest.may_speak(generation, now), is_valid, "{judged:?} {now:?}");
+                assert!(!latest.may_speak(Generation(1), now));
+            }
         }
     }
 

@@ -2,8 +2,8 @@
 
 use aya_ebpf::btf_maps::Array;
 use netpol_common::{
-    denial::{self, ROOM},
-    flow::{FlowKey, FlowValue},
+    denial::{self, Latest, ROOM},
+    flow::{FlowKey, FlowValue, Generation, Ticks},
     kernel::Turnover,
     table::Slot,
     wire::Address,
@@ -13,6 +13,28 @@ use crate::{
     act,
     places::{Found, fill, take},
 };
+
+static mut LATEST: Latest = Latest(0);
+
+/// Whether there may be a denial that is valid.
+#[inline(always)]
+pub fn may_speak(generation: Generation, now: Ticks) -> bool {
+    // SAFETY: an aligned word, of which each store is whole.
+    unsafe { (&raw const LATEST).read_volatile() }.may_speak(generation, now)
+}
+
+/// A denial is remembered. (Of two CPUs the one with the older time may be the last: those judged at the end of it are judged
+/// once more.)
+#[inline(always)]
+fn remembers<A: Address>(value: &FlowValue<A>) {
+    let latest = Latest::of(value.word.generation(), value.judged);
+    // SAFETY: as above. What is there already is not written, which would take it from all other CPUs.
+    unsafe {
+        if (&raw const LATEST).read_volatile() != latest {
+            (&raw mut LATEST).write_volatile(latest);
+        }
+    }
+}
 
 pub type Denials<A> = Array<Slot<A>, { ROOM as usize }>;
 
@@ -57,6 +79,7 @@ impl<A: Address> DenialMap<A> for Denials<A> {
                 act::tally::<A>(Turnover::DenialsForgotten);
             }
             fill(slot, before, (key, value));
+            remembers(value);
         }
     }
 }

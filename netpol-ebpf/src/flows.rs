@@ -13,7 +13,7 @@ use netpol_common::{
 use crate::{
     act::Fate,
     clock::now,
-    denials::DenialMap as _,
+    denials::{self, DenialMap as _},
     family::Maps,
     frame::{Frame, Skb},
     places::Found,
@@ -98,6 +98,9 @@ fn remembered<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, seen: Seen) -> 
         if fate != Fate::UNDECIDED {
             return (fate, known);
         }
+    }
+    if !denials::may_speak(frame.live.generation, now()) {
+        return (Fate::UNDECIDED, known);
     }
     let Some(found) = F::DENIALS.find(key) else { return (Fate::UNDECIDED, known) };
     (denied(frame, &found, seen.tcp_flags), known)
