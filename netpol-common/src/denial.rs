@@ -111,7 +111,7 @@ mod tests {
         // close to where the clock wraps
         for judged in [Ticks(0), Ticks(900), Ticks(u32::MAX - 900), Ticks(u32::MAX)] {
             let latest = Latest::of(generation, judged);
-            for passed in [0, 1, REFRESH - 1, REFRESH, REFRESH + 1, u32::MAX / 2] {
+            for passed in [0, 1, REFRESH - 1, REFRESH, REFRESH + 1, u32::MAX / 2, u32::MAX / 2 + 1, u32::MAX] {
                 let now = Ticks(judged.0.wrapping_add(passed));
                 let is_valid = is_denial_valid((FlowFlags::NONE, judged), now, 0);
                 assert_eq!(latest.may_speak(generation, now), is_valid, "{judged:?} {now:?}");

@@ -277,7 +277,7 @@ impl<A: Address> Rewrite<A> {
         Self { source: key.source, destination: key.destination, ports: key.ports }
     }
 
-    /// What an entry with these flags makes of a packet of its key, of what it has: [`FlowValue::rewrite`].
+    /// What an entry with this [`FlowValue::rewrite`] and these flags makes of a packet of its key.
     #[inline(always)]
     pub fn of_entry(self, flags: FlowFlags, key: &FlowKey<A>) -> Self {
         // what leaves by an uplink keeps its destination

@@ -6,6 +6,7 @@ use aya_ebpf::{
 };
 use netpol_common::{
     drops::{Drop, Pass, Side, Verdict, counter, verdict_code},
+    flow::Generation,
     kernel::Turnover,
     tables::IfIndex,
     wire::{Address, MacWords},
@@ -106,11 +107,12 @@ impl Fate {
         Self(Self::new(action as i32, Err(reason)).0 | Self::UNSETTLED)
     }
 
-    /// Out of an uplink, to the next hop on the desk; an unspecified one costs a search for the route.
+    /// Out of an uplink, to the next hop on the desk, as an entry of this generation says; an unspecified one costs a search for the route.
     #[inline(always)]
-    pub fn out<F: Maps>(uplink: IfIndex) -> Self {
+    pub fn out<F: Maps>(skb: Skb, uplink: IfIndex, generation: Generation) -> Self {
         const SIZE: i32 = size_of::<bpf_redir_neigh>() as i32;
         let Some(desk) = F::desk() else { return Self::dropped(Drop::Delivery) };
+        skb.leaves_by(uplink, generation);
         // SAFETY: this CPU's desk, with a next hop as large as the kernel wants it, or none.
         let action = unsafe {
             let next = &raw mut (*desk).next;

@@ -405,7 +405,7 @@ fn question<A: Address>(key: &FlowKey<A>, family: u8) -> bpf_fib_lookup {
 ///
 /// # Safety
 ///
-/// That is a value of the type, which is words.
+/// That is a value of the type.
 #[inline(always)]
 unsafe fn zeroed_by_words<T>() -> T {
     const { assert!(size_of::<T>().is_multiple_of(size_of::<u32>()) && align_of::<T>() >= align_of::<u32>()) };

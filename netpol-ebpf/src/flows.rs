@@ -60,11 +60,13 @@ pub fn again<F: Maps>(skb: Skb, place: Place) -> Fate {
 /// Sends the packet on the desk on, the way that its new entry says.
 #[inline(always)]
 pub fn send<F: Maps>(skb: Skb, place: Place) -> Fate {
-    let Ok(frame) = Frame::read(skb, place) else { return Fate::dropped(Drop::Malformed) };
+    let Ok(mut frame) = Frame::read(skb, place) else { return Fate::dropped(Drop::Malformed) };
     let Some(desk) = F::desk() else { return Fate::dropped(Drop::NoPolicy) };
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     let (packet, value) = unsafe { (&(*desk).packet, &(*desk).value) };
     let (flags, interface, mac) = (value.word.flags(), value.ifindex, value.destination_mac);
+    // the next one may have begun since: the entry is of this one
+    frame.live.generation = packet.generation;
     if flags.counts_as_audited() {
         would_drop(skb, place.side(), flags);
     }
@@ -241,8 +243,7 @@ fn on_its_way<F: Maps>(
         return Fate::dropped(Drop::Translation);
     }
     if flags.has(FlowFlags::OUT) {
-        frame.skb.leaves_by(interface, frame.live.generation);
-        return Fate::out::<F>(interface);
+        return Fate::out::<F>(frame.skb, interface, frame.live.generation);
     }
     deliver(frame, flags, (interface, mac), is_for_receiver)
 }

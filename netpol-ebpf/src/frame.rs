@@ -126,21 +126,21 @@ impl Skb {
         unsafe { (*self.0).tc_index = vouch(interface) }
     }
 
-    /// Vouches for a frame that goes straight out of an uplink, where the classifier is the next that runs on this CPU:
-    /// it need not look the interface up to know that it is one of ours.
+    /// Vouches for a frame that goes straight out of an uplink, as an entry of this generation says: so its interface has a
+    /// hook in it. The classifier there, usually the next that runs on this CPU, need not ask that again.
     #[inline(always)]
     pub fn leaves_by(self, uplink: IfIndex, generation: Generation) {
         self.vouch_for(uplink);
-        let Some(left) = maps::LEFT.get_ptr_mut(0) else { return };
+        let Some(last) = maps::LAST_OUT.get_ptr_mut(0) else { return };
         // SAFETY: this CPU's word.
-        unsafe { *left = left_from(self.ingress(), generation) };
+        unsafe { *last = came_by(self.ingress(), generation) };
     }
 
-    /// Whether a frame that came by the same interface was the last that left like this.
+    /// Whether the interface that received the frame is known to have a hook. Nothing is said about the frame itself.
     #[inline(always)]
-    pub fn has_left_like_this(self, generation: Generation) -> bool {
+    pub fn came_like_the_last(self, generation: Generation) -> bool {
         // SAFETY: as above.
-        maps::LEFT.get_ptr(0).is_some_and(|left| unsafe { *left } == left_from(self.ingress(), generation))
+        maps::LAST_OUT.get_ptr(0).is_some_and(|last| unsafe { *last } == came_by(self.ingress(), generation))
     }
 
     /// Takes away whatever a container may have written there.
@@ -213,7 +213,7 @@ impl View for Linear {
 
 /// By which interface a frame came (bits 0-31), and the generation in which it left.
 #[inline(always)]
-const fn left_from(interface: IfIndex, generation: Generation) -> u64 {
+const fn came_by(interface: IfIndex, generation: Generation) -> u64 {
     (generation.0 as u64) << 32 | interface.0 as u64
 }
 

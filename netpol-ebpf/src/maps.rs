@@ -133,9 +133,9 @@ pub static DESK4: PerCpuArray<Desk<Addr4>, 1> = PerCpuArray::new();
 #[btf_map]
 pub static DESK6: PerCpuArray<Desk<Addr6>, 1> = PerCpuArray::new();
 
-/// Of the frame that left this CPU last, straight out of an uplink: see [`Skb::leaves_by`](crate::frame::Skb::leaves_by).
+/// Of the frame that this CPU has sent straight out of an uplink last: see [`Skb::leaves_by`](crate::frame::Skb::leaves_by).
 #[btf_map]
-pub static LEFT: PerCpuArray<u64, 1> = PerCpuArray::new();
+pub static LAST_OUT: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// Until when somebody observes, and who: see [`Lease`]. Observers write their own, and the first, when they renew it.
 #[btf_map]

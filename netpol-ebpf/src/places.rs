@@ -144,8 +144,8 @@ impl<A: Address> Table<A> {
         let pick = |which: usize| if which == 0 { first } else { second };
         // SAFETY: as in `Found::at`: each age is one that it had.
         let (which, place) = room(both, home.tag, |which| stalest(unsafe { &*block }, pick(which), value.seen));
-        let seen = if which == 0 { both[0] } else { both[1] }.at(place);
-        let is_made = write((block, index(pick(which), place)), seen, home.tag, (key, value));
+        let was = if which == 0 { both[0] } else { both[1] }.at(place);
+        let is_made = write((block, index(pick(which), place)), was, home.tag, (key, value));
         if is_made {
             act::tally::<A>(Turnover::FlowsMade);
         }
@@ -191,7 +191,7 @@ fn bounded(at: usize) -> usize {
 #[inline(always)]
 fn write<A: Address>(
     (block, number): (*mut Block<A>, usize),
-    seen: Tag,
+    was: Tag,
     tag: Tag,
     (key, value): (&FlowKey<A>, &FlowValue<A>),
 ) -> bool {
@@ -201,7 +201,7 @@ fn write<A: Address>(
         let at = &raw mut (*slot).value.word;
         let Some(before) = take(at) else { return false };
         let says = (&raw mut (*block).tags).cast::<u16>().add(bounded(number));
-        if says.read_volatile() != seen.to_le() {
+        if says.read_volatile() != was.to_le() {
             exchange(at, before);
             return false;
         }

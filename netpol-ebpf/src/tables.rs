@@ -245,14 +245,15 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
     #[inline(always)]
     fn tell(&self, key: &NatKey<F::Address>, to: &Rewrite<F::Address>, now: Ticks, tcp_flags: u8) -> NatState {
         let Some(half) = F::NAT.find(key) else { return NatState::NOTHING };
-        // SAFETY: as in `translation`, and in `renew`.
+        // SAFETY: as in `translation`; two aligned words, each whole for every reader. If the element is given to another key
+        // in between, that stays the half which it is.
         unsafe {
             if (*half).tag != key.tag() || (*half).rewrite != *to {
                 return NatState::NOTHING;
             }
             let state = (*half).state.after(tcp_flags, (*half).is_reply());
             (*half).seen = now;
-            (*half).state = state;
+            (*half).state = (*half).state.moved(state);
             state
         }
     }

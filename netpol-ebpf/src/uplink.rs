@@ -52,7 +52,7 @@ pub fn uplink(skb: *mut __sk_buff, side: Side) -> i32 {
 #[inline(always)]
 fn is_of_ours(skb: Skb) -> bool {
     let generation = live().generation;
-    skb.has_left_like_this(generation) || hook(generation.slot(), skb.ingress()).is_some()
+    skb.came_like_the_last(generation) || hook(generation.slot(), skb.ingress()).is_some()
 }
 
 #[inline(always)]

@@ -345,10 +345,10 @@ pub fn renew<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
     if desk.own.word.generation() != desk.packet.generation {
         return Ok(Action::Identify);
     }
-    let leaves = desk.own.word.flags().has(FlowFlags::OUT);
-    let zone = match if leaves { None } else { kernel.hook(place.ifindex()) } {
-        Some(hook) => Zone::of(hook.network),
-        None => Zone::UPLINKS,
+    let zone = if desk.own.word.flags().has(FlowFlags::OUT) {
+        Zone::UPLINKS
+    } else {
+        kernel.hook(place.ifindex()).map_or(Zone::UPLINKS, |hook| Zone::of(hook.network))
     };
     // the pair may have gone, and another be in its place
     desk.wire = desk.own.rewrite.of_entry(desk.own.word.flags(), &desk.packet.key);

@@ -28,8 +28,8 @@ pub struct Pins {
 }
 
 /// Name, type, size of key and size of value of every map, as this version lays them out. The slots of
-/// policy tables hold maps; theirs are made anew for each publication. (The desks are not among them: they remember
-/// nothing, so each build has its own.)
+/// policy tables hold maps; theirs are made anew for each publication. (Not among them is what each build
+/// has of its own: the desks, which remember nothing, and what only spares a look, `LAST_OUT`.)
 pub(super) const MAPS: &[(&str, MapType, usize, usize)] = &[
     ("ADDRESSES4", MapType::ArrayOfMaps, 4, 4),
     ("ADDRESSES6", MapType::ArrayOfMaps, 4, 4),

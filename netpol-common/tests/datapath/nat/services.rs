@@ -1,7 +1,9 @@
 use netpol_common::{
     drops::{Drop, Pass, Side},
-    flow::{REFRESH, seconds},
+    flow::{PortPair, REFRESH, seconds},
     kernel::Settings,
+    nat::NatState,
+    wire::PortBe,
 };
 
 use super::play::*;
@@ -329,7 +331,6 @@ fn both_halves_are_renewed_together() {
 
 #[test]
 fn the_first_answer_makes_a_translation_last() {
-    use netpol_common::nat::NatState;
     let far = (WORLD.address, 53);
     for way in WAYS {
         for (client, to) in [(A, V), (B, V), (D, V), (A, far), (WORLD, PUBLISHED)] {
@@ -350,7 +351,6 @@ fn the_first_answer_makes_a_translation_last() {
 
 #[test]
 fn a_pair_learns_that_its_connection_ends_and_begins_anew() {
-    use netpol_common::nat::NatState;
     let all = |lab: &mut Lab, bit| lab.0.v4.translations.get_mut().values().all(|half| half.state.has(bit));
     for way in WAYS {
         for ending in [FIN | ACK, RST] {
@@ -366,6 +366,25 @@ fn a_pair_learns_that_its_connection_ends_and_begins_anew() {
                 assert!(!all(&mut lab, NatState::CLOSING), "{way:?} {ending:#x}, by the client: {is_clients}");
             }
         }
+    }
+}
+
+#[test]
+fn an_entry_does_not_speak_for_another_pair() {
+    for way in WAYS {
+        let mut lab = Lab::translating(way).with_service(V, &[B8080]);
+        let arrived = lab.play(asks(A, V), SYN).unwrap();
+        lab.answer(&arrived, SYN | ACK).unwrap();
+        let begun = lab.0.now;
+        let halves = lab.0.v4.translations.get_mut().values_mut();
+        // as if the pair had gone, and another one of the same client were there
+        halves
+            .filter(|half| !half.is_reply())
+            .for_each(|half| half.rewrite.ports = PortPair::new(PortBe::from_host(40000), PortBe::from_host(9090)));
+        lab.0.wait(1);
+        assert_eq!(lab.play(asks(A, V), FIN | ACK), Err(Drop::NoBackend), "{way:?}");
+        let (left, state) = (lab.0.v4.translations.get_mut(), NatState::CLOSING);
+        assert!(left.values().all(|half| half.seen == begun && !half.state.has(state)), "{way:?} {left:?}");
     }
 }
 
