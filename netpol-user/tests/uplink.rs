@@ -389,18 +389,51 @@ fn a_backend_outside_answers_as_the_service_that_was_asked() {
     }
 }
 
+#[test]
+fn with_a_local_policy_clients_outside_meet_only_who_is_here() {
+    const MANY: usize = 12;
+    let scene = Scene::bridged();
+    let Scene { a, b, outside, .. } = &scene;
+    let _servers = (b.serve_tcp(8080), b.serve_udp(8080), outside.serve_tcp(9000), outside.serve_udp(9000));
+    let mixed = |policy: &str| {
+        let spec = format!("spec:\n  type: NodePort\n  externalTrafficPolicy: {policy}\n  selector");
+        let here = service("b").replace("spec:\n  selector", &spec).replace("port: 80,", "port: 80, nodePort: 8000,");
+        here + &slices("b", outside)
+    };
+    for way in WAYS {
+        scene.load_nat(way, &[mixed("Local"), pools(Layout::Bridged)]);
+        for family in FAMILIES {
+            // an endpoint asks by the service's own address: both backends, of which each serves
+            for (client, to) in [(outside, host_port(family)), (a, virtual_address(family))] {
+                check(&vec![(client, Attempt::Tcp(to.clone()), Seen::Answered); MANY]);
+                check(&vec![(client, Attempt::Udp(to), Seen::Answered); MANY]);
+            }
+        }
+        // whom nothing else brings to a backend outside
+        scene.load_nat(way, &[mixed("Cluster"), pools(Layout::Bridged)]);
+        for family in FAMILIES {
+            let is_answered = |_| outside.tcp(&host_port(family)) == Seen::Answered;
+            assert!(!(0..4 * MANY).all(is_answered), "{way:?} {family:?}");
+        }
+    }
+}
+
 /// A service at the virtual addresses, port 80, whose only backend is port 9000 of somebody without a document.
 fn elsewhere(backend: &Endpoint) -> String {
+    service("out").replace("  selector: {app: out}\n", "") + &slices("out", backend)
+}
+
+/// Port 9000 of somebody, behind a service's ports.
+fn slices(service: &str, backend: &Endpoint) -> String {
     let slice = |family: Family| {
         let (number, kind) = if family == Family::V4 { (4, "IPv4") } else { (6, "IPv6") };
         format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: out-{number}, \
-             labels: {{kubernetes.io/service-name: out}}}}\naddressType: {kind}\n\
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {service}-{number}, \
+             labels: {{kubernetes.io/service-name: {service}}}}}\naddressType: {kind}\n\
              endpoints: [{{addresses: ['{}']}}]\n\
              ports: [{{name: t, port: 9000, protocol: TCP}}, {{name: u, port: 9000, protocol: UDP}}]\n",
             backend.ip(family)
         )
     };
-    let selected = service("out").replace("  selector: {app: out}\n", "");
-    FAMILIES.into_iter().fold(selected, |text, family| text + &slice(family))
+    FAMILIES.into_iter().map(slice).collect()
 }

@@ -17,7 +17,8 @@ use super::{
     select::Objects,
 };
 use crate::model::{
-    Endpoint, EndpointSlice, IpVersion, ObjectName, Selector, Service, ServicePort, Target, Weight, World,
+    Endpoint, EndpointSlice, IpVersion, ObjectName, Selector, Service, ServiceAddress, ServicePort, Target, Traffic,
+    Weight, World,
 };
 
 /// Fills in what is published, the backends, and their names.
@@ -29,26 +30,46 @@ pub(super) fn fill(snapshot: &mut Snapshot, found: &Found<'_>) -> Result<(), Com
     for service in &found.world.services {
         let selected = service.selector.as_ref().map(|selector| roll.selected(selector)).unwrap_or_default();
         for port in &service.ports {
-            let addresses = places.of(service, port)?;
-            let (candidates, backends) = roll.backends(service, port, &selected)?;
-            let number = u32::try_from(snapshot.services.len() + 1).unwrap_or(u32::MAX);
-            let what = Published { addresses: &addresses, candidates: &candidates, service, port, number };
-            four.publish(&what, &mut snapshot.maglev);
-            six.publish(&what, &mut snapshot.maglev);
-            snapshot.services.push(ServiceName {
-                service: service.name.clone(),
-                port_name: port.name.clone(),
-                port: port.port,
-                protocol: port.protocol,
-                affinity: service.affinity,
-                addresses,
-                backends,
-            });
+            for (addresses, traffic) in by_traffic(service, places.of(service, port)?, &roll) {
+                let (candidates, backends) = roll.backends((service, port), &selected, traffic)?;
+                let number = u32::try_from(snapshot.services.len() + 1).unwrap_or(u32::MAX);
+                let what = Published { addresses: &addresses, candidates: &candidates, service, port, number };
+                four.publish(&what, &mut snapshot.maglev);
+                six.publish(&what, &mut snapshot.maglev);
+                snapshot.services.push(ServiceName {
+                    service: service.name.clone(),
+                    port_name: port.name.clone(),
+                    port: port.port,
+                    protocol: port.protocol,
+                    affinity: service.affinity,
+                    addresses,
+                    backends,
+                });
+            }
         }
     }
     (snapshot.services4, snapshot.backends4, snapshot.members4) = (four.services, four.backends, four.members);
     (snapshot.services6, snapshot.backends6, snapshot.members6) = (six.services, six.backends, six.members);
     Ok(())
+}
+
+/// Address and port.
+type Place = (IpAddr, u16);
+
+/// Where a port is published, by who answers there: in two parts, if others answer at the service's own addresses than at
+/// external ones.
+fn by_traffic<'w>(
+    service: &'w Service,
+    (own, external): (Vec<Place>, Vec<Place>),
+    roll: &Roll<'_, 'w>,
+) -> Vec<(Vec<Place>, Traffic)> {
+    let Service { internal_traffic, external_traffic, .. } = *service;
+    let has_both = !own.is_empty() && !external.is_empty();
+    if has_both && internal_traffic != external_traffic && roll.has_elsewhere(service) {
+        return vec![(own, internal_traffic), (external, external_traffic)];
+    }
+    let traffic = if own.is_empty() { external_traffic } else { internal_traffic };
+    vec![(own.into_iter().chain(external).collect(), traffic)]
 }
 
 /// Where services are published; who took which place.
@@ -71,14 +92,15 @@ impl<'w> Places<'w> {
         }
     }
 
-    fn of(&mut self, service: &'w Service, port: &ServicePort) -> Result<Vec<(IpAddr, u16)>, CompileError> {
-        let mut places = Vec::new();
-        for &(address, _) in &service.addresses {
+    /// At the service's own addresses, and at external ones.
+    fn of(&mut self, service: &'w Service, port: &ServicePort) -> Result<(Vec<Place>, Vec<Place>), CompileError> {
+        let (mut own, mut external) = (Vec::new(), Vec::new());
+        for &ServiceAddress { address, is_external, .. } in &service.addresses {
             if let Some(&endpoint) = self.endpoints.get(&address) {
                 let (service, endpoint) = (service.name.clone(), endpoint.clone());
                 return Err(CompileError::ServiceAtEndpoint { address, service, endpoint });
             }
-            places.push((address, port.port));
+            if is_external { &mut external } else { &mut own }.push((address, port.port));
         }
         if let Some(number) = port.node_port {
             let wanted = |address: &&IpAddr| match service.family {
@@ -86,18 +108,20 @@ impl<'w> Places<'w> {
                 Some(IpVersion::V6) => address.is_ipv6(),
                 None => true,
             };
-            places.extend(self.host.iter().filter(wanted).map(|&address| (address, number)));
+            external.extend(self.host.iter().filter(wanted).map(|&address| (address, number)));
         }
         // an external address can be one of the host's
         let mut seen = BTreeSet::new();
-        places.retain(|place| seen.insert(*place));
-        for &(address, number) in &places {
+        for places in [&mut own, &mut external] {
+            places.retain(|place| seen.insert(*place));
+        }
+        for &(address, number) in own.iter().chain(&external) {
             if let Some(other) = self.taken.insert((address, number, port.protocol), &service.name) {
                 let (one, two) = (other.clone(), service.name.clone());
                 return Err(CompileError::ServiceTwice { address, port: number, protocol: port.protocol, one, two });
             }
         }
-        Ok(places)
+        Ok((own, external))
     }
 }
 
@@ -106,7 +130,7 @@ struct Roll<'a, 'w> {
     world: &'w World,
     objects: Objects<'w>,
     running: HashMap<usize, &'a Workload>,
-    /// How many have an address.
+    /// How many have an address, the host included.
     uses: HashMap<IpAddr, usize>,
     slices: HashMap<(&'w str, &'w str), Vec<&'w EndpointSlice>>,
 }
@@ -135,9 +159,9 @@ impl<'a, 'w> Roll<'a, 'w> {
     /// Those that take packets, in the order that Maglev wants, and all of them by name.
     fn backends(
         &self,
-        service: &Service,
-        port: &ServicePort,
+        (service, port): (&'w Service, &ServicePort),
         selected: &[usize],
+        traffic: Traffic,
     ) -> Result<(Vec<Candidate>, Vec<BackendName>), CompileError> {
         let mut candidates = Vec::new();
         let mut names = Vec::new();
@@ -164,25 +188,42 @@ impl<'a, 'w> Roll<'a, 'w> {
                 names.push(name(Some(address), BackendState::Running));
             }
         }
-        self.listed(service, port, &mut candidates, &mut names);
+        self.listed((service, port), traffic, &mut candidates, &mut names);
         candidates.sort_unstable_by_key(|candidate| (candidate.address, candidate.port));
         candidates.dedup_by_key(|candidate| (candidate.address, candidate.port));
         Ok((candidates, names))
     }
 
+    fn slices_of(&self, service: &'w Service) -> &[&'w EndpointSlice] {
+        let ObjectName { namespace, name } = &service.name;
+        self.slices.get(&(namespace.as_str(), name.as_str())).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether slices list anybody who is not on this host.
+    fn has_elsewhere(&self, service: &'w Service) -> bool {
+        self.slices_of(service)
+            .iter()
+            .flat_map(|slice| &slice.endpoints)
+            .any(|endpoint| !self.is_here(endpoint.address))
+    }
+
+    fn is_here(&self, address: IpAddr) -> bool {
+        self.uses.contains_key(&address)
+    }
+
     /// What slices say.
     fn listed(
         &self,
-        service: &Service,
-        port: &ServicePort,
+        (service, port): (&'w Service, &ServicePort),
+        traffic: Traffic,
         candidates: &mut Vec<Candidate>,
         names: &mut Vec<BackendName>,
     ) {
-        let ObjectName { namespace, name } = &service.name;
-        for slice in self.slices.get(&(namespace.as_str(), name.as_str())).into_iter().flatten() {
+        let takes_part = |address| traffic == Traffic::Cluster || self.is_here(address);
+        for slice in self.slices_of(service) {
             let behind = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
             for number in behind.map(|port| port.port) {
-                for endpoint in &slice.endpoints {
+                for endpoint in slice.endpoints.iter().filter(|endpoint| takes_part(endpoint.address)) {
                     let (address, weight): (_, Weight) = (endpoint.address, slice.weight);
                     let answers = endpoint.ready || service.publish_not_ready;
                     if answers {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Diagnostic;
-use crate::model::{Origin, Pool, Protocol, Service, ServicePort, World};
+use crate::model::{Origin, Pool, Protocol, Service, ServiceAddress, ServicePort, World};
 
 pub fn conflicts(world: &World) -> Vec<Diagnostic> {
     let mut conflicts = ports(world);
@@ -53,7 +53,7 @@ fn ports(world: &World) -> Vec<Diagnostic> {
 }
 
 fn places<'w>(service: &'w Service, port: &'w ServicePort) -> impl Iterator<Item = (Place, &'w Origin)> {
-    let own = service.addresses.iter().map(|(address, at)| ((Some(*address), port.port, port.protocol), at));
+    let own = service.addresses.iter().map(|own| ((Some(own.address), port.port, port.protocol), &own.origin));
     let node = port.node_port.map(|number| ((None, number, port.protocol), &port.origin));
     own.chain(node)
 }
@@ -63,7 +63,7 @@ fn addresses(world: &World) -> Vec<Diagnostic> {
     let of_endpoints: HashMap<IpAddr, _> =
         world.endpoints.iter().flat_map(|e| e.addresses.iter().map(move |&address| (address, e))).collect();
     let published = world.services.iter().flat_map(|s| s.addresses.iter().map(move |address| (s, address)));
-    let taken = published.filter_map(|(service, (address, origin))| {
+    let taken = published.filter_map(|(service, ServiceAddress { address, origin, .. })| {
         let endpoint = of_endpoints.get(address)?;
         let message = format!("service `{}` has the address of endpoint `{}`, {address}", service.name, endpoint.name);
         Some(conflict(origin, message, "give the service an address that nobody has"))

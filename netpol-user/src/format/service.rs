@@ -13,7 +13,8 @@ use super::{
     validate,
 };
 use crate::model::{
-    Expr, IpVersion, Labels, ObjectName, Origin, Protocol, Scope, Selector, Service, ServicePort, Target,
+    Expr, IpVersion, Labels, ObjectName, Origin, Protocol, Scope, Selector, Service, ServiceAddress, ServicePort,
+    Target, Traffic,
 };
 
 /// Fields that say how a cluster provides a service, not what it is.
@@ -43,8 +44,7 @@ const TYPES: [(&str, Type); 4] = [
 ];
 const AFFINITIES: [(&str, bool); 2] = [("None", false), ("ClientIP", true)];
 const FAMILIES: [(&str, IpVersion); 2] = [("IPv4", IpVersion::V4), ("IPv6", IpVersion::V6)];
-/// Whether only local endpoints are meant. On one host every endpoint is local: both mean the same.
-const TRAFFIC: [(&str, bool); 2] = [("Cluster", false), ("Local", true)];
+const TRAFFIC: [(&str, Traffic); 2] = [("Cluster", Traffic::Cluster), ("Local", Traffic::Local)];
 
 pub fn read(mut object: Object<'_>, collected: &mut Collected) {
     let report = object.report;
@@ -52,17 +52,19 @@ pub fn read(mut object: Object<'_>, collected: &mut Collected) {
     spec.ignore(&CLUSTERS);
     let kind = spec.choice("type", &TYPES).unwrap_or(Type::ClusterIp);
     refuse(report, &mut spec, kind);
-    let (mut addresses, headless) = addresses(report, &mut spec);
+    let (own, headless) = addresses(report, &mut spec);
     if let (true, Type::NodePort | Type::LoadBalancer) = (headless, kind) {
         let at = spec.key_at("clusterIP").unwrap_or(spec.at);
         report.error_help(at, "a headless service publishes nothing", "leave `clusterIP: None` or the `type` out");
     }
     let external = external(report, &mut spec, kind);
     let has_external = !external.is_empty() || matches!(kind, Type::NodePort | Type::LoadBalancer);
-    traffic_policies(report, &mut spec, (has_external, headless));
-    addresses.extend(external);
+    let (internal_traffic, external_traffic) = traffic_policies(report, &mut spec, (has_external, headless));
+    let address = |is_external| move |(address, origin)| ServiceAddress { address, is_external, origin };
+    let mut addresses: Vec<_> =
+        own.into_iter().map(address(false)).chain(external.into_iter().map(address(true))).collect();
     let mut seen = HashSet::new();
-    addresses.retain(|(address, _)| seen.insert(*address));
+    addresses.retain(|own| seen.insert(own.address));
     let sticky = spec.choice("sessionAffinity", &AFFINITIES).unwrap_or(false);
     let timeout = affinity_timeout(&mut spec, report);
     let namespace = object.namespace.clone().unwrap_or_default();
@@ -77,6 +79,8 @@ pub fn read(mut object: Object<'_>, collected: &mut Collected) {
         ports: ports(report, &mut spec, kind),
         origin: object.origin(),
         addresses,
+        internal_traffic,
+        external_traffic,
     };
     let publishes = !service.addresses.is_empty() || service.ports.iter().any(|port| port.node_port.is_some());
     if !publishes && !headless && kind != Type::ExternalName {
@@ -174,18 +178,26 @@ pub fn unicast(report: &Report, address: IpAddr, at: Pos) -> bool {
     !special
 }
 
-fn traffic_policies(report: &Report, spec: &mut Fields<'_>, (has_external, headless): (bool, bool)) {
+/// At a service's own addresses, and at external ones.
+fn traffic_policies(
+    report: &Report,
+    spec: &mut Fields<'_>,
+    (has_external, headless): (bool, bool),
+) -> (Traffic, Traffic) {
+    let internal = spec.choice("internalTrafficPolicy", &TRAFFIC);
+    let external = spec.choice("externalTrafficPolicy", &TRAFFIC);
     // Kubernetes itself writes `Cluster` into every service
-    if spec.choice("internalTrafficPolicy", &TRAFFIC) == Some(true) && headless {
+    if internal == Some(Traffic::Local) && headless {
         let at = spec.key_at("internalTrafficPolicy").unwrap_or(spec.at);
         let message = "`internalTrafficPolicy: Local` has no meaning for a headless service";
         report.error_help(at, message, "its clients choose among the endpoints themselves; leave it out");
     }
-    if spec.choice("externalTrafficPolicy", &TRAFFIC).is_some() && !has_external {
+    if external.is_some() && !has_external {
         let at = spec.key_at("externalTrafficPolicy").unwrap_or(spec.at);
         let message = "`externalTrafficPolicy` has no meaning for a service that is not published outside";
         report.error_help(at, message, "leave it out, or publish the service by `externalIPs` or a `nodePort`");
     }
+    (internal.unwrap_or_default(), external.unwrap_or_default())
 }
 
 /// The only one of `ipFamilies`.

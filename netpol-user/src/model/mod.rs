@@ -33,7 +33,10 @@ pub use judge::{
 };
 pub use netpol_common::wire::Protocol;
 pub use selector::Expr;
-pub use service::{EndpointSlice, MAX_WEIGHT, Pool, Service, ServicePort, SliceEndpoint, SlicePort, Target, Weight};
+pub use service::{
+    EndpointSlice, MAX_WEIGHT, Pool, Service, ServiceAddress, ServicePort, SliceEndpoint, SlicePort, Target, Traffic,
+    Weight,
+};
 
 /// Labels of an endpoint, a namespace or a network set.
 pub type Labels = BTreeMap<String, String>;

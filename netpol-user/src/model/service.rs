@@ -23,8 +23,11 @@ pub struct Service {
     pub name: ObjectName,
     /// `None`: only slices say who answers.
     pub selector: Option<Selector>,
-    /// Each with the place where it is written.
-    pub addresses: Vec<(IpAddr, Origin)>,
+    pub addresses: Vec<ServiceAddress>,
+    /// Who answers at its own addresses.
+    pub internal_traffic: Traffic,
+    /// Who answers at external ones, and at node ports.
+    pub external_traffic: Traffic,
     /// Node ports are published in this family alone; `None`: in both.
     pub family: Option<IpVersion>,
     /// How many seconds a client address keeps its backend; `None`: each connection by itself.
@@ -33,6 +36,24 @@ pub struct Service {
     pub publish_not_ready: bool,
     pub ports: Vec<ServicePort>,
     pub origin: Origin,
+}
+
+/// An address of a service's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceAddress {
+    pub address: IpAddr,
+    pub is_external: bool,
+    /// Where it is written.
+    pub origin: Origin,
+}
+
+/// Which backends take part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Traffic {
+    #[default]
+    Cluster,
+    /// Those on this host: endpoints, and the host itself.
+    Local,
 }
 
 /// One port of a service.

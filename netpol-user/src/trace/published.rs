@@ -76,6 +76,7 @@ pub fn of_documents(world: &World) -> Result<Vec<Service>, CompileError> {
     };
     let service = |found: &ServiceName| {
         let (node_port, origin) = written(world, &found.service, (found.port, found.protocol));
+        let node_port = node_port.filter(|number| found.addresses.iter().any(|(_, port)| port == number));
         Service {
             name: found.service.clone(),
             port: found.port,
@@ -105,6 +106,7 @@ pub fn of_names(world: &World, names: &Names) -> Vec<Service> {
         let name = ObjectName { namespace: found.namespace.clone(), name: found.name.clone() };
         let protocol = protocol(&found.protocol);
         let (node_port, origin) = written(world, &name, (found.port, protocol));
+        let node_port = node_port.filter(|number| found.addresses.iter().any(|place| place.port == *number));
         Service {
             name,
             port: found.port,

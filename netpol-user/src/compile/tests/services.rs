@@ -13,8 +13,8 @@ use super::worlds::{at, endpoint, labels, nets, running};
 use crate::{
     compile::{BackendState, CompileError, Snapshot, Workload, compile},
     model::{
-        EndpointPort, EndpointSlice, Expr, IpVersion, ObjectName, Pool, Scope, Selector, Service, ServicePort,
-        SliceEndpoint, SlicePort, Target, World,
+        EndpointPort, EndpointSlice, Expr, IpVersion, ObjectName, Pool, Scope, Selector, Service, ServiceAddress,
+        ServicePort, SliceEndpoint, SlicePort, Target, Traffic, World,
     },
 };
 
@@ -35,13 +35,19 @@ fn service(name: &str, app: Option<&str>, addresses: &[&str]) -> Service {
     Service {
         name: x(name),
         selector: app.map(selector),
-        addresses: addresses.iter().map(|text| (address(text), at(1))).collect(),
+        addresses: addresses.iter().map(|text| own(text, false)).collect(),
+        internal_traffic: Traffic::Cluster,
+        external_traffic: Traffic::Cluster,
         family: None,
         affinity: None,
         publish_not_ready: false,
         ports: Vec::new(),
         origin: at(1),
     }
+}
+
+fn own(text: &str, is_external: bool) -> ServiceAddress {
+    ServiceAddress { address: address(text), is_external, origin: at(1) }
 }
 
 fn port(port: u16, target: Target) -> ServicePort {
@@ -154,7 +160,7 @@ fn node_ports_are_published_at_every_address_of_the_host_and_on_localhost() {
         places(Service { family: Some(IpVersion::V6), ..web.clone() }),
         ["2001:db8::1 8080/TCP", "::1 8080/TCP"]
     );
-    let external = Service { addresses: vec![(address("192.0.2.1"), at(1))], ..web };
+    let external = Service { addresses: vec![own("192.0.2.1", true)], ..web };
     let places = places(external);
     assert!(places.contains(&"192.0.2.1 80/TCP".to_owned()), "its own port there as well: {places:?}");
 }
@@ -173,6 +179,44 @@ fn slices_list_backends_and_those_not_ready_get_nothing() {
     assert_eq!(answers(&compiled(&world(&out), &[]))["10.96.0.2 443/TCP"].len(), 2);
     out.ports[0].name = Some("https".into());
     assert_eq!(answers(&compiled(&world(&out), &[]))["10.96.0.2 443/TCP"], Vec::<String>::new(), "no such port");
+}
+
+#[test]
+fn who_is_elsewhere_has_no_part_in_what_is_local() {
+    use Traffic::{Cluster, Local};
+    let slices = |here: &str| vec![slice("web", &[("198.51.100.7", true), (here, true)], 80)];
+    // an address of an endpoint's, and one of the host's
+    for here in ["10.0.0.9", "192.0.2.1"] {
+        for (internal, external) in [(Cluster, Cluster), (Cluster, Local), (Local, Cluster), (Local, Local)] {
+            for addresses in [vec![own("10.96.0.1", false), own("192.0.2.5", true)], vec![own("192.0.2.5", true)]] {
+                let mut web = service("web", Some("web"), &[]);
+                web.ports = vec![ServicePort { node_port: Some(8080), ..port(80, Target::Number(80)) }];
+                (web.addresses, web.internal_traffic, web.external_traffic) = (addresses, internal, external);
+                let world = World { slices: slices(here), ..world(vec![web.clone()]) };
+                let snapshot = compiled(&world, &["192.0.2.1"]);
+                let mut locals = vec!["10.0.0.1 80".to_owned(), "10.0.0.2 80".to_owned(), format!("{here} 80")];
+                locals.sort_unstable();
+                let all: Vec<_> = locals.iter().cloned().chain(["198.51.100.7 80".to_owned()]).collect();
+                for (place, found) in answers(&snapshot) {
+                    if !place.contains(':') {
+                        let traffic = if place.starts_with("10.96.") { internal } else { external };
+                        assert_eq!(found, if traffic == Local { locals.clone() } else { all.clone() }, "{place}");
+                    }
+                }
+                // each address stands beside those who answer there
+                for service in &snapshot.services {
+                    for (place, _) in &service.addresses {
+                        let traffic = if *place == address("10.96.0.1") { internal } else { external };
+                        let lists =
+                            service.backends.iter().any(|backend| backend.address == Some(address("198.51.100.7")));
+                        assert_eq!(lists, traffic == Cluster, "{place}");
+                    }
+                }
+                let is_split = internal != external && web.addresses.len() == 2;
+                assert_eq!(snapshot.services.len(), if is_split { 2 } else { 1 });
+            }
+        }
+    }
 }
 
 #[test]
@@ -200,7 +244,7 @@ fn what_the_machine_makes_ambiguous_is_refused() {
     let endpoint = ObjectName { namespace: "y".into(), name: "elsewhere".into() };
     let expected = CompileError::ServiceAtEndpoint { address: address("10.0.0.9"), service: x("web"), endpoint };
     assert_eq!(refused(&[web.clone()], &[]), expected);
-    web.addresses = vec![(address("192.0.2.1"), at(1))];
+    web.addresses = vec![own("192.0.2.1", true)];
     let mut node = service("node", None, &[]);
     node.ports = vec![ServicePort { node_port: Some(80), ..port(8080, Target::Number(80)) }];
     let expected = CompileError::ServiceTwice {

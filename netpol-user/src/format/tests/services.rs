@@ -1,7 +1,7 @@
 //! Services, slices and pools.
 
 use super::*;
-use crate::model::{Expr, IpVersion, Target};
+use crate::model::{Expr, IpVersion, Target, Traffic};
 
 /// A Service `x/s` with this spec in flow style; line 4 is its spec.
 fn service(spec: &str) -> String {
@@ -33,8 +33,10 @@ fn every_field_of_a_service_that_means_something_is_read() {
     assert_eq!(warnings(&text), Vec::<String>::new());
     let world = world(&text);
     let [service] = world.services.as_slice() else { panic!("one service") };
-    let addresses: Vec<_> = service.addresses.iter().map(|(address, _)| address.to_string()).collect();
-    assert_eq!(addresses, ["10.96.0.10", "fd96::a", "192.0.2.1"]);
+    let addresses: Vec<_> = service.addresses.iter().map(|a| (a.address.to_string(), a.is_external)).collect();
+    let expected = [("10.96.0.10", false), ("fd96::a", false), ("192.0.2.1", true)];
+    assert_eq!(addresses, expected.map(|(address, is_external)| (address.to_owned(), is_external)));
+    assert_eq!((service.internal_traffic, service.external_traffic), (Traffic::Local, Traffic::Cluster));
     let labels = ["app", "tier"].into_iter().zip(["web", "edge"]);
     let labels = labels.map(|(key, value)| Expr::Eq(key.to_owned(), value.to_owned())).collect();
     let selector = service.selector.as_ref().unwrap();
@@ -62,7 +64,7 @@ fn headless_services_and_balanced_ones_are_understood() {
     assert_eq!(world(&headless).services[0].addresses, []);
     let balanced = "{type: LoadBalancer, loadBalancerIP: 192.0.2.9, externalTrafficPolicy: Local, ports: [{port: 80}]}";
     assert_eq!(warnings(&service(balanced)), Vec::<String>::new());
-    assert_eq!(world(&service(balanced)).services[0].addresses[0].0.to_string(), "192.0.2.9");
+    assert_eq!(world(&service(balanced)).services[0].addresses[0].address.to_string(), "192.0.2.9");
     let nowhere = service("{ports: [{port: 80}]}");
     assert_eq!(
         warnings(&nowhere),

@@ -8,8 +8,8 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use crate::{
     model::{
-        EndpointSlice, Expr, ObjectName, Pool, Profile, Scope, Selector, Service, ServicePort, SliceEndpoint,
-        SlicePort, Target, World,
+        EndpointSlice, Expr, ObjectName, Pool, Profile, Scope, Selector, Service, ServiceAddress, ServicePort,
+        SliceEndpoint, SlicePort, Target, Traffic, World,
     },
     worlds::{self, at},
 };
@@ -143,7 +143,9 @@ fn publish(world: &mut World, (number, plan): (usize, &Plan), when: usize) -> Pu
     world.services.push(Service {
         selector: Some(Selector { scope: Scope::Any, labels: Expr::Has(name.name.clone()) }),
         name,
-        addresses: own.map(|address| (address, at(0))).to_vec(),
+        addresses: own.map(|address| ServiceAddress { address, is_external: false, origin: at(0) }).to_vec(),
+        internal_traffic: Traffic::Cluster,
+        external_traffic: Traffic::Cluster,
         family: None,
         // longer than any test takes
         affinity: plan.affinity.then_some(10_800),
