@@ -33,10 +33,12 @@ impl<A: Address> Found<A> {
     /// In a place, if it is the key's.
     #[inline(always)]
     pub(crate) fn at(slot: *mut Slot<A>, key: &FlowKey<A>) -> Option<Self> {
-        // SAFETY: elements of an array map stay mapped. What is read in halves, while another CPU writes, does not matter:
-        // see `has_changed`.
-        let (word, is_it) = unsafe { ((&raw const (*slot).value.word).read_volatile(), (*slot).key.is(key)) };
-        is_it.then_some(Self { slot, word })
+        // SAFETY: elements of an array map stay mapped; an aligned word.
+        let word = unsafe { (&raw const (*slot).value.word).read_volatile() };
+        // the key could have been read before it, and the word be that of who has got the place since
+        reread();
+        // SAFETY: as above. What is read in halves, while another CPU writes, does not matter: see `has_changed`.
+        unsafe { (*slot).key.is(key) }.then_some(Self { slot, word })
     }
 
     #[inline(always)]
@@ -45,9 +47,10 @@ impl<A: Address> Found<A> {
         unsafe { &raw mut (*self.slot).value }
     }
 
-    /// Whether somebody has written there since.
+    /// Whether somebody has written there since. What was read of the place before this call is the key's, if not.
     #[inline(always)]
     pub fn has_changed(&self) -> bool {
+        reread();
         // SAFETY: elements of an array map stay mapped; an aligned word.
         unsafe { (&raw const (*self.slot).value.word).read_volatile() }.0 != self.word.0
     }
@@ -69,7 +72,7 @@ impl<A: Address> Found<A> {
     }
 }
 
-/// What comes after this reads memory anew.
+/// What comes before this has read memory, and what comes after reads it anew.
 #[inline(always)]
 pub fn reread() {
     #[cfg(target_arch = "bpf")]
