@@ -107,7 +107,8 @@ impl Fate {
         Self(Self::new(action as i32, Err(reason)).0 | Self::UNSETTLED)
     }
 
-    /// Out of an uplink, to the next hop on the desk, as an entry of this generation says; an unspecified one costs a search for the route.
+    /// Out of an uplink, to the next hop on the desk, as an entry of this generation says; an unspecified one costs a search
+    /// for the route.
     #[inline(always)]
     pub fn out<F: Maps>(skb: Skb, uplink: IfIndex, generation: Generation) -> Self {
         const SIZE: i32 = size_of::<bpf_redir_neigh>() as i32;
