@@ -178,6 +178,8 @@ fn who_is_next_behind_an_uplink_is_known_by_its_entry_and_followed() {
         let client = (5000..5005).map(client).find(stays).expect("a packet that no route was searched for");
         wait_until("another router is followed", || !arrives(&client));
         // the neighbour table is asked for each packet
+        let (lost, counts) = host.counted(|| !arrives(&client));
+        assert!(lost && counts.of(OUT) == 1, "{family:?} {counts:?}");
         neighbour(routers[1], right);
         let (arrived, counts) = host.counted(|| arrives(&client));
         assert!(arrived && counts.of(OUT) == 1, "{family:?} {counts:?}");

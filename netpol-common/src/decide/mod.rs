@@ -340,19 +340,20 @@ fn judged<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, mut action: 
 /// None: a stage like the others.
 #[inline(always)]
 pub fn renew<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
-    let place = desk.packet.key.place;
     desk.own = kernel.recall(&desk.packet.key);
     if desk.own.word.generation() != desk.packet.generation {
         return Ok(Action::Identify);
     }
-    let zone = if desk.own.word.flags().has(FlowFlags::OUT) {
+    let (flags, key) = (desk.own.word.flags(), &desk.packet.key);
+    let zone = if flags.has(FlowFlags::OUT) {
         Zone::UPLINKS
     } else {
-        kernel.hook(place.ifindex()).map_or(Zone::UPLINKS, |hook| Zone::of(hook.network))
+        kernel.hook(key.place.ifindex()).map_or(Zone::UPLINKS, |hook| Zone::of(hook.network))
     };
+    desk.original = NatKey::of(key, zone);
     // the pair may have gone, and another be in its place
-    desk.wire = desk.own.rewrite.of_entry(desk.own.word.flags(), &desk.packet.key);
-    Ok(if translate::tell(kernel, desk, zone) { Action::Confirmed } else { Action::Identify })
+    desk.wire = desk.own.rewrite.of_entry(flags, key);
+    Ok(if translate::tell(kernel, desk) { Action::Confirmed } else { Action::Identify })
 }
 
 /// The first stage: who has sent the packet, and whether it may. [`Action::Judge`], or [`Action::Resolve`] before that,

@@ -113,22 +113,21 @@ pub(super) fn recalled<A: Address, K: Kernel<A>>(
 fn known<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Translated {
     desk.wire = desk.half.rewrite;
     desk.service = desk.half.service;
-    tell(kernel, desk, desk.original.zone);
+    tell(kernel, desk);
     if desk.half.is_reply() { Translated::Reply } else { Translated::Original }
 }
 
 /// Tells both halves of the packet's pair what it says about their connection. `false`: it has none any more that makes
 /// [`Desk::wire`] of it.
 #[inline(always)]
-pub(super) fn tell<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zone) -> bool {
-    let Packet { key, now, tcp_flags, .. } = &desk.packet;
-    desk.original = NatKey::of(key, zone);
-    let state = kernel.tell(&desk.original, &desk.wire, *now, *tcp_flags);
+pub(super) fn tell<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
+    let Packet { now, tcp_flags, .. } = desk.packet;
+    let state = kernel.tell(&desk.original, &desk.wire, now, tcp_flags);
     if state == NatState::NOTHING {
         return false;
     }
-    desk.reply = NatKey::reply(&desk.wire, desk.original.protocol, zone);
-    kernel.renew(&desk.reply, *now, state);
+    desk.reply = NatKey::reply(&desk.wire, desk.original.protocol, desk.original.zone);
+    kernel.renew(&desk.reply, now, state);
     true
 }
 

@@ -75,8 +75,7 @@ pub fn of_documents(world: &World) -> Result<Vec<Service>, CompileError> {
         },
     };
     let service = |found: &ServiceName| {
-        let (node_port, origin) = written(world, &found.service, (found.port, found.protocol));
-        let node_port = node_port.filter(|number| found.addresses.iter().any(|(_, port)| port == number));
+        let (node_port, origin) = written(world, &found.service, (found.port, found.protocol), &found.addresses);
         Service {
             name: found.service.clone(),
             port: found.port,
@@ -105,8 +104,8 @@ pub fn of_names(world: &World, names: &Names) -> Vec<Service> {
     let service = |found: &state::Service| {
         let name = ObjectName { namespace: found.namespace.clone(), name: found.name.clone() };
         let protocol = protocol(&found.protocol);
-        let (node_port, origin) = written(world, &name, (found.port, protocol));
-        let node_port = node_port.filter(|number| found.addresses.iter().any(|place| place.port == *number));
+        let addresses: Vec<_> = found.addresses.iter().map(|place| (place.address, place.port)).collect();
+        let (node_port, origin) = written(world, &name, (found.port, protocol), &addresses);
         Service {
             name,
             port: found.port,
@@ -114,19 +113,26 @@ pub fn of_names(world: &World, names: &Names) -> Vec<Service> {
             node_port,
             affinity: found.affinity,
             origin,
-            addresses: found.addresses.iter().map(|place| (place.address, place.port)).collect(),
+            addresses,
             backends: found.backends.iter().map(backend).collect(),
         }
     };
     names.services.iter().map(service).collect()
 }
 
-/// The node port of a service's port, and where it is written.
-fn written(world: &World, name: &ObjectName, (port, protocol): (u16, Protocol)) -> (Option<u16>, Origin) {
+/// The node port of a service's port, if it is published at these addresses, and where the port is written.
+fn written(
+    world: &World,
+    name: &ObjectName,
+    (port, protocol): (u16, Protocol),
+    addresses: &[(IpAddr, u16)],
+) -> (Option<u16>, Origin) {
     let service = world.services.iter().find(|service| service.name == *name);
     let found = service.and_then(|service| service.ports.iter().find(|p| (p.port, p.protocol) == (port, protocol)));
     let origin = found.map(|found| &found.origin).or(service.map(|service| &service.origin));
-    (found.and_then(|found| found.node_port), origin.cloned().unwrap_or_default())
+    let node_port = found.and_then(|found| found.node_port);
+    let is_here = |number: &u16| addresses.iter().any(|(_, port)| port == number);
+    (node_port.filter(is_here), origin.cloned().unwrap_or_default())
 }
 
 /// The reverse of its name, as the file of names has it.

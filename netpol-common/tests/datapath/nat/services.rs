@@ -369,12 +369,19 @@ fn a_pair_learns_that_its_connection_ends_and_begins_anew() {
     }
 }
 
+/// With a connection of A's to V's backend.
+fn connected(way: &[Settings]) -> Lab {
+    let mut lab = Lab::translating(way).with_service(V, &[B8080]);
+    let arrived = lab.play(asks(A, V), SYN).unwrap();
+    lab.answer(&arrived, SYN | ACK).unwrap();
+    lab.play(asks(A, V), ACK).unwrap();
+    lab
+}
+
 #[test]
 fn an_entry_does_not_speak_for_another_pair() {
     for way in WAYS {
-        let mut lab = Lab::translating(way).with_service(V, &[B8080]);
-        let arrived = lab.play(asks(A, V), SYN).unwrap();
-        lab.answer(&arrived, SYN | ACK).unwrap();
+        let mut lab = connected(way);
         let begun = lab.0.now;
         let halves = lab.0.v4.translations.get_mut().values_mut();
         // as if the pair had gone, and another one of the same client were there
@@ -391,10 +398,7 @@ fn an_entry_does_not_speak_for_another_pair() {
 #[test]
 fn an_entry_does_not_outlive_its_pair() {
     for way in WAYS {
-        let mut lab = Lab::translating(way).with_service(V, &[B8080]);
-        let arrived = lab.play(asks(A, V), SYN).unwrap();
-        lab.answer(&arrived, SYN | ACK).unwrap();
-        lab.play(asks(A, V), ACK).unwrap();
+        let mut lab = connected(way);
         lab.0.v4.translations.get_mut().clear();
         // what the entry alone decides still passes; what the pair must learn finds that there is none
         lab.play(asks(A, V), ACK).unwrap();
