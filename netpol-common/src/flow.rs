@@ -244,7 +244,7 @@ const _: () = {
 
 impl<A: Address> FlowValue<A> {
     pub const EMPTY: Self = Self {
-        word: Word(0),
+        word: Word::NOTHING,
         packets: 0,
         bytes: 0,
         seen: Ticks(0),
@@ -401,6 +401,8 @@ impl Word {
         Self((generation.0 as u64) << 32 | (tag as u64) << 16 | flags.0 as u64)
     }
 
+    /// There is no entry.
+    pub const NOTHING: Self = Self(0);
     /// Somebody is writing the entry: the rest is as it was before.
     pub const WRITING: Self = Self(1 << 63);
     const COUNT: u64 = 0x3f << 10;

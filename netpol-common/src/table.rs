@@ -236,6 +236,17 @@ impl Tags {
         Tag((half >> (place % (PLACES / 2) * 16)) as u16)
     }
 
+    /// The same without that of a place.
+    #[inline(always)]
+    pub const fn without(self, place: usize) -> Self {
+        let others = !(0xffff << (place % (PLACES / 2) * 16));
+        if place < PLACES / 2 {
+            Self { low: self.low & others, ..self }
+        } else {
+            Self { high: self.high & others, ..self }
+        }
+    }
+
     /// How many places are free, or a few more.
     #[inline(always)]
     const fn free(self) -> u64 {
@@ -335,6 +346,9 @@ pub(crate) mod tests {
                         None => prop_assert!(!all.contains(&wanted.0)),
                     }
                 }
+                let mut others = all;
+                others[pick] = 0;
+                prop_assert_eq!(tags(all).without(pick), tags(others));
                 let free = all.iter().filter(|tag| **tag == 0).count() as u64;
                 let ones = all.iter().filter(|tag| **tag == 1).count() as u64;
                 prop_assert!((free..=free + ones).contains(&tags(all).free()));

@@ -138,17 +138,23 @@ impl<A: Address> Table<A> {
         let block = self.map.get_ptr_mut(home.block)?;
         let [first, second] = home.groups;
         if let Some((at, _)) = look(block, first, key, &home) {
-            return Some(write((block, at), home.tag, home.tag, (key, value)));
+            return Some(write((block, at), home.tag, home.tag, (key, value), || true));
         }
         if let Some((at, _)) = look(block, second, key, &home) {
-            return Some(write((block, at), home.tag, home.tag, (key, value)));
+            return Some(write((block, at), home.tag, home.tag, (key, value), || true));
         }
         let both = [tags(block, first), tags(block, second)];
         let pick = |which: usize| if which == 0 { first } else { second };
         // SAFETY: as in `Found::at`: each age is one that it had.
         let (which, place) = room(both, home.tag, |which| stalest(unsafe { &*block }, pick(which), value.seen));
         let was = if which == 0 { both[0] } else { both[1] }.at(place);
-        let is_made = write((block, index(pick(which), place)), was, home.tag, (key, value));
+        // whoever has looked at the same moment may be writing the same key somewhere else
+        let is_alone = || {
+            let [own, other] = [tags(block, pick(which)).without(place), tags(block, pick(1 - which))];
+            let had = if which == 0 { both[1] } else { both[0] }.place(home.tag);
+            own.place(home.tag).is_none() && (had.is_some() || other.place(home.tag).is_none())
+        };
+        let is_made = write((block, index(pick(which), place)), was, home.tag, (key, value), is_alone);
         if is_made {
             act::tally::<A>(Turnover::FlowsMade);
         }
@@ -190,13 +196,15 @@ fn bounded(at: usize) -> usize {
     at % ALL
 }
 
-/// Writes an entry where a tag was seen, and gives it its own. `false`: another CPU writes there, or has written.
+/// Writes an entry where a tag was seen, and gives it its own. `false`: another CPU writes there, or has written, or both
+/// would have made the same entry.
 #[inline(always)]
 fn write<A: Address>(
     (block, number): (*mut Block<A>, usize),
     was: Tag,
     tag: Tag,
     (key, value): (&FlowKey<A>, &FlowValue<A>),
+    is_alone: impl Fn() -> bool,
 ) -> bool {
     let slot = slot(block, number);
     // SAFETY: elements of an array map stay mapped; see `take`.
@@ -209,6 +217,14 @@ fn write<A: Address>(
             return false;
         }
         says.write_volatile(tag.to_le());
+        // a full barrier: of two that say their tag, and then look for the other's, one sees it at least
+        let _ = take(at);
+        if !is_alone() {
+            // what was there had to go anyway
+            says.write_volatile(Tag::FREE.to_le());
+            exchange(at, Word::NOTHING.after(before));
+            return false;
+        }
         fill(slot, before, (key, value));
     }
     true
