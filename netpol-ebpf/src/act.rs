@@ -32,15 +32,13 @@ impl Fate {
     pub const DUE: Self = Self(u64::MAX - 1);
     /// The same, and nothing was looked for: the packet is not of the usual kind.
     pub const UNUSUAL: Self = Self(u64::MAX - 2);
-    /// As [`Fate::DUE`], and it is only the translation that must be told.
-    pub const TELLS: Self = Self(u64::MAX - 3);
 
     /// The highest bit; a counter's number has no room for it.
     const UNSETTLED: u64 = 1 << 63;
 
     #[inline(always)]
     pub const fn is_open(self) -> bool {
-        self.0 >= Self::TELLS.0
+        self.0 >= Self::UNUSUAL.0
     }
 
     /// Decided, and not dropped.

@@ -166,10 +166,6 @@ fn error<F: Maps>(skb: Skb, side: Side) -> Fate {
 /// No entry has decided about the packet on the desk: the policy does.
 #[inline(always)]
 fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
-    let fate = renewed::<F>(skb, place);
-    if !fate.is_open() {
-        return fate;
-    }
     let mut code = F::identify();
     if code == Action::Resolve as u32 {
         code = F::resolve();
@@ -192,14 +188,6 @@ fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
         return confirmed::<F>(skb, place);
     }
     if code == encode(Err(Drop::NoBackend)) { refuse::<F>(skb, place) } else { undisputed(code) }
-}
-
-/// Tells the translation of the packet on the desk what that says, if this is all that is to be done: then its entry decides.
-#[inline(always)]
-pub fn renewed<F: Maps>(skb: Skb, place: Place) -> Fate {
-    // SAFETY: this CPU's desk, which no other program uses meanwhile.
-    let tells = F::desk().is_some_and(|desk| unsafe { (*desk).tells() });
-    if tells && F::renew() == Action::Confirmed as u32 { F::confirm(skb, place) } else { Fate::UNDECIDED }
 }
 
 /// The entry of the packet on the desk decides; where it is not there any more, what it said is on the desk, too.

@@ -14,7 +14,7 @@ use netpol_common::{
 
 use crate::{
     act::{self, Fate},
-    classify::{confirmed, judged, renewed},
+    classify::{confirmed, judged},
     family::Maps,
     frame::Skb,
     refuse::refuse,
@@ -118,10 +118,6 @@ fn is_direct<F: Maps>() -> bool {
 /// No entry speaks for the packet on the desk.
 #[inline(always)]
 fn slow<F: Maps>(skb: Skb, place: Place) -> Fate {
-    let fate = renewed::<F>(skb, place);
-    if !fate.is_open() {
-        return fate;
-    }
     let mut code = F::identify_uplink(skb.0);
     code = judged::<F>(skb, code);
     if code == Action::Settle as u32 {

@@ -1,7 +1,6 @@
 //! The slow path: what happens to a packet that no valid flow entry speaks for.
 //!
 //! ```text
-//! has only its translation to be told?            renew (here), translate
 //! who are the two ends, and may they say so?      ends
 //! what does a service make of it?                 translate
 //! which of them opened the connection?            opening
@@ -10,7 +9,8 @@
 //! remember it, for both directions                remember
 //! ```
 //!
-//! Beside the way: `dhcp`, which needs no policy; `related`, ICMP errors; `uplink`, where only addresses are translated.
+//! Beside the way: `dhcp`, which needs no policy; `related`, ICMP errors; `uplink`, where only addresses are translated;
+//! [`renew`], for packets whose entry decides.
 //!
 //! State never widens policy: whatever is remembered repeats what the present policy says about the
 //! connection's original direction.
@@ -39,6 +39,7 @@ use crate::{
 pub use self::{
     audit::audit,
     ends::find,
+    opening::opens,
     related::{decide_icmp_error, decide_uplink_error},
     uplink::{decide_uplink, identify_uplink, settle_uplink},
 };
@@ -47,7 +48,7 @@ use self::{
     dhcp::dhcp,
     ends::{End, ends, other_place, receiver},
     judge::{Rules, View},
-    opening::{Orientation, may_open, opens, orientation, recall},
+    opening::{Orientation, may_open, orientation, recall},
     remember::{Judged, delivery, remember},
     translate::{Translated, answers_are_translated, claim, clashes},
     uplink::translate_out,
@@ -199,8 +200,8 @@ impl Known {
     pub const NOTHING: Self = Self(0);
     /// A flow's entry, of whatever generation.
     pub const FLOW: Self = Self(1);
-    /// The flow's entry holds, and [tells](tells).
-    pub const TELLS: Self = Self(1 << 1);
+    /// No: no pair of translations, where uplinks would ask for one ([`Desk::at_uplinks`]).
+    pub const UNPAIRED: Self = Self(1 << 1);
 }
 
 impl<A: Address> Desk<A> {
@@ -262,9 +263,28 @@ impl<A: Address> Desk<A> {
     }
 
     /// The entry of a translated connection speaks for the packet, and only the translation must be told ([`tells`]).
+    /// The key of a packet's translation at the uplinks.
     #[inline(always)]
-    pub const fn tells(&self) -> bool {
-        self.known.has(Known::TELLS)
+    pub fn at_uplinks(&mut self, key: &FlowKey<A>) -> &NatKey<A> {
+        self.original = NatKey::of(key, Zone::UPLINKS);
+        &self.original
+    }
+
+    /// Puts down what a packet tells the pair of its translation, which [`renew`] does: `flags` and `rewrite` are those of
+    /// the entry that speaks for it.
+    #[inline(always)]
+    pub fn tells(
+        &mut self,
+        key: &FlowKey<A>,
+        (flags, rewrite): (FlowFlags, Rewrite<A>),
+        (generation, now, tcp_flags): (Generation, Ticks, u8),
+    ) {
+        self.packet.key.copy_from(key);
+        self.packet.generation = generation;
+        self.packet.now = now;
+        self.packet.tcp_flags = tcp_flags;
+        self.flags = flags;
+        self.wire = rewrite.of_entry(flags, key);
     }
 
     /// The packet begins a connection: nothing was known of it, or its ports are used again.
@@ -303,10 +323,7 @@ impl<A: Address> Desk<A> {
 ///
 /// The reason to drop it.
 pub fn decide<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
-    let mut action = if desk.tells() { renew(kernel, desk)? } else { Action::Identify };
-    if action == Action::Identify {
-        action = identify(kernel, desk)?;
-    }
+    let mut action = identify(kernel, desk)?;
     if action == Action::Resolve {
         action = resolve(kernel, desk)?;
     }
@@ -332,27 +349,21 @@ fn judged<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, mut action: 
     Ok(action)
 }
 
-/// In front of the others, where a packet only tells its translation something ([`Desk::tells`]). [`Action::Confirmed`];
-/// [`Action::Identify`] where what is known does not hold any more.
+/// No stage of these: the packet's entry decides, and it only tells its translation something ([`Desk::tells`]).
+/// [`Action::Confirmed`]; [`Action::Identify`] where there is none any more, so that the stages follow.
 ///
 /// # Errors
 ///
 /// None: a stage like the others.
 #[inline(always)]
 pub fn renew<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
-    desk.own = kernel.recall(&desk.packet.key);
-    if desk.own.word.generation() != desk.packet.generation {
-        return Ok(Action::Identify);
-    }
-    let (flags, key) = (desk.own.word.flags(), &desk.packet.key);
-    let zone = if flags.has(FlowFlags::OUT) {
+    let key = &desk.packet.key;
+    let zone = if desk.flags.has(FlowFlags::OUT) {
         Zone::UPLINKS
     } else {
         kernel.hook(key.place.ifindex()).map_or(Zone::UPLINKS, |hook| Zone::of(hook.network))
     };
     desk.original = NatKey::of(key, zone);
-    // the pair may have gone, and another be in its place
-    desk.wire = desk.own.rewrite.of_entry(flags, key);
     Ok(if translate::tell(kernel, desk) { Action::Confirmed } else { Action::Identify })
 }
 

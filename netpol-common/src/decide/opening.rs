@@ -94,7 +94,7 @@ pub(super) fn is_idle<A: Address>(desk: &Desk<A>) -> bool {
 
 /// A plain SYN.
 #[inline(always)]
-pub(super) const fn opens(tcp_flags: u8) -> bool {
+pub const fn opens(tcp_flags: u8) -> bool {
     tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
 }
 

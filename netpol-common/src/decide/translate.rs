@@ -12,7 +12,7 @@
 //! backend, in both directions.
 
 use super::{
-    Desk, Packet,
+    Desk, Known, Packet,
     opening::{opens, timeout},
 };
 use crate::{
@@ -85,6 +85,9 @@ pub(super) fn recalled<A: Address, K: Kernel<A>>(
         return Ok(Translated::No);
     }
     desk.original = NatKey::of(&desk.packet.key, zone);
+    if zone == Zone::UPLINKS && desk.known.has(Known::UNPAIRED) {
+        return Ok(Translated::No);
+    }
     desk.half = kernel.translation(&desk.original);
     if desk.half.exists() {
         let is_tcp = desk.packet.key.protocol() == Protocol::TCP;
@@ -245,7 +248,12 @@ fn is_hosts<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> bool {
 #[inline(always)]
 fn is_plain<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
     desk.sent = kernel.recall(&desk.other);
-    // of whatever generation: the next packet of that connection makes it valid again
+    was_plain(desk)
+}
+
+/// Of whatever generation: the next packet of that connection makes it valid again.
+#[inline(always)]
+fn was_plain<A: Address>(desk: &Desk<A>) -> bool {
     desk.sent.exists() && !desk.sent.word.flags().has_pair()
 }
 
@@ -260,12 +268,16 @@ fn is_plain_inside<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> 
     }
     desk.sent = kernel.recall(&desk.other);
     let (outside, last) = (desk.sent.word.flags(), desk.sent.seen);
-    desk.other.place = Place::new(desk.destination.ifindex, Side::From);
-    let is_plain = is_plain(kernel, desk);
-    desk.other.place = place;
-    let Desk { packet, sent, .. } = desk;
+    let inside = Place::new(desk.destination.ifindex, Side::From);
+    // what is delivered directly is known there alone
+    if inside != place {
+        desk.other.place = inside;
+        desk.sent = kernel.recall(&desk.other);
+        desk.other.place = place;
+    }
+    let Desk { packet, sent, .. } = &*desk;
     let was_translated = outside.has_pair() && last.latest(sent.seen) == last;
-    is_plain && !was_translated && packet.now.since(sent.seen) <= timeout(packet.key.protocol())
+    was_plain(desk) && !was_translated && packet.now.since(sent.seen) <= timeout(packet.key.protocol())
 }
 
 /// Tries to get both halves.

@@ -7,7 +7,7 @@ use super::{
     ends::{End, find, outside},
     judged,
     opening::opens,
-    renew, settle,
+    settle,
     translate::{Translated, recalled, resolve},
 };
 use crate::{
@@ -26,10 +26,7 @@ use crate::{
 ///
 /// The reason to drop the packet.
 pub fn decide_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
-    let mut action = if desk.tells() { renew(kernel, desk)? } else { Action::Identify };
-    if action == Action::Identify {
-        action = identify_uplink(kernel, desk)?;
-    }
+    let action = identify_uplink(kernel, desk)?;
     match judged(kernel, desk, action)? {
         Action::Settle if desk.is_direct() => settle(kernel, desk),
         Action::Settle => settle_uplink(kernel, desk),

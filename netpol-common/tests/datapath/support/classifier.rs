@@ -72,8 +72,6 @@ enum Said {
     Pass(Pass),
     /// It is valid, and the slow path must look all the same.
     Due,
-    /// The same, and it is only the translation that must be told.
-    Tells,
     Nothing,
 }
 
@@ -298,12 +296,12 @@ impl Way<'_> {
             return Err(reason);
         }
         let mut desk = Desk::new(packet);
-        desk.known = [
-            (Known::FLOW, store.flows.borrow().contains_key(&packet.key)),
-            (Known::TELLS, matches!(said, Said::Tells)),
-        ]
-        .into_iter()
-        .fold(Known::NOTHING, |all, (kind, there)| if there { all.with(kind) } else { all });
+        desk.known = if store.flows.borrow().contains_key(&packet.key) { Known::FLOW } else { Known::NOTHING };
+        let is_asked = decide::opens(packet.tcp_flags) && packet.settings.has(Settings::TRANSLATE);
+        let looks_ahead = is_asked && packet.key.place.side() == Side::From;
+        if looks_ahead && !self.memory.translation(desk.at_uplinks(&packet.key)).exists() {
+            desk.known = desk.known.with(Known::UNPAIRED);
+        }
         Ok(match slow(self.memory, &mut desk)? {
             Action::Remembered => Ok(self.deliver(&packet, &desk.value)),
             Action::Confirmed => {
@@ -326,8 +324,13 @@ impl Way<'_> {
         if from_elsewhere || decide::is_due(entry.word.flags(), entry, packet.now, packet.tcp_flags) {
             return Said::Due;
         }
-        if decide::tells(entry.word.flags(), entry, packet.tcp_flags) {
-            return Said::Tells;
+        let flags = entry.word.flags();
+        if decide::tells(flags, entry, packet.tcp_flags) {
+            let mut desk = Desk::new(*packet);
+            desk.tells(&packet.key, (flags, entry.rewrite), (packet.generation, packet.now, packet.tcp_flags));
+            if decide::renew(self.memory, &mut desk) != Ok(Action::Confirmed) {
+                return Said::Due;
+            }
         }
         Said::Pass(self.touch(packet, entry))
     }
