@@ -65,7 +65,7 @@ pub trait Maps: Answers {
     /// What the kernel's search for a socket wants, and how many bytes of it the family uses.
     fn tuple(sent: &NatKey<Self::Address>) -> (bpf_sock_tuple, u32);
     /// What the kernel is asked of the way of a key's packets, but for where they come from.
-    fn question(key: &FlowKey<Self::Address>) -> bpf_fib_lookup;
+    fn question<'a>(room: &'a mut MaybeUninit<bpf_fib_lookup>, key: &FlowKey<Self::Address>) -> &'a mut bpf_fib_lookup;
     /// The next hop that it has answered; unspecified: one of the other family.
     fn answer(asked: &bpf_fib_lookup) -> Self::Address;
     /// Writes down who the next hop is, as the kernel is told. (The rest stays empty: to write it would be a call.)
@@ -285,8 +285,8 @@ family! {
         }
 
         #[inline(always)]
-        fn question(key: &FlowKey<Addr4>) -> bpf_fib_lookup {
-            let mut asked = question(key, AF_INET);
+        fn question<'a>(room: &'a mut MaybeUninit<bpf_fib_lookup>, key: &FlowKey<Addr4>) -> &'a mut bpf_fib_lookup {
+            let asked = question(room, key, AF_INET);
             asked.__bindgen_anon_3.ipv4_src = key.source.0;
             asked.__bindgen_anon_4.ipv4_dst = key.destination.0;
             asked
@@ -365,8 +365,8 @@ family! {
         }
 
         #[inline(always)]
-        fn question(key: &FlowKey<Addr6>) -> bpf_fib_lookup {
-            let mut asked = question(key, AF_INET6);
+        fn question<'a>(room: &'a mut MaybeUninit<bpf_fib_lookup>, key: &FlowKey<Addr6>) -> &'a mut bpf_fib_lookup {
+            let asked = question(room, key, AF_INET6);
             asked.__bindgen_anon_3.ipv6_src = key.source.0;
             asked.__bindgen_anon_4.ipv6_dst = key.destination.0;
             asked
@@ -391,9 +391,13 @@ const AF_INET6: u8 = 10;
 
 /// A question about the way of a key's packets, without addresses.
 #[inline(always)]
-fn question<A: Address>(key: &FlowKey<A>, family: u8) -> bpf_fib_lookup {
-    // SAFETY: integers only, each of which is written.
-    let mut asked: bpf_fib_lookup = unsafe { zeroed_by_words() };
+fn question<'a, A: Address>(
+    room: &'a mut MaybeUninit<bpf_fib_lookup>,
+    key: &FlowKey<A>,
+    family: u8,
+) -> &'a mut bpf_fib_lookup {
+    // SAFETY: integers only.
+    let asked = unsafe { zero_by_words(room) };
     asked.family = family;
     asked.l4_protocol = key.protocol().0;
     asked.sport = key.ports.source().0;
@@ -401,21 +405,21 @@ fn question<A: Address>(key: &FlowKey<A>, family: u8) -> bpf_fib_lookup {
     asked
 }
 
-/// All bits 0. (`core::mem::zeroed` becomes a call that goes byte by byte.)
+/// All bits 0. (`core::mem::zeroed` becomes a call that goes byte by byte; so does a value that is given back, instead of being
+/// made where it stays.)
 ///
 /// # Safety
 ///
 /// That is a value of the type.
 #[inline(always)]
-unsafe fn zeroed_by_words<T>() -> T {
+unsafe fn zero_by_words<T>(value: &mut MaybeUninit<T>) -> &mut T {
     const { assert!(size_of::<T>().is_multiple_of(size_of::<u32>()) && align_of::<T>() >= align_of::<u32>()) };
-    let mut value = MaybeUninit::<T>::uninit();
     for word in 0..size_of::<T>() / size_of::<u32>() {
         // SAFETY: within the value, aligned as its words are. (Volatile, or it would become that call again.)
         unsafe { value.as_mut_ptr().cast::<u32>().add(word).write_volatile(0) };
     }
     // SAFETY: written, and the caller's.
-    unsafe { value.assume_init() }
+    unsafe { value.assume_init_mut() }
 }
 
 /// A hash of translations, whatever its size.

@@ -1,5 +1,7 @@
 //! The hop that the host would have been: what leaves by an uplink directly is treated as the host's routing would.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::{BPF_F_RECOMPUTE_CSUM, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_check_mtu_flags},
     helpers::generated::{bpf_check_mtu, bpf_fib_lookup, bpf_skb_store_bytes},
@@ -34,15 +36,16 @@ const SMALLEST: u16 = 1;
 /// not say that, and it is what was asked.
 #[inline(always)]
 fn look<F: Maps>(skb: Skb, key: &FlowKey<F::Address>, (from, bytes): (IfIndex, u16)) -> (Way<F::Address>, u16) {
-    let mut asked = F::question(key);
+    let mut room = MaybeUninit::uninit();
+    let asked = F::question(&mut room, key);
     asked.ifindex = from.0;
     asked.__bindgen_anon_1.tot_len = bytes;
-    let size = size_of_val(&asked) as i32;
+    let size = size_of_val(asked) as i32;
     // SAFETY: a live context, and a whole structure that the kernel may write to.
-    let answer = unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut asked, size, 0) } as u32;
+    let answer = unsafe { bpf_fib_lookup(skb.0.cast(), &raw mut *asked, size, 0) } as u32;
     // SAFETY: integers.
     let takes = unsafe { asked.__bindgen_anon_1.mtu_result };
-    let (interface, hop) = (IfIndex(asked.ifindex), F::answer(&asked));
+    let (interface, hop) = (IfIndex(asked.ifindex), F::answer(asked));
     match answer {
         BPF_FIB_LKUP_RET_SUCCESS => (Way { interface, hop, next: asked.dmac.into() }, takes),
         // no obstacle: the kernel asks for it when the packet is there
