@@ -1,10 +1,10 @@
 //! The way of a frame at a workload's interface.
 //!
 //! ```text
-//! fast (a function of its own)    parse -> flow entry -> valid: count it, translate it, act
+//! fast (a function of its own)    parse -> flow entry -> valid: tell its translation, count it, translate it, act
 //!                                                     -> else: remembered denial -> drop
 //!                                                                    -> else: the desk
-//! slow (one function a stage)     renew -> identify -> resolve (-> depart) -> judge -> audit -> claim a translation -> settle (netpol_common::decide)
+//! slow (one function a stage)     identify -> resolve (-> depart) -> judge -> audit -> claim a translation -> settle (netpol_common::decide)
 //! ```
 //!
 //! What is not a whole packet with ports takes the way through [`unusual`](crate::unusual) first. Each stage is a

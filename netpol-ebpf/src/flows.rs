@@ -1,7 +1,7 @@
 //! The hot path: entries that speak for a packet, and what they say.
 
 use netpol_common::{
-    decide::{self, Action, Known, Packet, opens},
+    decide::{self, Known, Packet, opens},
     drops::{Drop, Pass, Side, audit_code, counter},
     flow::{FlowFlags, FlowKey, FlowValue, Place, Rewrite, Ticks},
     headers::{Ethernet, View as _},
@@ -62,7 +62,7 @@ fn look_ahead<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, seen: Seen) -> 
     if F::NAT.find(key).is_none() { Known::UNPAIRED } else { Known::NOTHING }
 }
 
-/// The same for the packet on the desk.
+/// As [`fast`], for the packet on the desk.
 #[inline(always)]
 pub fn again<F: Maps>(skb: Skb, place: Place) -> Fate {
     let Ok(frame) = Frame::read(skb, place) else { return Fate::dropped(Drop::Malformed) };
@@ -194,8 +194,8 @@ fn told<F: Maps>(
     // SAFETY: this CPU's desk, which no other program uses meanwhile; and as in `established`. (Of a place that is another
     // flow's by now no pair knows the translation.)
     let (desk, rewrite) = unsafe { (&mut *desk, (*found.entry()).rewrite) };
-    desk.tells(key, (found.word.flags(), rewrite), (frame.live.generation, now, seen.tcp_flags));
-    F::renew() == Action::Confirmed as u32
+    desk.tells(key, (found.word.flags(), rewrite), (frame.live, now, seen.tcp_flags));
+    F::renew() == 1
 }
 
 /// Counts a packet in its flow and sends it on. `None`: the place has become another flow's.

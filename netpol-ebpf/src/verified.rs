@@ -93,7 +93,6 @@ stages_of_packet! {
 }
 
 stages! {
-    renew4, renew6: decide::renew;
     identify4, identify6: decide::identify;
     resolve4, resolve6: decide::resolve;
     judge4, judge6: decide::judge;
@@ -189,6 +188,27 @@ fn attempt<F: Maps>(skb: *mut __sk_buff) -> u32 {
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     let desk = unsafe { &mut *desk };
     translate::attempt(&Tables::<F>::of(Skb(skb), desk.packet.generation), desk) as u32
+}
+
+/// [`decide::renew`] on this CPU's desk. 1: done.
+#[inline(always)]
+fn renew<F: Maps>() -> u32 {
+    let Some(desk) = F::desk() else { return 0 };
+    // SAFETY: this CPU's desk, which no other program uses meanwhile.
+    let desk = unsafe { &mut *desk };
+    u32::from(decide::renew(&Tables::<F>::of(NO_PACKET, desk.packet.generation), desk))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn renew4() -> u32 {
+    renew::<V4>()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn renew6() -> u32 {
+    renew::<V6>()
 }
 
 #[unsafe(no_mangle)]

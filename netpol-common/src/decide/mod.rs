@@ -29,7 +29,7 @@ use crate::{
     drops::{Drop, Side},
     flow::{FlowFlags, FlowKey, FlowValue, Generation, Place, REFRESH, Rewrite, Ticks},
     guard,
-    kernel::{Kernel, Remembered, Settings, Way},
+    kernel::{Kernel, Live, Remembered, Settings, Way},
     nat::{NatKey, Translation, Zone},
     parse::tcp,
     tables::{AddressFlags, HookValue, Identity, IfIndex},
@@ -105,8 +105,6 @@ pub enum Action {
     Audit,
     /// On with [`depart`].
     Depart,
-    /// On with [`identify`], or [`identify_uplink`].
-    Identify,
 }
 
 impl Action {
@@ -128,7 +126,6 @@ impl Action {
             11 => Self::Resolve,
             12 => Self::Audit,
             13 => Self::Depart,
-            14 => Self::Identify,
             _ => return None,
         })
     }
@@ -262,7 +259,6 @@ impl<A: Address> Desk<A> {
         if self.translated == Translated::New as u32 { Action::Claim } else { Action::Settle }
     }
 
-    /// The entry of a translated connection speaks for the packet, and only the translation must be told ([`tells`]).
     /// The key of a packet's translation at the uplinks.
     #[inline(always)]
     pub fn at_uplinks(&mut self, key: &FlowKey<A>) -> &NatKey<A> {
@@ -277,10 +273,11 @@ impl<A: Address> Desk<A> {
         &mut self,
         key: &FlowKey<A>,
         (flags, rewrite): (FlowFlags, Rewrite<A>),
-        (generation, now, tcp_flags): (Generation, Ticks, u8),
+        (live, now, tcp_flags): (Live, Ticks, u8),
     ) {
         self.packet.key.copy_from(key);
-        self.packet.generation = generation;
+        self.packet.generation = live.generation;
+        self.packet.settings = live.settings;
         self.packet.now = now;
         self.packet.tcp_flags = tcp_flags;
         self.flags = flags;
@@ -349,14 +346,10 @@ fn judged<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, mut action: 
     Ok(action)
 }
 
-/// No stage of these: the packet's entry decides, and it only tells its translation something ([`Desk::tells`]).
-/// [`Action::Confirmed`]; [`Action::Identify`] where there is none any more, so that the stages follow.
-///
-/// # Errors
-///
-/// None: a stage like the others.
+/// No stage: the entry of the packet decides, which only tells its pair something ([`Desk::tells`]). `false`: it has none any
+/// more, so the stages follow.
 #[inline(always)]
-pub fn renew<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result<Action, Drop> {
+pub fn renew<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
     let key = &desk.packet.key;
     let zone = if desk.flags.has(FlowFlags::OUT) {
         Zone::UPLINKS
@@ -364,7 +357,7 @@ pub fn renew<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
         kernel.hook(key.place.ifindex()).map_or(Zone::UPLINKS, |hook| Zone::of(hook.network))
     };
     desk.original = NatKey::of(key, zone);
-    Ok(if translate::tell(kernel, desk) { Action::Confirmed } else { Action::Identify })
+    translate::tell(kernel, desk)
 }
 
 /// The first stage: who has sent the packet, and whether it may. [`Action::Judge`], or [`Action::Resolve`] before that,

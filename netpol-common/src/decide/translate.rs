@@ -280,6 +280,11 @@ fn is_plain_inside<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> 
     was_plain(desk) && !was_translated && packet.now.since(sent.seen) <= timeout(packet.key.protocol())
 }
 
+#[inline(always)]
+fn is_original<A: Address>(half: &Translation<A>) -> bool {
+    half.exists() && !half.is_reply()
+}
+
 /// Tries to get both halves.
 #[inline(always)]
 fn take<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Claim {
@@ -312,15 +317,15 @@ fn take<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Claim {
         return Claim::Made;
     }
     if claimed == Claim::Taken {
-        // a packet of the same connection was faster on another CPU
+        // a packet of the same connection was faster on another CPU; or another connection's answers have this key by now
         desk.half = kernel.translation(&desk.original);
-        if desk.half.exists() && desk.half.rewrite == desk.wire {
+        if is_original(&desk.half) && desk.half.rewrite == desk.wire {
             // and found our half of the replies
             return Claim::Made;
         }
     }
     kernel.release(&desk.reply);
-    if claimed == Claim::Taken && desk.half.exists() {
+    if claimed == Claim::Taken && is_original(&desk.half) {
         desk.wire = desk.half.rewrite;
         desk.other = desk.packet.key.rewritten(&desk.wire).reversed(desk.other.place);
         return Claim::Made;

@@ -6,7 +6,7 @@ use netpol_common::{
     drops::Drop,
     flow::seconds,
     kernel::Settings,
-    nat::{NatKey, Translation},
+    nat::{NatKey, NatState, Translation},
     wire::Addr4,
 };
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -174,6 +174,21 @@ fn two_packets_of_one_connection_at_once_go_the_same_way() {
         let arrived = lab.play(through_service(), 0).unwrap();
         assert_eq!(arrived.tuple.source, (A.address, 7777));
         assert_eq!(halves(&mut lab, true), [], "the other CPU has that one");
+    }
+}
+
+#[test]
+fn who_opens_by_what_has_just_become_the_key_of_answers_makes_no_pair() {
+    for way in WAYS {
+        let mut lab = Lab::translating(way).with_service(V, &[B8080]);
+        lab.play(through_service(), 0).unwrap();
+        let (key, mut half) = halves(&mut lab, false)[0];
+        lab.0.v4.forget();
+        half.state = half.state.with(NatState::REPLY);
+        lab.0.v4.rivals.get_mut().insert(key, half);
+        assert_eq!(lab.play(through_service(), 0).err(), Some(Drop::Translation), "{way:?}");
+        assert_eq!(halves(&mut lab, false), [], "{way:?}");
+        assert_eq!(halves(&mut lab, true), [(key, half)], "{way:?}: the other CPU's");
     }
 }
 

@@ -8,7 +8,7 @@ use netpol_common::{
     flow::{FlowFlags, FlowValue, KeyProtocol, Place, Rewrite, seconds},
     guard::{self, LinkMessage, Passage},
     headers::{Arp, Ethernet, HopWord, Icmp, Ipv6, Neighbour, View as _},
-    kernel::{FragmentKey, FragmentPorts, Kernel, Settings},
+    kernel::{FragmentKey, FragmentPorts, Kernel, Live, Settings},
     parse::{self, Family, Fragment, FragmentId, IcmpKind, Ip, NETWORK, Transport, V4, V6, ethertype, tcp},
     tables::{AddressFlags, IfIndex},
     wire::{Addr6, Address as _, MacWords},
@@ -327,8 +327,9 @@ impl Way<'_> {
         let flags = entry.word.flags();
         if decide::tells(flags, entry, packet.tcp_flags) {
             let mut desk = Desk::new(*packet);
-            desk.tells(&packet.key, (flags, entry.rewrite), (packet.generation, packet.now, packet.tcp_flags));
-            if decide::renew(self.memory, &mut desk) != Ok(Action::Confirmed) {
+            let live = Live { settings: packet.settings, generation: packet.generation };
+            desk.tells(&packet.key, (flags, entry.rewrite), (live, packet.now, packet.tcp_flags));
+            if !decide::renew(self.memory, &mut desk) {
                 return Said::Due;
             }
         }
