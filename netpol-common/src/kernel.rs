@@ -89,8 +89,9 @@ pub trait Kernel<A: Address>: PolicyTables + Services<A> {
     /// The way that the host would route packets of a key, which come from `from`.
     fn route(&self, key: &FlowKey<A>, from: IfIndex) -> Way<A>;
 
-    /// What is translated; [`Translation::NOTHING`] where nothing is.
-    fn translation(&self, key: &NatKey<A>) -> Translation<A>;
+    /// Reads what is translated into `half`, and says whether anything is. Where nothing is, its state alone says so
+    /// ([`NatState::NOTHING`]): to clear the rest would cost as much as the look.
+    fn translation(&self, key: &NatKey<A>, half: &mut Translation<A>) -> bool;
 
     /// Writes half a translation down, if nobody has that key.
     fn claim(&self, key: &NatKey<A>, half: &Translation<A>) -> Claim;

@@ -151,6 +151,12 @@ impl<A: Address> Translation<A> {
     pub const fn is_reply(&self) -> bool {
         self.state.has(NatState::REPLY)
     }
+
+    /// There is one, of the direction in which the connection was opened.
+    #[inline(always)]
+    pub const fn is_original(&self) -> bool {
+        self.state.0 & (NatState::EXISTS.0 | NatState::REPLY.0) == NatState::EXISTS.0
+    }
 }
 
 /// How long a silent translation is kept. The looks of the slow path, which renew it, are five seconds apart.

@@ -171,15 +171,13 @@ fn established<F: Maps>(frame: &Frame, key: &FlowKey<F::Address>, found: &Found<
     if came_from_elsewhere || decide::is_due(found.word.flags(), value, now, seen.tcp_flags) {
         return Fate::DUE;
     }
-    // asked once: what is neither translated nor audited has a way of its own
-    if found.word.flags().has(FlowFlags::SPECIAL) {
-        let tells = decide::tells(found.word.flags(), value, seen.tcp_flags);
-        if tells && !told::<F>(frame, key, found, (seen, now)) {
-            return Fate::DUE;
-        }
-        return special::<F>(frame, key, found, (seen, now)).unwrap_or(Fate::UNDECIDED);
+    let flags = found.word.flags();
+    // asked first: what is neither translated nor audited has a way of its own
+    let tells = flags.has(FlowFlags::SPECIAL) && decide::tells(flags, value, seen.tcp_flags);
+    if tells && !told::<F>(frame, key, found, (seen, now)) {
+        return Fate::DUE;
     }
-    plain::<F>(frame, key, found, (seen, now)).unwrap_or(Fate::UNDECIDED)
+    entry_says::<F>(frame, key, found, (seen, now)).unwrap_or(Fate::UNDECIDED)
 }
 
 /// Tells the pair of the packet's translation what that says. `false`: it has none any more.
@@ -195,7 +193,7 @@ fn told<F: Maps>(
     // flow's by now no pair knows the translation.)
     let (desk, rewrite) = unsafe { (&mut *desk, (*found.entry()).rewrite) };
     desk.tells(key, (found.word.flags(), rewrite), (frame.live, now, seen.tcp_flags));
-    F::renew() == 1
+    F::renew() == 0
 }
 
 /// Counts a packet in its flow and sends it on. `None`: the place has become another flow's.

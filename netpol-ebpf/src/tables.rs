@@ -229,12 +229,16 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
     }
 
     #[inline(always)]
-    fn translation(&self, key: &NatKey<F::Address>) -> Translation<F::Address> {
-        let Some(half) = F::NAT.find(key) else { return Translation::NOTHING };
+    fn translation(&self, key: &NatKey<F::Address>, half: &mut Translation<F::Address>) -> bool {
+        half.state = NatState::NOTHING;
+        let Some(found) = F::NAT.find(key) else { return false };
         // SAFETY: the kernel frees an element when no program can see it any more, but may give it to another
         // key before: the tag tells, which is written with the rest.
-        let copy = unsafe { *half };
-        if copy.tag == key.tag() { copy } else { Translation::NOTHING }
+        half.copy_from(unsafe { &*found });
+        if half.tag != key.tag() {
+            half.state = NatState::NOTHING;
+        }
+        half.exists()
     }
 
     #[inline(always)]

@@ -120,18 +120,6 @@ fn rewrite_error<F: Maps>(skb: *mut __sk_buff) -> u32 {
     u32::from(rewrite::error::<F>(Skb(skb), desk).is_err())
 }
 
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn rewrite_error4(skb: *mut __sk_buff) -> u32 {
-    rewrite_error::<V4>(skb)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn rewrite_error6(skb: *mut __sk_buff) -> u32 {
-    rewrite_error::<V6>(skb)
-}
-
 /// Declares a function for each family: what is done with a packet. They return a packed [`Fate`].
 macro_rules! ways {
     ($($four:ident, $six:ident: $module:ident::$way:ident;)*) => {$(
@@ -190,37 +178,36 @@ fn attempt<F: Maps>(skb: *mut __sk_buff) -> u32 {
     translate::attempt(&Tables::<F>::of(Skb(skb), desk.packet.generation), desk) as u32
 }
 
-/// [`decide::renew`] on this CPU's desk. 1: done.
+/// [`decide::renew`] on this CPU's desk. 0: done.
 #[inline(always)]
 fn renew<F: Maps>() -> u32 {
-    let Some(desk) = F::desk() else { return 0 };
+    let Some(desk) = F::desk() else { return 1 };
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     let desk = unsafe { &mut *desk };
-    u32::from(decide::renew(&Tables::<F>::of(NO_PACKET, desk.packet.generation), desk))
+    u32::from(!decide::renew(&Tables::<F>::of(NO_PACKET, desk.packet.generation), desk))
 }
 
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn renew4() -> u32 {
-    renew::<V4>()
+/// Declares a function for each family, with its code above: what else is done with the packet on this CPU's desk.
+macro_rules! of_desk {
+    ($($four:ident, $six:ident($($skb:ident)?): $what:ident;)*) => {$(
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $four($($skb: *mut __sk_buff)?) -> u32 {
+            $what::<V4>($($skb)?)
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $six($($skb: *mut __sk_buff)?) -> u32 {
+            $what::<V6>($($skb)?)
+        }
+    )*};
 }
 
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn renew6() -> u32 {
-    renew::<V6>()
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn attempt4(skb: *mut __sk_buff) -> u32 {
-    attempt::<V4>(skb)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn attempt6(skb: *mut __sk_buff) -> u32 {
-    attempt::<V6>(skb)
+of_desk! {
+    rewrite_error4, rewrite_error6(skb): rewrite_error;
+    attempt4, attempt6(skb): attempt;
+    renew4, renew6(): renew;
 }
 
 /// Another CPU was in the way of what is to be put down.

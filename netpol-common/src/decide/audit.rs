@@ -55,7 +55,7 @@ fn is_counted<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool 
     if !desk.sent.exists() && desk.packet.settings.has(Settings::TRANSLATE) {
         // it was to a service when it passed there
         desk.original = NatKey::of(&desk.other, Zone::of(desk.hook.network));
-        desk.half = kernel.translation(&desk.original);
+        kernel.translation(&desk.original, &mut desk.half);
         if !desk.half.is_reply() {
             return false;
         }

@@ -155,7 +155,7 @@ fn routed_from<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, sender:
     }
     // it was to a service when its own hook saw it
     desk.original = NatKey::of(&desk.other, Zone::of(desk.hook.network));
-    desk.half = kernel.translation(&desk.original);
+    kernel.translation(&desk.original, &mut desk.half);
     let sent = desk.other.rewritten(&desk.half.rewrite).reversed(place);
     desk.half.is_reply() && passed(kernel, desk, &sent)
 }

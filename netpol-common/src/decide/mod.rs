@@ -197,7 +197,7 @@ impl Known {
     pub const NOTHING: Self = Self(0);
     /// A flow's entry, of whatever generation.
     pub const FLOW: Self = Self(1);
-    /// No: no pair of translations, where uplinks would ask for one ([`Desk::at_uplinks`]).
+    /// That there was no pair of translations where uplinks would look for one ([`Desk::at_uplinks`]).
     pub const UNPAIRED: Self = Self(1 << 1);
 }
 

@@ -83,8 +83,7 @@ pub fn decide_uplink_error<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk
 #[inline(always)]
 fn translate<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, zone: Zone) -> bool {
     desk.original = NatKey::reply(&Rewrite::of(&desk.other), desk.other.protocol, zone);
-    desk.half = kernel.translation(&desk.original);
-    if !desk.half.exists() {
+    if !kernel.translation(&desk.original, &mut desk.half) {
         return false;
     }
     desk.quoted = desk.half.rewrite.reversed();

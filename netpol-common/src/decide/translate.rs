@@ -88,8 +88,7 @@ pub(super) fn recalled<A: Address, K: Kernel<A>>(
     if zone == Zone::UPLINKS && desk.known.has(Known::UNPAIRED) {
         return Ok(Translated::No);
     }
-    desk.half = kernel.translation(&desk.original);
-    if desk.half.exists() {
+    if kernel.translation(&desk.original, &mut desk.half) {
         let is_tcp = desk.packet.key.protocol() == Protocol::TCP;
         let is_current = is_current(kernel, desk);
         // a backend listens: what it opens itself, from its service's port to the client's, would seem the service's
@@ -280,11 +279,6 @@ fn is_plain_inside<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> 
     was_plain(desk) && !was_translated && packet.now.since(sent.seen) <= timeout(packet.key.protocol())
 }
 
-#[inline(always)]
-fn is_original<A: Address>(half: &Translation<A>) -> bool {
-    half.exists() && !half.is_reply()
-}
-
 /// Tries to get both halves.
 #[inline(always)]
 fn take<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Claim {
@@ -303,7 +297,7 @@ fn take<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Claim {
         Claim::Full => return Claim::Full,
         Claim::Taken => {
             // ours, whose other half is gone?
-            desk.half = kernel.translation(&desk.reply);
+            kernel.translation(&desk.reply, &mut desk.half);
             if !desk.half.is_reply() || desk.half.rewrite != desk.original.rewrite().reversed() {
                 return Claim::Taken;
             }
@@ -312,25 +306,28 @@ fn take<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Claim {
     }
     let tag = desk.original.tag();
     desk.half = Translation { rewrite: desk.wire, service, seen, state: NatState::EXISTS, tag };
-    let claimed = kernel.claim(&desk.original, &desk.half);
-    if claimed == Claim::Made {
-        return Claim::Made;
-    }
-    if claimed == Claim::Taken {
-        // a packet of the same connection was faster on another CPU; or another connection's answers have this key by now
-        desk.half = kernel.translation(&desk.original);
-        if is_original(&desk.half) && desk.half.rewrite == desk.wire {
-            // and found our half of the replies
-            return Claim::Made;
+    match kernel.claim(&desk.original, &desk.half) {
+        Claim::Made => return Claim::Made,
+        Claim::Full => {
+            kernel.release(&desk.reply);
+            return Claim::Full;
         }
+        Claim::Taken => {}
+    }
+    kernel.translation(&desk.original, &mut desk.half);
+    // a packet of the same connection was faster on another CPU; or another connection's answers have this key by now
+    let is_same = desk.half.is_original();
+    if is_same && desk.half.rewrite == desk.wire {
+        // and found our half of the replies
+        return Claim::Made;
     }
     kernel.release(&desk.reply);
-    if claimed == Claim::Taken && is_original(&desk.half) {
-        desk.wire = desk.half.rewrite;
-        desk.other = desk.packet.key.rewritten(&desk.wire).reversed(desk.other.place);
-        return Claim::Made;
+    if !is_same {
+        return Claim::Taken;
     }
-    claimed
+    desk.wire = desk.half.rewrite;
+    desk.other = desk.packet.key.rewritten(&desk.wire).reversed(desk.other.place);
+    Claim::Made
 }
 
 /// Whether somebody's translation has the key of the answers to a packet that is not translated itself.
@@ -344,8 +341,7 @@ pub(super) fn clashes<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) 
 pub(super) fn answers_are_translated<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
     let zone = Zone::of(desk.hook.network);
     desk.reply = NatKey::reply(&Rewrite::of(&desk.packet.key), desk.packet.key.protocol, zone);
-    desk.half = kernel.translation(&desk.reply);
-    desk.half.exists()
+    kernel.translation(&desk.reply, &mut desk.half)
 }
 
 impl<A: Address> Desk<A> {

@@ -104,7 +104,7 @@ fn arrive<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, translated: 
     desk.reply = NatKey::of(&arriving, Zone::of(hook.network));
     let opens_anew =
         translated != Translated::Reply && desk.packet.key.protocol() == Protocol::TCP && opens(desk.packet.tcp_flags);
-    let is_answer = !opens_anew && kernel.translation(&desk.reply).exists();
+    let is_answer = !opens_anew && kernel.translation(&desk.reply, &mut desk.half);
     desk.other = arriving.reversed(place);
     let may_be_direct =
         !is_answer && receiver.flags.has(AddressFlags::OUTWARD) && !desk.packet.settings.has(Settings::STACK);
@@ -176,7 +176,7 @@ fn as_it_is<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Transla
         return Translated::New;
     }
     desk.reply = NatKey::reply(&desk.wire, protocol, Zone::UPLINKS);
-    desk.half = kernel.translation(&desk.reply);
+    kernel.translation(&desk.reply, &mut desk.half);
     if desk.half.is_reply() { Translated::New } else { Translated::No }
 }
 

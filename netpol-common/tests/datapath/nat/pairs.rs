@@ -158,19 +158,30 @@ fn two_packets_of_one_connection_at_once_make_one_whole_pair() {
     }
 }
 
+/// Another CPU is about to put its own half where the first of a packet through the service goes: `theirs` makes it of ours.
+fn rivalled(
+    way: &[Settings],
+    theirs: impl FnOnce(&mut Translation<Addr4>),
+) -> (Lab, (NatKey<Addr4>, Translation<Addr4>)) {
+    let mut lab = Lab::translating(way).with_service(V, &[B8080]);
+    lab.play(through_service(), 0).unwrap();
+    let (key, mut half) = halves(&mut lab, false)[0];
+    lab.0.v4.forget();
+    theirs(&mut half);
+    lab.0.v4.rivals.get_mut().insert(key, half);
+    (lab, (key, half))
+}
+
 #[test]
 fn two_packets_of_one_connection_at_once_go_the_same_way() {
     for way in WAYS {
-        let mut lab = Lab::translating(way).with_service(V, &[B8080]);
-        lab.play(through_service(), 0).unwrap();
-        let (key, mut original) = halves(&mut lab, false)[0];
-        lab.0.v4.forget();
         // the other CPU has chosen another port
-        original.rewrite.ports = netpol_common::flow::PortPair::new(
-            netpol_common::wire::PortBe::from_host(7777),
-            original.rewrite.ports.destination(),
-        );
-        lab.0.v4.rivals.get_mut().insert(key, original);
+        let (mut lab, _) = rivalled(way, |original| {
+            original.rewrite.ports = netpol_common::flow::PortPair::new(
+                netpol_common::wire::PortBe::from_host(7777),
+                original.rewrite.ports.destination(),
+            );
+        });
         let arrived = lab.play(through_service(), 0).unwrap();
         assert_eq!(arrived.tuple.source, (A.address, 7777));
         assert_eq!(halves(&mut lab, true), [], "the other CPU has that one");
@@ -180,15 +191,10 @@ fn two_packets_of_one_connection_at_once_go_the_same_way() {
 #[test]
 fn who_opens_by_what_has_just_become_the_key_of_answers_makes_no_pair() {
     for way in WAYS {
-        let mut lab = Lab::translating(way).with_service(V, &[B8080]);
-        lab.play(through_service(), 0).unwrap();
-        let (key, mut half) = halves(&mut lab, false)[0];
-        lab.0.v4.forget();
-        half.state = half.state.with(NatState::REPLY);
-        lab.0.v4.rivals.get_mut().insert(key, half);
+        let (mut lab, theirs) = rivalled(way, |half| half.state = half.state.with(NatState::REPLY));
         assert_eq!(lab.play(through_service(), 0).err(), Some(Drop::Translation), "{way:?}");
         assert_eq!(halves(&mut lab, false), [], "{way:?}");
-        assert_eq!(halves(&mut lab, true), [(key, half)], "{way:?}: the other CPU's");
+        assert_eq!(halves(&mut lab, true), [theirs], "{way:?}: the other CPU's");
     }
 }
 

@@ -299,7 +299,7 @@ impl Way<'_> {
         desk.known = if store.flows.borrow().contains_key(&packet.key) { Known::FLOW } else { Known::NOTHING };
         let is_asked = decide::opens(packet.tcp_flags) && packet.settings.has(Settings::TRANSLATE);
         let looks_ahead = is_asked && packet.key.place.side() == Side::From;
-        if looks_ahead && !self.memory.translation(desk.at_uplinks(&packet.key)).exists() {
+        if looks_ahead && !store.translations.borrow().contains_key(desk.at_uplinks(&packet.key)) {
             desk.known = desk.known.with(Known::UNPAIRED);
         }
         Ok(match slow(self.memory, &mut desk)? {

@@ -324,8 +324,12 @@ impl<A: Stored> Kernel<A> for Memory {
         }
     }
 
-    fn translation(&self, key: &NatKey<A>) -> Translation<A> {
-        A::store(self).translations.borrow().get(key).copied().unwrap_or(Translation::NOTHING)
+    fn translation(&self, key: &NatKey<A>, half: &mut Translation<A>) -> bool {
+        half.state = NatState::NOTHING;
+        if let Some(found) = A::store(self).translations.borrow().get(key) {
+            *half = *found;
+        }
+        half.exists()
     }
 
     fn claim(&self, key: &NatKey<A>, half: &Translation<A>) -> Claim {
