@@ -240,6 +240,12 @@ impl<A: Address> Desk<A> {
         self.uplink != IfIndex::NONE
     }
 
+    /// An endpoint's packet, which leaves by an uplink directly: it is translated there alone.
+    #[inline(always)]
+    fn departs(&self) -> bool {
+        self.is_direct() && self.uplink != self.packet.key.place.ifindex()
+    }
+
     /// The interface and the MAC address of who gets the packet; [`IfIndex::NONE`]: no endpoint here.
     #[inline(always)]
     pub fn receiver(&self) -> (IfIndex, MacWords) {
@@ -448,7 +454,7 @@ pub fn judge<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
     if is_new && !may_open(kernel, &desk.packet) {
         return Err(Drop::Rate);
     }
-    if translated == Translated::No && desk.may_clash() && clashes(kernel, desk) {
+    if (translated == Translated::No || desk.departs()) && desk.may_clash() && clashes(kernel, desk) {
         return Err(Drop::Translation);
     }
     Ok(if desk.is_audited() { Action::Audit } else { desk.after_judge() })

@@ -243,11 +243,19 @@ fn is_hosts<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> bool {
     kernel.service(&published).is_some() || kernel.is_bound(&desk.reply)
 }
 
-/// Whether the answers would be those of a connection that is not translated.
+/// Whether the answers would be those of a connection that is not translated, or at an uplink alone: what leaves it
+/// directly, and what is published there.
 #[inline(always)]
 fn is_plain<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
     desk.sent = kernel.recall(&desk.other);
-    was_plain(desk)
+    was_plain(desk) || !desk.destination.is_local() && is_uplinks(kernel, desk)
+}
+
+/// Whether what the packet becomes has a pair of translations where uplinks look for one.
+#[inline(always)]
+fn is_uplinks<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
+    let outside = NatKey::of(&desk.packet.key.rewritten(&desk.wire), Zone::UPLINKS);
+    kernel.translation(&outside, &mut desk.half)
 }
 
 /// Of whatever generation: the next packet of that connection makes it valid again.

@@ -5,9 +5,7 @@
 use super::{
     Action, Desk,
     ends::{End, find, outside},
-    judged,
-    opening::opens,
-    settle,
+    judged, settle,
     translate::{Translated, recalled, resolve},
 };
 use crate::{
@@ -98,13 +96,12 @@ fn arrive<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, translated: 
     let identity = outside(kernel, &desk.packet.key.source, Identity::WORLD);
     desk.source = End::elsewhere(identity, AddressFlags(0), desk.packet.source_mac);
     let arriving = desk.packet.key.rewritten(&desk.wire);
-    // an answer of a service's backend outside: the endpoint's own hook has that translation. (Each look for one costs a
-    // miss of the caches, and who opens a connection does not answer; but what comes by the key of a pair's answers is
-    // that hook's to refuse: whoever forges a SYN there would make the connection another one.)
+    // an answer of a service's backend outside: the endpoint's own hook has that translation
     desk.reply = NatKey::of(&arriving, Zone::of(hook.network));
-    let opens_anew =
-        translated != Translated::Reply && desk.packet.key.protocol() == Protocol::TCP && opens(desk.packet.tcp_flags);
-    let is_answer = !opens_anew && kernel.translation(&desk.reply, &mut desk.half);
+    let is_answer = kernel.translation(&desk.reply, &mut desk.half);
+    if is_answer && translated == Translated::New {
+        return Err(Drop::Translation);
+    }
     desk.other = arriving.reversed(place);
     let may_be_direct =
         !is_answer && receiver.flags.has(AddressFlags::OUTWARD) && !desk.packet.settings.has(Settings::STACK);

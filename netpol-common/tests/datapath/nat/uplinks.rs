@@ -242,6 +242,78 @@ fn an_endpoint_reaches_a_published_port_and_a_backend_outside() {
     }
 }
 
+/// A backend outside, and what an endpoint sends to it: through its service, and to itself from the same port.
+fn to_backend_outside(lab: &mut Lab, protocol: Protocol) -> [Tuple; 2] {
+    let far = ([192, 0, 2, 77], 8080);
+    lab.serve(V, &[far], 0);
+    [V, far].map(|to| Tuple::new(protocol, end(A, 5000), to))
+}
+
+#[test]
+fn who_asks_a_backend_outside_too_does_not_get_its_services_translation() {
+    for (way, protocol) in WAYS.into_iter().flat_map(|way| [(way, TCP), (way, UDP)]) {
+        for flags in [SYN, ACK] {
+            let mut lab = way();
+            let [served, own] = to_backend_outside(&mut lab, protocol);
+            let arrived = lab.play(served, SYN).unwrap();
+            assert_eq!(lab.tried(own, flags), Err(Drop::Translation), "{protocol:?} {flags}");
+            assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, served.reversed());
+            assert_eq!(lab.tried(own, flags), Err(Drop::Translation), "{protocol:?} {flags}");
+            assert_eq!(lab.play(served, ACK).unwrap().tuple, arrived.tuple);
+        }
+    }
+}
+
+#[test]
+fn where_a_services_connection_was_not_let_out_its_answers_are_still_no_one_elses() {
+    for (way, protocol) in WAYS.into_iter().flat_map(|way| [(way, TCP), (way, UDP)]) {
+        let mut lab = way();
+        let [served, own] = to_backend_outside(&mut lab, protocol);
+        lab.0.v4.uplinks.insert(UPLINK, addr([0; 4]));
+        assert_eq!(lab.tried(served, SYN), Err(Drop::Translation));
+        lab.0.v4.uplinks.insert(UPLINK, addr(OUTSIDE));
+        assert_eq!(lab.tried(own, SYN), Err(Drop::Translation), "{protocol:?}");
+    }
+}
+
+#[test]
+fn who_has_asked_a_backend_outside_gets_its_services_answers_by_another_port() {
+    for (way, protocol) in WAYS.into_iter().flat_map(|way| [(way, TCP), (way, UDP)]) {
+        let mut lab = way();
+        let [served, own] = to_backend_outside(&mut lab, protocol);
+        let asked = [own, served].map(|sent| (lab.play(sent, SYN).unwrap(), sent));
+        assert_eq!(asked[0].0.tuple, Tuple { source: (OUTSIDE, 5000), ..own });
+        assert_ne!(asked[1].0.tuple, asked[0].0.tuple, "{protocol:?}");
+        for (arrived, sent) in asked {
+            assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, sent.reversed(), "{protocol:?}");
+        }
+    }
+}
+
+#[test]
+fn whom_a_backend_outside_asks_by_a_published_port_does_not_mix_it_up_with_its_service() {
+    for (way, masquerades) in WAYS.into_iter().flat_map(|way| [(way, true), (way, false)]) {
+        for (protocol, inward_first) in [(TCP, true), (TCP, false), (UDP, true), (UDP, false)] {
+            let mut lab = way().with_service(PUBLISHED, &[end(A, 5000)]);
+            if !masquerades {
+                only_published(&mut lab);
+            }
+            let [served, own] = to_backend_outside(&mut lab, protocol);
+            let inward = Tuple::new(protocol, own.destination, PUBLISHED);
+            let order = if inward_first { [inward, served] } else { [served, inward] };
+            let case = format!("{protocol:?}, inward first: {inward_first}, in a pool: {masquerades}");
+            let first = lab.play(order[0], SYN).unwrap();
+            assert_eq!(lab.answer(&first, SYN | ACK).unwrap().tuple, order[0].reversed(), "{case}");
+            match lab.play(order[1], SYN) {
+                Ok(second) => assert_eq!(lab.answer(&second, SYN | ACK).unwrap().tuple, order[1].reversed(), "{case}"),
+                Err(drop) => assert_eq!(drop, Drop::Translation, "{case}"),
+            }
+            assert_eq!(lab.answer(&first, ACK).unwrap().tuple, order[0].reversed(), "{case}");
+            assert_eq!(lab.play(order[0], ACK).unwrap().tuple, first.tuple, "{case}");
+        }
+    }
+}
+
 #[test]
 fn what_a_services_backend_outside_opens_to_its_client_is_no_answer() {
     for way in WAYS {
