@@ -7,7 +7,8 @@
 //! 2. [`hash`] of the client, and [`pick`]: an index into the Maglev tables of all services.
 //! 3. What is there is an index into the array of [`Backend`]s of the family.
 //!
-//! An established flow asks [`MemberKey`] once per generation: is its backend still one of them?
+//! An established flow asks [`MemberKey`] once per generation: is its backend still one of them? Beside these there is one for
+//! each backend of any service ([`MemberKey::of_any`]).
 
 use crate::flow::{Ticks, seconds};
 use crate::kernel::Services;
@@ -100,6 +101,23 @@ const _: () = {
     assert!(size_of::<MemberKey<Addr4>>() == 16);
     assert!(size_of::<Uplink>() == 32);
 };
+
+impl<A: Address> MemberKey<A> {
+    /// Key of the question whether an address and a port are a backend of any service, for whatever protocol. (No service
+    /// is published at port 0.)
+    #[inline(always)]
+    pub const fn of_any(backend: A, backend_port: PortBe) -> Self {
+        Self {
+            address: A::UNSPECIFIED,
+            backend,
+            port: PortBe::ZERO,
+            backend_port,
+            protocol: Protocol(0),
+            zero: 0,
+            zeros: 0,
+        }
+    }
+}
 
 /// A client's number for [`pick`]: evenly spread, also where addresses and ports follow each other, and another
 /// for each service. With [`PortBe::ZERO`] it is about the client's address alone (session affinity).

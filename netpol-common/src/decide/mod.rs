@@ -51,7 +51,7 @@ use self::{
     opening::{Orientation, may_open, orientation, recall},
     remember::{Judged, delivery, remember},
     translate::{Translated, answers_are_translated, claim, clashes},
-    uplink::translate_out,
+    uplink::{departs_to_backend, translate_out},
 };
 
 /// A packet, as the slow path needs it.
@@ -238,12 +238,6 @@ impl<A: Address> Desk<A> {
     #[inline(always)]
     pub fn is_direct(&self) -> bool {
         self.uplink != IfIndex::NONE
-    }
-
-    /// An endpoint's packet, which leaves by an uplink directly: it is translated there alone.
-    #[inline(always)]
-    fn departs(&self) -> bool {
-        self.is_direct() && self.uplink != self.packet.key.place.ifindex()
     }
 
     /// The interface and the MAC address of who gets the packet; [`IfIndex::NONE`]: no endpoint here.
@@ -454,7 +448,7 @@ pub fn judge<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
     if is_new && !may_open(kernel, &desk.packet) {
         return Err(Drop::Rate);
     }
-    if (translated == Translated::No || desk.departs()) && desk.may_clash() && clashes(kernel, desk) {
+    if (translated == Translated::No || departs_to_backend(kernel, desk)) && desk.may_clash() && clashes(kernel, desk) {
         return Err(Drop::Translation);
     }
     Ok(if desk.is_audited() { Action::Audit } else { desk.after_judge() })

@@ -13,6 +13,7 @@ use crate::{
     flow::{FlowFlags, FlowKey, FlowValue, PackedRule, Place, Word},
     kernel::{Kernel, Settings, Way},
     nat::{NatKey, Zone},
+    service::MemberKey,
     tables::{AddressFlags, Identity, IfIndex, Network, RuleId},
     wire::{Address, MacWords, Protocol},
 };
@@ -96,9 +97,12 @@ fn arrive<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, translated: 
     let identity = outside(kernel, &desk.packet.key.source, Identity::WORLD);
     desk.source = End::elsewhere(identity, AddressFlags(0), desk.packet.source_mac);
     let arriving = desk.packet.key.rewritten(&desk.wire);
-    // an answer of a service's backend outside: the endpoint's own hook has that translation
+    // An answer of a service's backend outside: the endpoint's own hook has that translation. (Each look for one costs a miss
+    // of the caches. What is no reply here can only pass for one, where a backend sends it.)
     desk.reply = NatKey::of(&arriving, Zone::of(hook.network));
-    let is_answer = kernel.translation(&desk.reply, &mut desk.half);
+    let may_answer = translated == Translated::Reply
+        || kernel.has_member(&MemberKey::of_any(arriving.source, arriving.ports.source()));
+    let is_answer = may_answer && kernel.translation(&desk.reply, &mut desk.half);
     if is_answer && translated == Translated::New {
         return Err(Drop::Translation);
     }
@@ -157,6 +161,16 @@ pub fn settle_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -
     };
     kernel.remember(&desk.packet.key, &desk.value)?;
     Ok(Action::Remembered)
+}
+
+/// What an endpoint sends leaves by an uplink directly, to an address and port that are a service's backend, too: it is
+/// translated there, and not by its own hook.
+#[inline(always)]
+pub(super) fn departs_to_backend<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> bool {
+    let FlowKey { destination, ports, place, .. } = &desk.packet.key;
+    desk.is_direct()
+        && desk.uplink != place.ifindex()
+        && kernel.has_member(&MemberKey::of_any(*destination, ports.destination()))
 }
 
 /// Who comes from outside to a pool's own address is answered from it: a pair that changes nothing says so. So does one to

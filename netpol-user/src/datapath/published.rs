@@ -76,8 +76,9 @@ impl Reader<'_> {
     where
         MemberKey<A>: Pod,
     {
+        let is_of_one = |(key, _): &(MemberKey<A>, u32)| *key != MemberKey::of_any(key.backend, key.backend_port);
         let row = |(key, index): (MemberKey<A>, _)| (key.address.into(), key.port.to_host(), key.protocol, index);
-        Ok(self.hash(name)?.into_iter().map(row).collect())
+        Ok(self.hash(name)?.into_iter().filter(is_of_one).map(row).collect())
     }
 
     fn backends<A: Address + Into<IpAddr>>(&self, name: &str) -> Result<Vec<(IpAddr, u16)>, Error>

@@ -193,6 +193,7 @@ impl Lab {
                     zeros: 0,
                 };
                 memory.v4.members.insert(member, index);
+                memory.v4.members.insert(MemberKey::of_any(backend.address, backend.port), index);
             }
         }
     }

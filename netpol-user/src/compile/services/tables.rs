@@ -88,7 +88,9 @@ impl<A: OfFamily> Tables<A> {
         let next = u32::try_from(self.backends.len()).unwrap_or(u32::MAX);
         let number = *self.numbers.entry((address, port)).or_insert(next);
         if number == next {
-            self.backends.push(Backend { address, port: PortBe::from_host(port), zeros: 0 });
+            let port = PortBe::from_host(port);
+            self.backends.push(Backend { address, port, zeros: 0 });
+            self.members.push((MemberKey::of_any(address, port), number));
         }
         number
     }
