@@ -51,7 +51,7 @@ use self::{
     opening::{Orientation, may_open, orientation, recall},
     remember::{Judged, delivery, remember},
     translate::{Translated, answers_are_translated, claim, clashes},
-    uplink::{departs_to_backend, translate_out},
+    uplink::{departs_like_a_services, translate_out},
 };
 
 /// A packet, as the slow path needs it.
@@ -448,7 +448,10 @@ pub fn judge<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Result
     if is_new && !may_open(kernel, &desk.packet) {
         return Err(Drop::Rate);
     }
-    if (translated == Translated::No || departs_to_backend(kernel, desk)) && desk.may_clash() && clashes(kernel, desk) {
+    if (translated == Translated::No || departs_like_a_services(kernel, desk))
+        && desk.may_clash()
+        && clashes(kernel, desk)
+    {
         return Err(Drop::Translation);
     }
     Ok(if desk.is_audited() { Action::Audit } else { desk.after_judge() })

@@ -215,7 +215,7 @@ pub fn attempt<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Clai
     desk.reply = NatKey::reply(&desk.wire, desk.original.protocol, desk.original.zone);
     desk.other = desk.packet.key.rewritten(&desk.wire).reversed(desk.other.place);
     let is_used = if desk.original.zone == Zone::UPLINKS {
-        is_hosts(kernel, desk) || is_plain_inside(kernel, desk)
+        is_hosts(kernel, desk) || is_plain_inside(kernel, desk) || is_services(kernel, desk)
     } else {
         is_plain(kernel, desk)
     };
@@ -251,11 +251,28 @@ fn is_plain<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
     was_plain(desk) || !desk.destination.is_local() && is_uplinks(kernel, desk)
 }
 
-/// Whether what the packet becomes has a pair of translations where uplinks look for one.
+/// Whether what the packet becomes has a pair of translations where uplinks look for one, which is not this connection's own
+/// from before: then its answers are still expected here.
 #[inline(always)]
 fn is_uplinks<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
     let outside = NatKey::of(&desk.packet.key.rewritten(&desk.wire), Zone::UPLINKS);
-    kernel.translation(&outside, &mut desk.half)
+    if !kernel.translation(&outside, &mut desk.half) {
+        return false;
+    }
+    kernel.translation(&desk.reply, &mut desk.half);
+    !is_own_reply(desk)
+}
+
+/// The half at hand is that of the answers to what the packet is.
+#[inline(always)]
+fn is_own_reply<A: Address>(desk: &Desk<A>) -> bool {
+    desk.half.is_reply() && desk.half.rewrite == desk.original.rewrite().reversed()
+}
+
+/// Whether a service's backend sends packets with this key.
+#[inline(always)]
+pub(super) fn is_backends<A: Address, K: Kernel<A>>(kernel: &K, key: &NatKey<A>) -> bool {
+    kernel.has_member(&MemberKey::of_any(key.source, key.ports.source()))
 }
 
 /// Of whatever generation: the next packet of that connection makes it valid again.
@@ -270,7 +287,7 @@ fn was_plain<A: Address>(desk: &Desk<A>) -> bool {
 #[inline(always)]
 fn is_plain_inside<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
     let place = desk.other.place;
-    if !matches!(desk.packet.key.place.side(), Side::From) || !desk.destination.is_local() || !desk.is_rewritten() {
+    if !comes_inside(desk) {
         return false;
     }
     desk.sent = kernel.recall(&desk.other);
@@ -285,6 +302,19 @@ fn is_plain_inside<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> 
     let Desk { packet, sent, .. } = &*desk;
     let was_translated = outside.has_pair() && last.latest(sent.seen) == last;
     was_plain(desk) && !was_translated && packet.now.since(sent.seen) <= timeout(packet.key.protocol())
+}
+
+/// Whether the endpoint's own hook would take what comes from outside for the answer of a service's backend.
+#[inline(always)]
+fn is_services<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
+    let inside = NatKey::of(&desk.packet.key.rewritten(&desk.wire), Zone::of(desk.hook.network));
+    comes_inside(desk) && is_backends(kernel, &inside) && kernel.translation(&inside, &mut desk.half)
+}
+
+/// An endpoint here gets what comes from outside, with other addresses or ports than it came with.
+#[inline(always)]
+fn comes_inside<A: Address>(desk: &Desk<A>) -> bool {
+    matches!(desk.packet.key.place.side(), Side::From) && desk.destination.is_local() && desk.is_rewritten()
 }
 
 /// Tries to get both halves.
@@ -306,7 +336,7 @@ fn take<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Claim {
         Claim::Taken => {
             // ours, whose other half is gone?
             kernel.translation(&desk.reply, &mut desk.half);
-            if !desk.half.is_reply() || desk.half.rewrite != desk.original.rewrite().reversed() {
+            if !is_own_reply(desk) {
                 return Claim::Taken;
             }
             kernel.renew(&desk.reply, seen, NatState::EXISTS);

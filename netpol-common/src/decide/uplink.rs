@@ -6,7 +6,7 @@ use super::{
     Action, Desk,
     ends::{End, find, outside},
     judged, settle,
-    translate::{Translated, recalled, resolve},
+    translate::{Translated, is_backends, recalled, resolve},
 };
 use crate::{
     drops::{Drop, Side},
@@ -100,12 +100,8 @@ fn arrive<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, translated: 
     // An answer of a service's backend outside: the endpoint's own hook has that translation. (Each look for one costs a miss
     // of the caches. What is no reply here can only pass for one, where a backend sends it.)
     desk.reply = NatKey::of(&arriving, Zone::of(hook.network));
-    let may_answer = translated == Translated::Reply
-        || kernel.has_member(&MemberKey::of_any(arriving.source, arriving.ports.source()));
-    let is_answer = may_answer && kernel.translation(&desk.reply, &mut desk.half);
-    if is_answer && translated == Translated::New {
-        return Err(Drop::Translation);
-    }
+    let is_answer = (translated == Translated::Reply || is_backends(kernel, &desk.reply))
+        && kernel.translation(&desk.reply, &mut desk.half);
     desk.other = arriving.reversed(place);
     let may_be_direct =
         !is_answer && receiver.flags.has(AddressFlags::OUTWARD) && !desk.packet.settings.has(Settings::STACK);
@@ -163,14 +159,15 @@ pub fn settle_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -
     Ok(Action::Remembered)
 }
 
-/// What an endpoint sends leaves by an uplink directly, to an address and port that are a service's backend, too: it is
-/// translated there, and not by its own hook.
+/// What an endpoint sends leaves by an uplink directly, translated there and not by its own hook, and that may know the
+/// answers: a service's backend sends them, or there was a pair at the uplink already, perhaps a service's.
 #[inline(always)]
-pub(super) fn departs_to_backend<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> bool {
+pub(super) fn departs_like_a_services<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> bool {
     let FlowKey { destination, ports, place, .. } = &desk.packet.key;
     desk.is_direct()
         && desk.uplink != place.ifindex()
-        && kernel.has_member(&MemberKey::of_any(*destination, ports.destination()))
+        && (desk.translated == Translated::Original as u32
+            || kernel.has_member(&MemberKey::of_any(*destination, ports.destination())))
 }
 
 /// Who comes from outside to a pool's own address is answered from it: a pair that changes nothing says so. So does one to

@@ -265,6 +265,49 @@ fn who_asks_a_backend_outside_too_does_not_get_its_services_translation() {
 }
 
 #[test]
+fn whom_a_backend_outside_has_left_behind_is_not_taken_for_who_asks_it_now() {
+    for (way, protocol) in WAYS.into_iter().flat_map(|way| [(way, TCP), (way, UDP)]) {
+        let mut lab = way();
+        let [served, own] = to_backend_outside(&mut lab, protocol);
+        let arrived = lab.play(served, SYN).unwrap();
+        assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, served.reversed());
+        lab.unserve();
+        assert_eq!(lab.tried(own, SYN), Err(Drop::Translation), "{protocol:?}: its answers would be the service's");
+        assert_eq!(lab.answer(&arrived, ACK).unwrap().tuple, served.reversed(), "{protocol:?}");
+    }
+}
+
+#[test]
+fn a_service_keeps_its_port_where_half_of_its_pair_is_left() {
+    for way in WAYS {
+        let mut lab = way();
+        let [served, _] = to_backend_outside(&mut lab, UDP);
+        let arrived = lab.play(served, 0).unwrap();
+        let own = lab.0.v4.translations.get_mut();
+        own.retain(|key, _| key.destination != addr(V.0));
+        assert_eq!(own.len(), 3, "the half of the answers, and the uplink's pair");
+        assert_eq!(lab.play(served, 0).unwrap().tuple, arrived.tuple);
+        assert_eq!(lab.answer(&arrived, 0).unwrap().tuple, served.reversed());
+    }
+}
+
+#[test]
+fn whom_a_backend_outside_asks_at_its_own_address_does_not_mix_it_up_with_its_service() {
+    for (way, protocol) in WAYS.into_iter().flat_map(|way| [(way, TCP), (way, UDP)]) {
+        let mut lab = way();
+        let [served, own] = to_backend_outside(&mut lab, protocol);
+        let first = lab.play(served, SYN).unwrap();
+        assert_eq!(lab.answer(&first, SYN | ACK).unwrap().tuple, served.reversed());
+        let second = lab.play(own.reversed(), SYN).unwrap();
+        assert_ne!(second.tuple, own.reversed(), "{protocol:?}");
+        for (arrived, sent) in [(second, own.reversed()), (first, served)] {
+            assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, sent.reversed(), "{protocol:?}");
+            assert_eq!(lab.play(sent, ACK).unwrap().tuple, arrived.tuple, "{protocol:?}");
+        }
+    }
+}
+
+#[test]
 fn where_a_services_connection_was_not_let_out_its_answers_are_still_no_one_elses() {
     for (way, protocol) in WAYS.into_iter().flat_map(|way| [(way, TCP), (way, UDP)]) {
         let mut lab = way();
@@ -304,12 +347,11 @@ fn whom_a_backend_outside_asks_by_a_published_port_does_not_mix_it_up_with_its_s
             let case = format!("{protocol:?}, inward first: {inward_first}, in a pool: {masquerades}");
             let first = lab.play(order[0], SYN).unwrap();
             assert_eq!(lab.answer(&first, SYN | ACK).unwrap().tuple, order[0].reversed(), "{case}");
-            match lab.play(order[1], SYN) {
-                Ok(second) => assert_eq!(lab.answer(&second, SYN | ACK).unwrap().tuple, order[1].reversed(), "{case}"),
-                Err(drop) => assert_eq!(drop, Drop::Translation, "{case}"),
+            let second = lab.play(order[1], SYN).unwrap_or_else(|drop| panic!("{case}: {drop:?}"));
+            for (arrived, sent) in [(second, order[1]), (first, order[0])] {
+                assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, sent.reversed(), "{case}");
+                assert_eq!(lab.play(sent, ACK).unwrap().tuple, arrived.tuple, "{case}");
             }
-            assert_eq!(lab.answer(&first, ACK).unwrap().tuple, order[0].reversed(), "{case}");
-            assert_eq!(lab.play(order[0], ACK).unwrap().tuple, first.tuple, "{case}");
         }
     }
 }
