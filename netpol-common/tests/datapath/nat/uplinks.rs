@@ -286,8 +286,24 @@ fn a_service_keeps_its_port_where_half_of_its_pair_is_left() {
         let own = lab.0.v4.translations.get_mut();
         own.retain(|key, _| key.destination != addr(V.0));
         assert_eq!(own.len(), 3, "the half of the answers, and the uplink's pair");
+        lab.publish();
         assert_eq!(lab.play(served, 0).unwrap().tuple, arrived.tuple);
         assert_eq!(lab.answer(&arrived, 0).unwrap().tuple, served.reversed());
+    }
+}
+
+#[test]
+fn who_becomes_hidden_still_gets_the_answers_of_a_backend_outside() {
+    for (way, protocol) in WAYS.into_iter().flat_map(|way| [(way, TCP), (way, UDP)]) {
+        let mut lab = way();
+        let (pools, addresses) = (lab.0.v4.pools.clone(), lab.0.v4.addresses.clone());
+        only_published(&mut lab);
+        let [served, _] = to_backend_outside(&mut lab, protocol);
+        let arrived = lab.play(served, SYN).unwrap();
+        assert_eq!(arrived.tuple.source, served.source);
+        (lab.0.v4.pools, lab.0.v4.addresses) = (pools, addresses);
+        lab.publish();
+        assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, served.reversed(), "{protocol:?}");
     }
 }
 
