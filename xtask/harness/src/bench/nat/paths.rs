@@ -112,7 +112,6 @@ pub fn run(setting: &Setting) -> Result<Section> {
     progress.done();
     let wanted = COMPARISONS.iter().filter(|comparison| setting.only.comparison(comparison.name));
     let spots = wanted.flat_map(|comparison| spots(comparison, &built)).collect::<Vec<_>>();
-    settle(setting, &spots)?;
     let rounds = measure(setting, &spots)?;
     Ok(describe(&spots, &rounds, setting))
 }
@@ -138,26 +137,6 @@ fn spots<'a>(comparison: &'static Comparison, built: &'a [Built]) -> Vec<Spot<'a
 fn modes(comparison: &'static Comparison, setting: &Setting) -> Vec<&'static Mode> {
     let wanted = |mode: &&Mode| comparison.modes.contains(&mode.name) && setting.only.mode(mode.name);
     MODES.iter().filter(wanted).collect()
-}
-
-/// How many rounds' time of connections each spot has behind it when it is measured first.
-const SETTLED: u32 = 16;
-
-/// Opens and closes connections that are not counted, wherever some will be. Tables that were just made are others than those
-/// in use: netpol's have memory that nobody has touched, and conntrack's still fits in the caches.
-fn settle(setting: &Setting, spots: &[Spot]) -> Result<()> {
-    let opens = |mode: &&&Mode| mode.name == "crr";
-    let connections: Vec<_> =
-        spots.iter().filter_map(|spot| Some((spot, *modes(spot.comparison, setting).iter().find(opens)?))).collect();
-    let progress = Progress::start("filling tables of connections", connections.len());
-    for (spot, mode) in connections {
-        let what = || format!("{}: {}", spot.comparison.name, spot.what);
-        let lane = lane(setting, spot);
-        (mode.run)(&Lane { time: lane.time * SETTLED, ..lane }).with_context(what)?;
-        progress.step(&what());
-    }
-    progress.done();
-    Ok(())
 }
 
 /// Samples of one round, by comparison, mode and spot.
@@ -227,11 +206,6 @@ fn describe(spots: &[Spot], rounds: &[Round], setting: &Setting) -> Section {
          brackets the middle half; `nobody again` is a second host without translation: how far it is from 1 is noise.",
         setting.rounds,
         setting.time.as_millis()
-    ));
-    section.notes.push(format!(
-        "Before the first round, everybody opens and closes connections for the time of {SETTLED} rounds, which is not counted: \
-         where connections come and go, the tables of those that have ended are full. (At first netpol's memory was never \
-         touched, and conntrack's table is small.)"
     ));
     section.notes.push(
         "netpol also enforces a policy about both containers. iptables has one rule for each service, the one that is asked \
