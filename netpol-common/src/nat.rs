@@ -175,9 +175,9 @@ pub const fn patience(protocol: Protocol, state: NatState) -> u32 {
     }
 }
 
-/// The half of the replies goes last, a few rounds of the timer after the other: a packet between the two finds it, and
+/// The half of the replies goes last, at least one look of the timer after the other: a packet between the two finds it, and
 /// makes the pair whole. An original without it would let others claim its answers.
-const REPLY_STAYS: u32 = seconds(15);
+const REPLY_STAYS: u32 = seconds(30);
 
 /// Whether half a translation has been silent for too long.
 #[inline(always)]

@@ -16,8 +16,10 @@ use crate::{
     maps::{AGING, Aging, NAT4, NAT6},
 };
 
-/// Between two rounds.
+/// Between two rounds, in nanoseconds.
 const PERIOD: u64 = 5_000_000_000;
+/// Once in so many rounds translations are looked at. That takes the CPU from packets: 10 to 50 ms for 200,000 halves.
+const ROUNDS: u64 = 3;
 const CLOCK_MONOTONIC: u64 = 1;
 
 /// Arms the timer, with this build's callback. 0: it runs.
@@ -36,23 +38,25 @@ pub fn start() -> i32 {
     }
 }
 
-/// One look at all of them.
+/// Sets the clock, and looks at all translations when it is time.
 unsafe extern "C" fn round(_map: *mut c_void, _key: *mut u32, aging: *mut Aging) -> i32 {
     clock::set();
     // SAFETY: the helpers are given the maps that their callbacks are for, and the timer that has just run.
     unsafe {
-        bpf_for_each_map_elem(
-            (&raw const NAT4).cast_mut().cast(),
-            end::<Addr4> as *mut c_void,
-            core::ptr::null_mut(),
-            0,
-        );
-        bpf_for_each_map_elem(
-            (&raw const NAT6).cast_mut().cast(),
-            end::<Addr6> as *mut c_void,
-            core::ptr::null_mut(),
-            0,
-        );
+        if (*aging).rounds.is_multiple_of(ROUNDS) {
+            bpf_for_each_map_elem(
+                (&raw const NAT4).cast_mut().cast(),
+                end::<Addr4> as *mut c_void,
+                core::ptr::null_mut(),
+                0,
+            );
+            bpf_for_each_map_elem(
+                (&raw const NAT6).cast_mut().cast(),
+                end::<Addr6> as *mut c_void,
+                core::ptr::null_mut(),
+                0,
+            );
+        }
         (*aging).rounds += 1;
         bpf_timer_start((&raw mut (*aging).timer).cast(), PERIOD, 0);
     }

@@ -213,7 +213,7 @@ fn the_kernel_ends_what_is_silent_for_too_long_and_nothing_else() {
     }
     let begin = Instant::now();
     while keys(&nat).iter().any(|key| silent.contains(key)) {
-        assert!(begin.elapsed() < Duration::from_secs(30), "the timer runs every five seconds");
+        assert!(begin.elapsed() < Duration::from_secs(30), "the timer looks every 15 seconds");
         thread::sleep(Duration::from_millis(100));
     }
     assert!(!keys(&nat).is_empty(), "the other connection's are there");

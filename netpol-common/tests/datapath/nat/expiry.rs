@@ -37,7 +37,7 @@ fn a_silent_translation_ends_by_its_protocol_and_state() {
     for (protocol, state, patience) in cases {
         // the half of the replies goes last, so nobody claims them while the other is there
         for (state, patience) in
-            [(state, seconds(patience)), (state.with(NatState::REPLY), seconds(patience) + seconds(15))]
+            [(state, seconds(patience)), (state.with(NatState::REPLY), seconds(patience) + seconds(30))]
         {
             // the clock may wrap between
             let seen = Ticks(u32::MAX - 5);
