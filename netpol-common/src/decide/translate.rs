@@ -269,10 +269,10 @@ fn is_own_reply<A: Address>(desk: &Desk<A>) -> bool {
     desk.half.is_reply() && desk.half.rewrite == desk.original.rewrite().reversed()
 }
 
-/// Whether a service's backend sends packets with this key.
+/// Whether any service has this backend.
 #[inline(always)]
-pub(super) fn is_backends<A: Address, K: Kernel<A>>(kernel: &K, key: &NatKey<A>) -> bool {
-    kernel.has_member(&MemberKey::of_any(key.source, key.ports.source()))
+pub(super) fn is_backend<A: Address, K: Kernel<A>>(kernel: &K, (address, port): (A, PortBe)) -> bool {
+    kernel.has_member(&MemberKey::of_any(address, port))
 }
 
 /// Of whatever generation: the next packet of that connection makes it valid again.
@@ -308,7 +308,9 @@ fn is_plain_inside<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> 
 #[inline(always)]
 fn is_services<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
     let inside = NatKey::of(&desk.packet.key.rewritten(&desk.wire), Zone::of(desk.hook.network));
-    comes_inside(desk) && is_backends(kernel, &inside) && kernel.translation(&inside, &mut desk.half)
+    comes_inside(desk)
+        && is_backend(kernel, (inside.source, inside.ports.source()))
+        && kernel.translation(&inside, &mut desk.half)
 }
 
 /// An endpoint here gets what comes from outside, with other addresses or ports than it came with.

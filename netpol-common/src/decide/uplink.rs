@@ -6,14 +6,13 @@ use super::{
     Action, Desk,
     ends::{End, find, outside},
     judged, settle,
-    translate::{Translated, is_backends, recalled, resolve},
+    translate::{Translated, is_backend, recalled, resolve},
 };
 use crate::{
     drops::{Drop, Side},
     flow::{FlowFlags, FlowKey, FlowValue, PackedRule, Place, Word},
     kernel::{Kernel, Settings, Way},
     nat::{NatKey, Zone},
-    service::MemberKey,
     tables::{AddressFlags, Identity, IfIndex, Network, RuleId},
     wire::{Address, MacWords, Protocol},
 };
@@ -100,7 +99,7 @@ fn arrive<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, translated: 
     // An answer of a service's backend outside: the endpoint's own hook has that translation. (Each look for one costs a miss
     // of the caches. What is no reply here can only pass for one, where a backend sends it.)
     desk.reply = NatKey::of(&arriving, Zone::of(hook.network));
-    let is_answer = (translated == Translated::Reply || is_backends(kernel, &desk.reply))
+    let is_answer = (translated == Translated::Reply || is_backend(kernel, (arriving.source, arriving.ports.source())))
         && kernel.translation(&desk.reply, &mut desk.half);
     desk.other = arriving.reversed(place);
     let may_be_direct =
@@ -159,15 +158,14 @@ pub fn settle_uplink<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -
     Ok(Action::Remembered)
 }
 
-/// What an endpoint sends leaves by an uplink directly, translated there and not by its own hook, and that may know the
-/// answers: a service's backend sends them, or there was a pair at the uplink already, perhaps a service's.
+/// Whether what an endpoint sends leaves by an uplink directly, translated there alone, and its own hook may still take the
+/// answers for a service's: a backend sends them, or the uplink had the pair already, perhaps a service's.
 #[inline(always)]
 pub(super) fn departs_like_a_services<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> bool {
     let FlowKey { destination, ports, place, .. } = &desk.packet.key;
     desk.is_direct()
         && desk.uplink != place.ifindex()
-        && (desk.translated == Translated::Original as u32
-            || kernel.has_member(&MemberKey::of_any(*destination, ports.destination())))
+        && (desk.translated == Translated::Original as u32 || is_backend(kernel, (*destination, ports.destination())))
 }
 
 /// Who comes from outside to a pool's own address is answered from it: a pair that changes nothing says so. So does one to

@@ -2,6 +2,7 @@
 
 mod errors;
 mod expiry;
+mod outside;
 mod pairs;
 pub mod play;
 mod services;

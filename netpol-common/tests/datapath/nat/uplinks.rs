@@ -19,7 +19,7 @@ const SERVER: End = (WORLD.address, 53);
 const B8080: End = (B.address, 8080);
 
 /// Takes the pools away.
-fn only_published(lab: &mut Lab) {
+pub(super) fn only_published(lab: &mut Lab) {
     lab.0.v4.pools.clear();
     lab.0.v4.addresses.values_mut().for_each(|value| value.flags.0 &= !AddressFlags::MASQUERADE.0);
 }
@@ -33,7 +33,7 @@ fn has_left(port: u16) -> Tuple {
 }
 
 /// Through the host's stack, and past it.
-const WAYS: [fn() -> Lab; 2] = [|| Lab::translating(&[]), Lab::outward];
+pub(super) const WAYS: [fn() -> Lab; 2] = [|| Lab::translating(&[]), Lab::outward];
 
 #[test]
 fn what_leaves_a_pool_has_the_uplinks_address_and_its_own_port() {
@@ -239,151 +239,6 @@ fn an_endpoint_reaches_a_published_port_and_a_backend_outside() {
         let arrived = lab.play(sent, SYN).unwrap();
         assert_eq!((arrived.tuple, arrived.at), (Tuple::new(TCP, (OUTSIDE, 40000), far), UPLINK), "translated twice");
         assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, sent.reversed());
-    }
-}
-
-/// A backend outside, and what an endpoint sends to it: through its service, and to itself from the same port.
-fn to_backend_outside(lab: &mut Lab, protocol: Protocol) -> [Tuple; 2] {
-    let far = ([192, 0, 2, 77], 8080);
-    lab.serve(V, &[far], 0);
-    [V, far].map(|to| Tuple::new(protocol, end(A, 5000), to))
-}
-
-#[test]
-fn who_asks_a_backend_outside_too_does_not_get_its_services_translation() {
-    for (way, protocol) in WAYS.into_iter().flat_map(|way| [(way, TCP), (way, UDP)]) {
-        for flags in [SYN, ACK] {
-            let mut lab = way();
-            let [served, own] = to_backend_outside(&mut lab, protocol);
-            let arrived = lab.play(served, SYN).unwrap();
-            assert_eq!(lab.tried(own, flags), Err(Drop::Translation), "{protocol:?} {flags}");
-            assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, served.reversed());
-            assert_eq!(lab.tried(own, flags), Err(Drop::Translation), "{protocol:?} {flags}");
-            assert_eq!(lab.play(served, ACK).unwrap().tuple, arrived.tuple);
-        }
-    }
-}
-
-#[test]
-fn whom_a_backend_outside_has_left_behind_is_not_taken_for_who_asks_it_now() {
-    for (way, protocol) in WAYS.into_iter().flat_map(|way| [(way, TCP), (way, UDP)]) {
-        let mut lab = way();
-        let [served, own] = to_backend_outside(&mut lab, protocol);
-        let arrived = lab.play(served, SYN).unwrap();
-        assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, served.reversed());
-        lab.unserve();
-        assert_eq!(lab.tried(own, SYN), Err(Drop::Translation), "{protocol:?}: its answers would be the service's");
-        assert_eq!(lab.answer(&arrived, ACK).unwrap().tuple, served.reversed(), "{protocol:?}");
-    }
-}
-
-#[test]
-fn a_service_keeps_its_port_where_half_of_its_pair_is_left() {
-    for way in WAYS {
-        let mut lab = way();
-        let [served, _] = to_backend_outside(&mut lab, UDP);
-        let arrived = lab.play(served, 0).unwrap();
-        let own = lab.0.v4.translations.get_mut();
-        own.retain(|key, _| key.destination != addr(V.0));
-        assert_eq!(own.len(), 3, "the half of the answers, and the uplink's pair");
-        lab.publish();
-        assert_eq!(lab.play(served, 0).unwrap().tuple, arrived.tuple);
-        assert_eq!(lab.answer(&arrived, 0).unwrap().tuple, served.reversed());
-    }
-}
-
-#[test]
-fn who_becomes_hidden_still_gets_the_answers_of_a_backend_outside() {
-    for (way, protocol) in WAYS.into_iter().flat_map(|way| [(way, TCP), (way, UDP)]) {
-        let mut lab = way();
-        let (pools, addresses) = (lab.0.v4.pools.clone(), lab.0.v4.addresses.clone());
-        only_published(&mut lab);
-        let [served, _] = to_backend_outside(&mut lab, protocol);
-        let arrived = lab.play(served, SYN).unwrap();
-        assert_eq!(arrived.tuple.source, served.source);
-        (lab.0.v4.pools, lab.0.v4.addresses) = (pools, addresses);
-        lab.publish();
-        assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, served.reversed(), "{protocol:?}");
-    }
-}
-
-#[test]
-fn whom_a_backend_outside_asks_at_its_own_address_does_not_mix_it_up_with_its_service() {
-    for (way, protocol) in WAYS.into_iter().flat_map(|way| [(way, TCP), (way, UDP)]) {
-        let mut lab = way();
-        let [served, own] = to_backend_outside(&mut lab, protocol);
-        let first = lab.play(served, SYN).unwrap();
-        assert_eq!(lab.answer(&first, SYN | ACK).unwrap().tuple, served.reversed());
-        let second = lab.play(own.reversed(), SYN).unwrap();
-        assert_ne!(second.tuple, own.reversed(), "{protocol:?}");
-        for (arrived, sent) in [(second, own.reversed()), (first, served)] {
-            assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, sent.reversed(), "{protocol:?}");
-            assert_eq!(lab.play(sent, ACK).unwrap().tuple, arrived.tuple, "{protocol:?}");
-        }
-    }
-}
-
-#[test]
-fn where_a_services_connection_was_not_let_out_its_answers_are_still_no_one_elses() {
-    for (way, protocol) in WAYS.into_iter().flat_map(|way| [(way, TCP), (way, UDP)]) {
-        let mut lab = way();
-        let [served, own] = to_backend_outside(&mut lab, protocol);
-        lab.0.v4.uplinks.insert(UPLINK, addr([0; 4]));
-        assert_eq!(lab.tried(served, SYN), Err(Drop::Translation));
-        lab.0.v4.uplinks.insert(UPLINK, addr(OUTSIDE));
-        assert_eq!(lab.tried(own, SYN), Err(Drop::Translation), "{protocol:?}");
-    }
-}
-
-#[test]
-fn who_has_asked_a_backend_outside_gets_its_services_answers_by_another_port() {
-    for (way, protocol) in WAYS.into_iter().flat_map(|way| [(way, TCP), (way, UDP)]) {
-        let mut lab = way();
-        let [served, own] = to_backend_outside(&mut lab, protocol);
-        let asked = [own, served].map(|sent| (lab.play(sent, SYN).unwrap(), sent));
-        assert_eq!(asked[0].0.tuple, Tuple { source: (OUTSIDE, 5000), ..own });
-        assert_ne!(asked[1].0.tuple, asked[0].0.tuple, "{protocol:?}");
-        for (arrived, sent) in asked {
-            assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, sent.reversed(), "{protocol:?}");
-        }
-    }
-}
-
-#[test]
-fn whom_a_backend_outside_asks_by_a_published_port_does_not_mix_it_up_with_its_service() {
-    for (way, masquerades) in WAYS.into_iter().flat_map(|way| [(way, true), (way, false)]) {
-        for (protocol, inward_first) in [(TCP, true), (TCP, false), (UDP, true), (UDP, false)] {
-            let mut lab = way().with_service(PUBLISHED, &[end(A, 5000)]);
-            if !masquerades {
-                only_published(&mut lab);
-            }
-            let [served, own] = to_backend_outside(&mut lab, protocol);
-            let inward = Tuple::new(protocol, own.destination, PUBLISHED);
-            let order = if inward_first { [inward, served] } else { [served, inward] };
-            let case = format!("{protocol:?}, inward first: {inward_first}, in a pool: {masquerades}");
-            let first = lab.play(order[0], SYN).unwrap();
-            assert_eq!(lab.answer(&first, SYN | ACK).unwrap().tuple, order[0].reversed(), "{case}");
-            let second = lab.play(order[1], SYN).unwrap_or_else(|drop| panic!("{case}: {drop:?}"));
-            for (arrived, sent) in [(second, order[1]), (first, order[0])] {
-                assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, sent.reversed(), "{case}");
-                assert_eq!(lab.play(sent, ACK).unwrap().tuple, arrived.tuple, "{case}");
-            }
-        }
-    }
-}
-
-#[test]
-fn what_a_services_backend_outside_opens_to_its_client_is_no_answer() {
-    for way in WAYS {
-        let far = ([192, 0, 2, 77], 8080);
-        let mut lab = way().with_service(V, &[far]);
-        let sent = Tuple::new(TCP, end(A, 40000), V);
-        let arrived = lab.play(sent, SYN).unwrap();
-        assert_eq!(lab.answer(&arrived, SYN | ACK).unwrap().tuple, sent.reversed());
-        lab.play(sent, ACK).unwrap();
-        // anybody who forges the backend's address can send that
-        assert_eq!(lab.play(arrived.tuple.reversed(), SYN).map(|arrived| arrived.tuple), Err(Drop::Translation));
-        assert_eq!(lab.answer(&arrived, ACK).unwrap().tuple, sent.reversed(), "the connection goes on");
     }
 }
 
