@@ -4,9 +4,8 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     bindings::{
-        __sk_buff, BPF_F_INNER_MAP, BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_fib_lookup, bpf_sock_tuple,
-        bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
-        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+        __sk_buff, BPF_F_INNER_MAP, BPF_NOEXIST, bpf_fib_lookup, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
     },
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap},
 };
@@ -133,7 +132,7 @@ macro_rules! family {
             const FLOWS: Table<$address> = Table::new(&maps::$flows, &places::$blocks);
             type Denials = Denials<$address>;
             const DENIALS: &'static Self::Denials = &maps::$denials;
-            type Nat = HashMap<NatKey<$address>, Translation<$address>, $nat_room, { BPF_F_NO_PREALLOC as usize }>;
+            type Nat = HashMap<NatKey<$address>, Translation<$address>, $nat_room>;
             const NAT: &'static Self::Nat = &maps::$nat;
             const AFFINITY: &'static AffinityMap<$address> = &maps::$affinity;
             const SOCKETS: &'static SocketMap<$address> = &maps::$sockets;
@@ -429,7 +428,7 @@ pub trait NatMap<A: Address> {
     fn release(&self, key: &NatKey<A>);
 }
 
-impl<A: Address, const N: usize> NatMap<A> for HashMap<NatKey<A>, Translation<A>, N, { BPF_F_NO_PREALLOC as usize }> {
+impl<A: Address, const N: usize> NatMap<A> for HashMap<NatKey<A>, Translation<A>, N> {
     #[inline(always)]
     fn find(&self, key: &NatKey<A>) -> Option<*mut Translation<A>> {
         self.get_ptr_mut(key)

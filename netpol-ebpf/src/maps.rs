@@ -3,7 +3,7 @@
 //! Tables of policy are in two slots; what the datapath remembers itself is not.
 
 use aya_ebpf::{
-    bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC, bpf_timer},
+    bindings::{BPF_F_INNER_MAP, bpf_timer},
     btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
@@ -89,11 +89,12 @@ pub static TURNOVER: PerCpuArray<u64, { Turnover::ROOM }> = PerCpuArray::new();
 pub static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, FragmentPorts, 8192> = LruHashMap::new();
 #[btf_map]
 pub static FRAGMENTS6: LruHashMap<FragmentKey<Addr6>, FragmentPorts, 8192> = LruHashMap::new();
-/// Translations are not forgotten for want of room, so they never give way to others; and they take memory only where there are some.
+/// Translations are not forgotten for want of room, so they never give way to others. Their memory is taken at once: a packet
+/// that had to ask the allocator for it might get none, and would pay for what is refilled there (two hundredths of a connection).
 #[btf_map]
-pub static NAT4: HashMap<NatKey<Addr4>, Translation<Addr4>, 262_144, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+pub static NAT4: HashMap<NatKey<Addr4>, Translation<Addr4>, 262_144> = HashMap::new();
 #[btf_map]
-pub static NAT6: HashMap<NatKey<Addr6>, Translation<Addr6>, 131_072, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+pub static NAT6: HashMap<NatKey<Addr6>, Translation<Addr6>, 131_072> = HashMap::new();
 #[btf_map]
 pub static AFFINITY4: LruHashMap<AffinityKey<Addr4>, Affinity<Addr4>, 16_384> = LruHashMap::new();
 #[btf_map]
