@@ -10,7 +10,7 @@ use crate::{
     policy::PolicyTables,
     service::{Affinity, AffinityKey, Backend, MemberKey, ServiceKey, ServiceValue},
     tables::{AddressKey, AddressValue, HookValue, Identity, IfIndex},
-    wire::{Addr4, Address, MacWords, Protocol},
+    wire::{Addr4, Address, MacWords, PortBe, Protocol},
 };
 
 /// A way that the host's routing knows.
@@ -239,6 +239,14 @@ impl Settings {
     pub const UNLIMITED: Self = Self(1 << 3);
     /// There are services or pools.
     pub const TRANSLATE: Self = Self(1 << 4);
+    /// The bits of [`Settings::outside`].
+    pub const OUTSIDE: Self = Self(0xffff << 16);
+
+    /// A service has a backend that is not on this host, at this port or one of those that share a bit with it.
+    #[inline(always)]
+    pub const fn outside(port: PortBe) -> Self {
+        Self(1 << (16 + port.to_host() as u32 % 16))
+    }
 }
 
 /// New flows an interface may open: this many at once, and this many a second.

@@ -8,7 +8,7 @@
 //! 3. What is there is an index into the array of [`Backend`]s of the family.
 //!
 //! An established flow asks [`MemberKey`] once per generation: is its backend still one of them? Beside these there is one for
-//! each backend of any service ([`MemberKey::of_any`]).
+//! each backend of any service that is not on this host ([`MemberKey::of_any`]).
 
 use crate::flow::{Ticks, seconds};
 use crate::kernel::Services;
@@ -103,8 +103,8 @@ const _: () = {
 };
 
 impl<A: Address> MemberKey<A> {
-    /// Key of the question whether an address and a port are a backend of any service, for whatever protocol. (No service
-    /// is published at port 0.)
+    /// Key of the question whether an address and a port outside are a backend of any service, for whatever protocol. (No
+    /// service is published at port 0.)
     #[inline(always)]
     pub const fn of_any(backend: A, backend_port: PortBe) -> Self {
         Self {
@@ -116,6 +116,11 @@ impl<A: Address> MemberKey<A> {
             zero: 0,
             zeros: 0,
         }
+    }
+
+    #[inline(always)]
+    pub fn is_of_any(&self) -> bool {
+        *self == Self::of_any(self.backend, self.backend_port)
     }
 }
 

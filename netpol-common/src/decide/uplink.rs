@@ -99,7 +99,8 @@ fn arrive<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>, translated: 
     // An answer of a service's backend outside: the endpoint's own hook has that translation. (Each look for one costs a miss
     // of the caches. What is no reply here can only pass for one, where a backend sends it.)
     desk.reply = NatKey::of(&arriving, Zone::of(hook.network));
-    let is_answer = (translated == Translated::Reply || is_backend(kernel, (arriving.source, arriving.ports.source())))
+    let is_answer = (translated == Translated::Reply
+        || is_backend(kernel, desk, (arriving.source, arriving.ports.source())))
         && kernel.translation(&desk.reply, &mut desk.half);
     desk.other = arriving.reversed(place);
     let may_be_direct =
@@ -165,7 +166,8 @@ pub(super) fn departs_like_a_services<A: Address, K: Kernel<A>>(kernel: &K, desk
     let FlowKey { destination, ports, place, .. } = &desk.packet.key;
     desk.is_direct()
         && desk.uplink != place.ifindex()
-        && (desk.translated == Translated::Original as u32 || is_backend(kernel, (*destination, ports.destination())))
+        && (desk.translated == Translated::Original as u32
+            || is_backend(kernel, desk, (*destination, ports.destination())))
 }
 
 /// Who comes from outside to a pool's own address is answered from it: a pair that changes nothing says so. So does one to

@@ -34,6 +34,7 @@ use std::net::IpAddr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use netpol_common::{
+    kernel::Settings,
     service::{Backend, MemberKey, ServiceKey, ServiceValue, Uplink},
     tables::{
         AddressKey, AddressValue, HookValue, Identity, IfIndex, Network, PairKey, PairValue, PortKey, Range, Ruling,
@@ -227,6 +228,13 @@ impl Snapshot {
     /// Whether any address is translated: else no packet need look for it.
     pub fn translates(&self) -> bool {
         !(self.services4.is_empty() && self.services6.is_empty() && self.pools4.is_empty() && self.pools6.is_empty())
+    }
+
+    /// What the settings say about services' backends that are not on this host.
+    pub fn outside(&self) -> Settings {
+        let four = self.members4.iter().filter(|(key, _)| key.is_of_any()).map(|(key, _)| key.backend_port);
+        let six = self.members6.iter().filter(|(key, _)| key.is_of_any()).map(|(key, _)| key.backend_port);
+        four.chain(six).map(Settings::outside).fold(Settings::default(), Settings::with)
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) fn fill(snapshot: &mut Snapshot, found: &Found<'_>) -> Result<(), Com
             }
         }
     }
+    four.tell_apart(&snapshot.addresses4);
+    six.tell_apart(&snapshot.addresses6);
     (snapshot.services4, snapshot.backends4, snapshot.members4) = (four.services, four.backends, four.members);
     (snapshot.services6, snapshot.backends6, snapshot.members6) = (six.services, six.backends, six.members);
     Ok(())

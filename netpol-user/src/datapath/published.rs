@@ -76,9 +76,8 @@ impl Reader<'_> {
     where
         MemberKey<A>: Pod,
     {
-        let is_of_one = |(key, _): &(MemberKey<A>, u32)| *key != MemberKey::of_any(key.backend, key.backend_port);
         let row = |(key, index): (MemberKey<A>, _)| (key.address.into(), key.port.to_host(), key.protocol, index);
-        Ok(self.hash(name)?.into_iter().filter(is_of_one).map(row).collect())
+        Ok(self.hash(name)?.into_iter().filter(|(key, _): &(MemberKey<A>, u32)| !key.is_of_any()).map(row).collect())
     }
 
     fn backends<A: Address + Into<IpAddr>>(&self, name: &str) -> Result<Vec<(IpAddr, u16)>, Error>

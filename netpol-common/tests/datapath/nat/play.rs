@@ -193,7 +193,11 @@ impl Lab {
                     zeros: 0,
                 };
                 memory.v4.members.insert(member, index);
-                memory.v4.members.insert(MemberKey::of_any(backend.address, backend.port), index);
+                let shared = AddressKey { network: Network::SHARED, address: backend.address };
+                if !memory.v4.addresses.contains_key(&shared) {
+                    memory.v4.members.insert(MemberKey::of_any(backend.address, backend.port), index);
+                    memory.live.settings = memory.live.settings.with(Settings::outside(backend.port));
+                }
             }
         }
     }
@@ -208,6 +212,8 @@ impl Lab {
         self.publish();
         self.0.v4.services.clear();
         self.0.v4.members.clear();
+        let Settings(all) = self.0.live.settings;
+        self.0.live.settings = Settings(all & !Settings::OUTSIDE.0);
     }
 
     pub fn pairs(&mut self) -> usize {

@@ -1,9 +1,14 @@
 //! The tables of services in one address family.
 
-use std::{collections::HashMap, hash::Hash, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+    net::IpAddr,
+};
 
 use netpol_common::{
     service::{Backend, MemberKey, ServiceKey, ServiceValue},
+    tables::{AddressKey, AddressValue, Network},
     wire::{Addr4, Addr6, Address, PortBe},
 };
 
@@ -90,9 +95,16 @@ impl<A: OfFamily> Tables<A> {
         if number == next {
             let port = PortBe::from_host(port);
             self.backends.push(Backend { address, port, zeros: 0 });
-            self.members.push((MemberKey::of_any(address, port), number));
         }
         number
+    }
+
+    /// Tells those apart that are not on this host, where nobody has their `addresses`.
+    pub fn tell_apart(&mut self, addresses: &[(AddressKey<A>, AddressValue)]) {
+        let shared = addresses.iter().filter(|(key, _)| key.network == Network::SHARED);
+        let here: HashSet<_> = shared.map(|(key, _)| key.address).collect();
+        let outside = (0..).zip(&self.backends).filter(|(_, backend)| !here.contains(&backend.address));
+        self.members.extend(outside.map(|(index, backend)| (MemberKey::of_any(backend.address, backend.port), index)));
     }
 
     fn table(&mut self, members: &[u32], candidates: &[Candidate], maglev: &mut Vec<u32>) -> (u32, u32) {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use netpol_common::{
+    kernel::Settings,
     service::{ServiceKey, ServiceValue, hash, pick},
     tables::{AddressFlags, IfIndex, Network},
     wire::{Addr4, Addr6, PortBe, Protocol},
@@ -263,6 +264,28 @@ fn what_the_machine_makes_ambiguous_is_refused() {
 }
 
 #[test]
+fn backends_that_are_not_on_this_host_are_told_apart() {
+    let mut web = service("web", Some("web"), &["10.96.0.1", "fd96::1"]);
+    web.ports = vec![port(80, Target::Number(8_080))];
+    let told_apart = |listed: &[(&str, bool)]| {
+        let world = World { slices: vec![slice("web", listed, 8_443)], ..world(vec![web.clone()]) };
+        let snapshot = compiled(&world, &["192.0.2.1"]);
+        let four = snapshot.members4.iter().filter(|(key, _)| key.is_of_any());
+        let four = four.map(|(key, _)| format!("{} {}", IpAddr::from(key.backend), key.backend_port.to_host()));
+        let six = snapshot.members6.iter().filter(|(key, _)| key.is_of_any());
+        let six = six.map(|(key, _)| format!("{} {}", IpAddr::from(key.backend), key.backend_port.to_host()));
+        (four.chain(six).collect::<Vec<_>>(), snapshot.outside())
+    };
+    // endpoints, one of another namespace, and the host itself
+    assert_eq!(told_apart(&[("10.0.0.9", true), ("192.0.2.1", true)]), (vec![], Settings::default()));
+    let outside = Settings::outside(PortBe::from_host(8_443));
+    assert_ne!(outside, Settings::default());
+    assert_eq!(told_apart(&[("192.0.2.7", true)]), (strings(["192.0.2.7 8443"]), outside));
+    assert_eq!(told_apart(&[("2001:db8::7", true)]), (strings(["2001:db8::7 8443"]), outside));
+    assert_eq!(told_apart(&[("192.0.2.7", false)]), (vec![], Settings::default()), "not ready: nobody asks it");
+}
+
+#[test]
 fn services_with_the_same_backends_share_a_table() {
     let one = |n: u8| {
         let mut web = service(&format!("web{n}"), Some("web"), &[&format!("10.96.0.{n}")]);
@@ -272,7 +295,7 @@ fn services_with_the_same_backends_share_a_table() {
     let snapshot = compiled(&world(vec![one(1), one(2), one(3)]), &[]);
     assert_eq!(snapshot.maglev.len(), 251);
     assert_eq!(snapshot.backends4.len(), 2);
-    assert_eq!(snapshot.members4.len(), 6 + 2);
+    assert_eq!(snapshot.members4.len(), 6);
 }
 
 #[test]
@@ -314,7 +337,7 @@ fn ten_thousand_services_with_ports_of_their_own_have_a_table_each() {
         web
     });
     let snapshot = compiled(&world(services.collect()), &[]);
-    assert_eq!((snapshot.services4.len(), snapshot.members4.len()), (10_000, 20_000 + snapshot.backends4.len()));
+    assert_eq!((snapshot.services4.len(), snapshot.members4.len()), (10_000, 20_000));
     assert_eq!(snapshot.maglev.len(), 10_000 * 251);
 }
 
