@@ -71,11 +71,6 @@ headers! {
         pub ethertype: u16,
     }
 
-    /// The checksum of an IPv4 header (RFC 791).
-    pub struct HeaderSum {
-        pub sum: u16,
-    }
-
     /// RFC 826, for Ethernet and IPv4.
     pub struct Arp {
         pub hardware: u16,

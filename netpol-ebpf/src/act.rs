@@ -124,8 +124,9 @@ impl Fate {
         if action == DROP { Self::dropped(Drop::Delivery) } else { Self::new(action, Ok(Pass::Out)) }
     }
 
+    /// Into the namespace behind the interface, as it is.
     #[inline(always)]
-    fn redirected(skb: Skb, interface: IfIndex, pass: Pass) -> Self {
+    pub fn redirected(skb: Skb, interface: IfIndex, pass: Pass) -> Self {
         skb.clear_mark();
         // SAFETY: no pointers. It refuses flags only; a target that is gone is found out later.
         let action = unsafe { bpf_redirect_peer(interface.0, 0) } as i32;

@@ -95,7 +95,7 @@ pub trait Maps: Answers {
     fn identify_uplink(skb: *mut __sk_buff) -> u32;
     fn settle_uplink() -> u32;
     fn attempt(skb: *mut __sk_buff) -> u32;
-    fn take_hop(skb: Skb, uplink: IfIndex) -> bool;
+    fn may_leave(skb: Skb, uplink: IfIndex) -> bool;
     fn unusual(skb: *mut __sk_buff, place: u32) -> u32;
     /// [`Family::follow`](netpol_common::parse::Family::follow) of a packet whose header was read.
     fn followed(skb: Skb, ip: Ip<Self::Address>) -> Result<Ip<Self::Address>, Drop>;
@@ -124,7 +124,7 @@ macro_rules! family {
         ways { $($way:ident = $verified_way:ident;)* }
         stages { $($stage:ident = $verified_stage:ident;)* }
         stages_of_packet { $($asking:ident = $verified_asking:ident;)* }
-        refresh = $refresh:ident; put = $put:ident; hop = $hop:ident; unusual = $unusual:ident;
+        refresh = $refresh:ident; put = $put:ident; may_leave = $may_leave:ident; unusual = $unusual:ident;
         tell { $remembered:ident, $closing:ident, $drop:ident; }
         { $($own:tt)* }
     ) => {
@@ -178,8 +178,8 @@ macro_rules! family {
             )*
 
             #[inline(always)]
-            fn take_hop(skb: Skb, uplink: IfIndex) -> bool {
-                verified::$hop(skb.0, uplink.0) == 0
+            fn may_leave(skb: Skb, uplink: IfIndex) -> bool {
+                verified::$may_leave(skb.0, uplink.0) == 0
             }
 
             #[inline(always)]
@@ -267,7 +267,7 @@ family! {
         attempt = attempt4;
         rewrite_error = rewrite_error4;
     }
-    refresh = refresh4; put = put4; hop = hop4; unusual = unusual4;
+    refresh = refresh4; put = put4; may_leave = may_leave4; unusual = unusual4;
     tell { tell_remembered4, tell_closing4, tell_drop4; }
     {
         #[inline(always)]
@@ -347,7 +347,7 @@ family! {
         attempt = attempt6;
         rewrite_error = rewrite_error6;
     }
-    refresh = refresh6; put = put6; hop = hop6; unusual = unusual6;
+    refresh = refresh6; put = put6; may_leave = may_leave6; unusual = unusual6;
     tell { tell_remembered6, tell_closing6, tell_drop6; }
     {
         #[inline(always)]

@@ -18,7 +18,8 @@ use crate::{
     family::{Maps, NatMap as _},
     frame::{Frame, Skb},
     places::Found,
-    rewrite, tell, verified,
+    rewrite::{self, Onward},
+    tell, verified,
 };
 
 /// What the way of a packet needs to know beside its key.
@@ -259,10 +260,11 @@ fn on_its_way<F: Maps>(
     (flags, interface, mac): (FlowFlags, IfIndex, MacWords),
 ) -> Fate {
     // asked before the frame is changed
-    let is_for_receiver = mac == frame.ethernet().destination;
+    let receiver = frame.ethernet().destination;
+    let is_for_receiver = mac == receiver;
     if flags.has(FlowFlags::OUT) {
         // the host answers what is too large or has come too far, and needs it as it came
-        if !is_for_receiver || !F::take_hop(frame.skb, interface) {
+        if !is_for_receiver || !F::may_leave(frame.skb, interface) {
             return Fate::passed(Pass::Stack);
         }
         let Some(desk) = F::desk() else { return Fate::dropped(Drop::Delivery) };
@@ -270,11 +272,19 @@ fn on_its_way<F: Maps>(
         unsafe { F::leads_to(&mut (*desk).next, to.destination) };
         to = to.of_entry(flags, key);
     }
-    if flags.has(FlowFlags::TRANSLATED) && rewritten::<F>(frame.skb, key, transport, &to).is_err() {
-        return Fate::dropped(Drop::Translation);
-    }
-    if flags.has(FlowFlags::OUT) {
-        return Fate::out::<F>(frame.skb, interface, frame.live.generation);
+    if flags.has(FlowFlags::TRANSLATED) {
+        let (is_routed, takes_hop) = (flags.has(FlowFlags::ROUTED), flags.has(FlowFlags::OUT));
+        let onward = Onward { mac: if is_routed { mac } else { receiver }, takes_hop };
+        let at = rewrite::at(transport, key.protocol);
+        if rewrite::rewrite::<F>(frame.skb, (rewrite::of(key), &to), at, onward).is_err() {
+            return Fate::dropped(Drop::Translation);
+        }
+        if flags.has(FlowFlags::OUT) {
+            return Fate::out::<F>(frame.skb, interface, frame.live.generation);
+        }
+        if is_routed {
+            return Fate::redirected(frame.skb, interface, Pass::Routed);
+        }
     }
     deliver(frame, flags, (interface, mac), is_for_receiver)
 }
@@ -303,16 +313,6 @@ fn deliver(frame: &Frame, flags: FlowFlags, (interface, mac): (IfIndex, MacWords
 fn would_drop(skb: Skb, side: Side, flags: FlowFlags) {
     let reason = if flags.has(FlowFlags::EGRESS_DENIED) { Drop::PolicyEgress } else { Drop::PolicyIngress };
     verified::would_drop(skb.0, counter(side, audit_code(reason)));
-}
-
-#[inline(always)]
-fn rewritten<F: Maps>(
-    skb: Skb,
-    key: &FlowKey<F::Address>,
-    transport: u32,
-    to: &Rewrite<F::Address>,
-) -> Result<(), Drop> {
-    rewrite::rewrite::<F>(skb, rewrite::of(key), to, rewrite::at(transport, key.protocol))
 }
 
 /// Counts a packet in its flow. Only a flag that its direction had not yet makes more work.

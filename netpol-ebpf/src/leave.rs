@@ -7,10 +7,11 @@ use aya_ebpf::{
     helpers::generated::{bpf_check_mtu, bpf_fib_lookup, bpf_skb_store_bytes},
 };
 use netpol_common::{
+    drops::Drop,
     flow::FlowKey,
     headers::{HopWord, View as _},
     kernel::Way,
-    parse::NETWORK,
+    parse::{Family, NETWORK},
     tables::IfIndex,
     wire::MacWords,
 };
@@ -54,26 +55,30 @@ fn look<F: Maps>(skb: Skb, key: &FlowKey<F::Address>, (from, bytes): (IfIndex, u
     }
 }
 
-/// Takes one hop off a packet. `false`: it has none left, or is too large for the uplink, and is as it was.
+/// Whether a packet has a hop to lose, and is not too large for the uplink.
 #[inline(always)]
-pub fn hop<F: Maps>(skb: Skb, uplink: IfIndex) -> bool {
-    let at = NETWORK + F::HOPS;
-    let Ok(word) = skb.linear().read::<HopWord>(at) else { return false };
-    let Some(word) = F::hop(word) else { return false };
+pub fn may_leave<F: Maps>(skb: Skb, uplink: IfIndex) -> bool {
+    let Ok(word) = skb.linear().read::<HopWord>(NETWORK + F::HOPS) else { return false };
     // 0: the interface's
     let mut mtu = 0;
+    let flags = bpf_check_mtu_flags::BPF_MTU_CHK_SEGS.into();
     // SAFETY: a live context, and a word that the kernel may write to.
-    let fits =
-        unsafe { bpf_check_mtu(skb.0.cast(), uplink.0, &raw mut mtu, 0, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS.into()) }
-            == 0;
+    F::hop(word).is_some() && unsafe { bpf_check_mtu(skb.0.cast(), uplink.0, &raw mut mtu, 0, flags) } == 0
+}
+
+/// Takes one hop off a packet that has one to lose.
+///
+/// # Errors
+///
+/// [`Drop::Delivery`]: it has none, or is as it must not be.
+#[inline(always)]
+pub fn hop<F: Family>(skb: Skb) -> Result<(), Drop> {
+    let at = NETWORK + F::HOPS;
+    let Some(word) = F::hop(skb.linear().read(at)?) else { return Err(Drop::Delivery) };
+    let (at, size) = (at as u32, size_of::<HopWord>() as u32);
     // SAFETY: a live context, and four readable bytes.
-    fits && unsafe {
-        bpf_skb_store_bytes(
-            skb.0,
-            at as u32,
-            (&raw const word).cast(),
-            size_of::<HopWord>() as u32,
-            BPF_F_RECOMPUTE_CSUM.into(),
-        )
-    } == 0
+    match unsafe { bpf_skb_store_bytes(skb.0, at, (&raw const word).cast(), size, BPF_F_RECOMPUTE_CSUM.into()) } {
+        0 => Ok(()),
+        _ => Err(Drop::Delivery),
+    }
 }

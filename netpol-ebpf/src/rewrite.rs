@@ -8,12 +8,12 @@ use netpol_common::{
     decide::Desk,
     drops::Drop,
     flow::{FlowKey, KeyProtocol, Rewrite},
-    headers::{HeaderSum, Icmp, View as _},
+    headers::{HopWord, Icmp, View as _},
     parse::{Family, NETWORK},
-    wire::{Address, Protocol},
+    wire::{Address, MacWords, Protocol},
 };
 
-use crate::frame::Skb;
+use crate::{family::Maps, frame::Skb, leave};
 
 /// `BPF_F_PSEUDO_HDR`: the sum covers a pseudo-header with the addresses (RFC 9293 section 3.1, RFC 768, RFC 8200
 /// section 8.1).
@@ -75,16 +75,36 @@ impl Checksum {
     }
 }
 
+/// What else a translated packet gets on its way.
+#[derive(Clone, Copy)]
+pub struct Onward {
+    /// The MAC address of whom the link brings it to.
+    pub mac: MacWords,
+    /// It loses a hop, of which it has one.
+    pub takes_hop: bool,
+}
+
 /// Rewrites a packet that is as `from` says.
 #[inline(always)]
-pub fn rewrite<F: Family>(skb: Skb, from: &Rewrite<F::Address>, to: &Rewrite<F::Address>, at: u32) -> Result<(), Drop> {
+pub fn rewrite<F: Maps>(
+    skb: Skb,
+    (from, to): (&Rewrite<F::Address>, &Rewrite<F::Address>),
+    at: u32,
+    onward: Onward,
+) -> Result<(), Drop> {
     let (transport, protocol) = (at & 0xffff, KeyProtocol::from_word(at >> 16));
     let sum = if transport == 0 { Checksum::NONE } else { checksum(protocol.protocol(), transport) };
     // once for both ways: twice, its words would be on the stack twice
     let difference = difference::<F>(from, to);
     if transport as usize == NETWORK + F::ADDRESSES + both::<F>() as usize && protocol.protocol().has_ports() {
-        return usual::<F>(skb, (from, to), difference, sum);
+        return usual::<F>(skb, (from, to), (difference, sum), onward);
     }
+    if onward.takes_hop {
+        leave::hop::<F>(skb)?;
+    }
+    let mac = onward.mac;
+    // SAFETY: a live context, and six readable bytes.
+    done(unsafe { bpf_skb_store_bytes(skb.0, 0, (&raw const mac).cast(), size_of::<MacWords>() as u32, 0) })?;
     addresses::<F>(skb, to, difference, NETWORK, sum.of_addresses())?;
     if transport != 0 && from.ports.word() != to.ports.word() {
         ports(skb, (from.ports.word(), to.ports.word()), (transport, protocol), sum)?;
@@ -99,17 +119,47 @@ const fn both<F: Family>() -> u32 {
     2 * F::Address::BITS / 8
 }
 
-/// The hot path: ports stand right behind the addresses, so that all of it is written at once. Each helper that is not
-/// called is a tenth of what a translation costs.
+/// The hot path: ports stand right behind the addresses, so that the frame is written again up to them, at once. Each helper
+/// that is not called is a tenth of what a translation costs.
 #[inline(always)]
-fn usual<F: Family>(
+fn usual<F: Maps>(
     skb: Skb,
     (from, to): (&Rewrite<F::Address>, &Rewrite<F::Address>),
-    difference: u64,
-    sum: Checksum,
+    (difference, sum): (u64, Checksum),
+    onward: Onward,
 ) -> Result<(), Drop> {
     if sum.at == 0 {
         return Err(Drop::Translation);
+    }
+    let is_summed = F::CHECKSUM.is_some();
+    // where no checksum of the header makes up for it, what hardware says of the whole packet changes, too
+    if onward.takes_hop && !is_summed {
+        leave::hop::<F>(skb)?;
+    }
+    let Some(desk) = F::desk() else { return Err(Drop::Translation) };
+    // SAFETY: this CPU's desk, which no other program uses meanwhile.
+    let head = unsafe { &mut (*desk).head };
+    let (frame, hops) = (skb.linear(), const { NETWORK + F::HOPS });
+    head.destination_mac = onward.mac;
+    let [first, second] = frame.words(BEHIND)?;
+    let [third, fourth] = frame.words(BEHIND + 8)?;
+    (head.words[0], head.words[1], head.words[2], head.words[3]) = (first, second, third, fourth);
+    let mut word: HopWord = frame.read(hops)?;
+    if is_summed {
+        if onward.takes_hop {
+            word = F::hop(word).ok_or(Drop::Delivery)?;
+        }
+        let [hops, protocol, high, low] = word.bytes;
+        let [high, low] = replaced(u16::from_ne_bytes([high, low]), difference).to_ne_bytes();
+        word = HopWord { bytes: [hops, protocol, high, low] };
+    }
+    // of IPv6 it is the fourth
+    let place = const { (NETWORK + F::HOPS - BEHIND) / 4 };
+    head.words[place] = u32::from_ne_bytes(word.bytes);
+    let words = (&raw const *to).cast::<u32>();
+    for number in 0..const { both::<F>() as usize / 4 + 1 } {
+        // SAFETY: a rewrite begins with two addresses and two ports of half a word, in the order of the packet.
+        head.words[place + 1 + number] = unsafe { *words.add(number) };
     }
     // SAFETY: a live context; offsets outside of the frame are refused.
     done(unsafe { bpf_l4_csum_replace(skb.0, sum.at, 0, difference, sum.flags) })?;
@@ -119,31 +169,13 @@ fn usual<F: Family>(
         // SAFETY: as above.
         done(unsafe { bpf_l4_csum_replace(skb.0, sum.at, u64::from(old), u64::from(new), flags) })?;
     }
-    let (at, size) = ((NETWORK + F::ADDRESSES) as u32, both::<F>() + size_of::<u32>() as u32);
-    if F::CHECKSUM.is_none() {
-        // SAFETY: as above; a rewrite begins with addresses and ports, in the order of the packet.
-        return done(unsafe { bpf_skb_store_bytes(skb.0, at, (&raw const *to).cast(), size, 0) });
-    }
-    // the sum of an IPv4 header stands in front of its addresses
-    let header: HeaderSum = skb.linear().read(NETWORK + F::ADDRESSES - size_of::<HeaderSum>())?;
-    let words = (&raw const *to).cast::<u32>();
-    let mut bytes = Summed { padding: 0, sum: replaced(header.sum, difference), words: [0; 3] };
-    for (place, word) in bytes.words.iter_mut().enumerate() {
-        // SAFETY: two addresses of a word each, and two ports of half a word.
-        *word = unsafe { *words.add(place) };
-    }
-    let (from, size) = ((&raw const bytes.sum).cast(), size + size_of::<HeaderSum>() as u32);
-    // SAFETY: as above, and so many readable bytes from the sum on.
-    done(unsafe { bpf_skb_store_bytes(skb.0, at - size_of::<HeaderSum>() as u32, from, size, 0) })
+    let size = (NETWORK + F::ADDRESSES) as u32 + both::<F>() + size_of::<u32>() as u32;
+    // SAFETY: as above, and so many readable bytes: those of the desk.
+    done(unsafe { bpf_skb_store_bytes(skb.0, 0, (&raw const head.destination_mac).cast(), size, 0) })
 }
 
-/// The end of an IPv4 header, with the ports behind it.
-#[repr(C)]
-struct Summed {
-    padding: u16,
-    sum: u16,
-    words: [u32; 3],
-}
+/// Where a frame goes on behind its destination's MAC address.
+const BEHIND: usize = size_of::<MacWords>();
 
 /// What becomes of a checksum by a difference in what it covers (RFC 1624).
 #[inline(always)]

@@ -155,18 +155,18 @@ pub extern "C" fn would_drop(skb: *mut __sk_buff, index: u32) -> u32 {
     0
 }
 
-/// [`leave::hop`]. 0: taken.
+/// [`leave::may_leave`]. 0: it may.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn hop4(skb: *mut __sk_buff, uplink: u32) -> u32 {
-    u32::from(!leave::hop::<V4>(Skb(skb), IfIndex(uplink)))
+pub extern "C" fn may_leave4(skb: *mut __sk_buff, uplink: u32) -> u32 {
+    u32::from(!leave::may_leave::<V4>(Skb(skb), IfIndex(uplink)))
 }
 
 /// The same for IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn hop6(skb: *mut __sk_buff, uplink: u32) -> u32 {
-    u32::from(!leave::hop::<V6>(Skb(skb), IfIndex(uplink)))
+pub extern "C" fn may_leave6(skb: *mut __sk_buff, uplink: u32) -> u32 {
+    u32::from(!leave::may_leave::<V6>(Skb(skb), IfIndex(uplink)))
 }
 
 /// [`translate::attempt`] on this CPU's desk. It searches the sockets of the packet's namespace.

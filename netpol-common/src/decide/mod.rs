@@ -160,6 +160,8 @@ pub struct Desk<A: Address> {
     hop: A,
     /// Who gets the packet that leaves now, on the hot path as well: a program's stack has no room for it.
     pub next: NextHop<A>,
+    /// Of one that is translated, for the same reason: how its frame begins.
+    pub head: Head,
     /// Answers are translated at another hook, or on another way of this one: that remembers them.
     is_elsewhere: bool,
     /// What the first stage found: [`HookValue`] of the packet's interface, and a [`Translated`].
@@ -184,6 +186,17 @@ pub struct NextHop<A: Address> {
     pub family: u32,
     pub address: A,
     pub rest: [u32; 3],
+}
+
+/// The beginning of a frame with Ethernet and IP headers and the two ports behind them, as it is written again.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Head {
+    /// What comes next is aligned to 4.
+    pub padding: u16,
+    pub destination_mac: MacWords,
+    /// What follows, the sender's MAC address first: enough for IPv6.
+    pub words: [u32; 13],
 }
 
 /// What there may be of the packet's own key: the slow path does not look again for what was just not found.
@@ -221,6 +234,7 @@ impl<A: Address> Desk<A> {
             uplink: IfIndex::NONE,
             hop: A::UNSPECIFIED,
             next: NextHop { family: 0, address: A::UNSPECIFIED, rest: [0; 3] },
+            head: Head { padding: 0, destination_mac: MacWords::ZERO, words: [0; 13] },
             is_elsewhere: false,
             hook: HookValue::NOBODY,
             translated: Translated::No as u32,
