@@ -239,12 +239,13 @@ impl Settings {
     pub const UNLIMITED: Self = Self(1 << 3);
     /// There are services or pools.
     pub const TRANSLATE: Self = Self(1 << 4);
-    /// The bits of [`Settings::outside`].
-    pub const OUTSIDE: Self = Self(0xffff << 16);
+    /// No service has a backend that is not on this host: all bits of [`Settings::nobody_outside`].
+    pub const NOBODY_OUTSIDE: Self = Self(0xffff << 16);
 
-    /// A service has a backend that is not on this host, at this port or one of those that share a bit with it.
+    /// No service has a backend that is not on this host, at this port or one of those that share a bit with it. Without the
+    /// bit there may be some.
     #[inline(always)]
-    pub const fn outside(port: PortBe) -> Self {
+    pub const fn nobody_outside(port: PortBe) -> Self {
         Self(1 << (16 + port.to_host() as u32 % 16))
     }
 }

@@ -276,8 +276,8 @@ fn on_its_way<F: Maps>(
         let (is_routed, takes_hop) = (flags.has(FlowFlags::ROUTED), flags.has(FlowFlags::OUT));
         let onward = Onward { mac: if is_routed { mac } else { receiver }, takes_hop };
         let at = rewrite::at(transport, key.protocol);
-        if rewrite::rewrite::<F>(frame.skb, (rewrite::of(key), &to), at, onward).is_err() {
-            return Fate::dropped(Drop::Translation);
+        if let Err(drop) = rewrite::rewrite::<F>(frame.skb, (rewrite::of(key), &to), at, onward) {
+            return Fate::dropped(drop);
         }
         if flags.has(FlowFlags::OUT) {
             return Fate::out::<F>(frame.skb, interface, frame.live.generation);

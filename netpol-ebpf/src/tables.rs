@@ -232,8 +232,8 @@ impl<F: Maps> Kernel<F::Address> for Tables<F> {
     fn translation(&self, key: &NatKey<F::Address>, half: &mut Translation<F::Address>) -> bool {
         half.state = NatState::NOTHING;
         let Some(found) = F::NAT.find(key) else { return false };
-        // SAFETY: the kernel frees an element when no program can see it any more, but may give it to another
-        // key before: the tag tells, which is written with the rest.
+        // SAFETY: the memory of elements stays the map's. The kernel may give one to another key meanwhile: the tag tells,
+        // which is written with the rest.
         half.copy_from(unsafe { &*found });
         if half.tag != key.tag() {
             half.state = NatState::NOTHING;

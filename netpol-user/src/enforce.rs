@@ -195,7 +195,7 @@ impl Instance {
         let endpoints = hooks.len();
         let mut settings = options.settings;
         if snapshot.translates() {
-            settings = settings.with(Settings::TRANSLATE).with(snapshot.outside());
+            settings = settings.with(Settings::TRANSLATE).with(snapshot.nobody_outside());
             let hook = |uplink: &source::Uplink| Hook {
                 interface: uplink.name.clone(),
                 ifindex: uplink.ifindex,

@@ -8,9 +8,10 @@ use std::{
 };
 
 use netpol_common::{
+    kernel::Settings,
     service::{ServiceValue, Uplink},
     tables::IfIndex,
-    wire::{Addr4, Addr6, MacWords, Protocol},
+    wire::{Addr4, Addr6, MacWords, PortBe, Protocol},
 };
 use netpol_user::{
     datapath::{Datapath, Pins, Published},
@@ -38,8 +39,17 @@ fn pool(name: &str, spec: &str) -> String {
 
 #[track_caller]
 fn published(host: &Host) -> Published {
-    let datapath = Datapath::open(&Pins::at(host.bpffs())).unwrap_or_else(|error| panic!("{error}"));
-    datapath.published().unwrap_or_else(|error| panic!("{error}"))
+    datapath(host).published().unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[track_caller]
+fn settings(host: &Host) -> Settings {
+    datapath(host).live().unwrap_or_else(|error| panic!("{error}")).settings
+}
+
+#[track_caller]
+fn datapath(host: &Host) -> Datapath {
+    Datapath::open(&Pins::at(host.bpffs())).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Addresses and ports of the backends in a service's Maglev table, each once.
@@ -105,6 +115,8 @@ fn published_tables_say_what_the_documents_say() {
     assert_eq!((away.affinity, away.service), (0, 2));
     assert_eq!(answers(&tables, &away, true), [(address("192.0.2.77"), 5353)]);
     assert_eq!(tables.members.len(), tables.services.len(), "each place here has one backend");
+    let outside = |port: u16| !settings(host).has(Settings::nobody_outside(PortBe::from_host(port)));
+    assert_eq!([5353, 8081].map(outside), [true, false], "only one of them is somebody outside");
     let pools: Vec<_> = tables.pools.iter().map(ToString::to_string).collect();
     assert_eq!(pools, ["10.0.0.0/16", "fd99::/64"]);
     let (index, mac) = host.net(async |net| (net.index("v-outside").await, net.mac("v-outside").await));

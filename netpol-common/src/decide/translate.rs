@@ -215,9 +215,9 @@ pub fn attempt<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Clai
     desk.reply = NatKey::reply(&desk.wire, desk.original.protocol, desk.original.zone);
     desk.other = desk.packet.key.rewritten(&desk.wire).reversed(desk.other.place);
     let is_used = if desk.original.zone == Zone::UPLINKS {
-        is_hosts(kernel, desk) || is_claimed(kernel, desk) || is_plain_inside(kernel, desk) || is_services(kernel, desk)
+        is_hosts(kernel, desk) || is_plain_inside(kernel, desk) || is_services(kernel, desk)
     } else {
-        is_claimed(kernel, desk) || is_plain(kernel, desk)
+        is_plain(kernel, desk)
     };
     let claim = if is_used { Claim::Taken } else { take(kernel, desk) };
     if claim != Claim::Taken {
@@ -232,8 +232,8 @@ pub fn attempt<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> Clai
     Claim::Taken
 }
 
-/// Whether another connection gets the answers. The claim asks that for good: asked right before the flow, which is not in a
-/// cache either, the CPU waits for both at once.
+/// Whether another connection gets the answers. [`take`] has the last word on that: asked as well right before the flow of the
+/// answers, which is in no cache either, the CPU waits for both at once.
 #[inline(always)]
 fn is_claimed<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
     kernel.translation(&desk.reply, &mut desk.half) && !is_own_reply(desk)
@@ -254,6 +254,9 @@ fn is_hosts<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>) -> bool {
 /// directly, and what is published there.
 #[inline(always)]
 fn is_plain<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> bool {
+    if is_claimed(kernel, desk) {
+        return true;
+    }
     desk.sent = kernel.recall(&desk.other);
     was_plain(desk) || !desk.destination.is_local() && is_uplinks(kernel, desk)
 }
@@ -280,7 +283,7 @@ fn is_own_reply<A: Address>(desk: &Desk<A>) -> bool {
 /// of what one costs: nearly nobody's port is like that of a backend.)
 #[inline(always)]
 pub(super) fn is_backend<A: Address, K: Kernel<A>>(kernel: &K, desk: &Desk<A>, (address, port): (A, PortBe)) -> bool {
-    desk.packet.settings.has(Settings::outside(port)) && kernel.has_member(&MemberKey::of_any(address, port))
+    !desk.packet.settings.has(Settings::nobody_outside(port)) && kernel.has_member(&MemberKey::of_any(address, port))
 }
 
 /// Of whatever generation: the next packet of that connection makes it valid again.
@@ -297,6 +300,9 @@ fn is_plain_inside<A: Address, K: Kernel<A>>(kernel: &K, desk: &mut Desk<A>) -> 
     let place = desk.other.place;
     if !comes_inside(desk) {
         return false;
+    }
+    if is_claimed(kernel, desk) {
+        return true;
     }
     desk.sent = kernel.recall(&desk.other);
     let (outside, last) = (desk.sent.word.flags(), desk.sent.seen);

@@ -230,11 +230,12 @@ impl Snapshot {
         !(self.services4.is_empty() && self.services6.is_empty() && self.pools4.is_empty() && self.pools6.is_empty())
     }
 
-    /// What the settings say about services' backends that are not on this host.
-    pub fn outside(&self) -> Settings {
+    /// What the settings say about services' backends that are not on this host: at which ports there are none.
+    pub fn nobody_outside(&self) -> Settings {
         let four = self.members4.iter().filter(|(key, _)| key.is_of_any()).map(|(key, _)| key.backend_port);
         let six = self.members6.iter().filter(|(key, _)| key.is_of_any()).map(|(key, _)| key.backend_port);
-        four.chain(six).map(Settings::outside).fold(Settings::default(), Settings::with)
+        let all = Settings::NOBODY_OUTSIDE;
+        four.chain(six).map(Settings::nobody_outside).fold(all, |rest, Settings(there)| Settings(rest.0 & !there))
     }
 }
 

@@ -127,7 +127,8 @@ impl Lab {
     pub fn translating(settings: &[Settings]) -> Self {
         let mut lab = Self::new();
         let Settings(all) = crate::support::classifier::with(settings).with(Settings::TRANSLATE);
-        lab.0.live.settings = Settings(all);
+        // as the loader publishes it
+        lab.0.live.settings = Settings(all).with(Settings::NOBODY_OUTSIDE);
         let store = &mut lab.0.v4;
         store.pools.push((addr([10, 0, 0, 0]), 16));
         store.uplinks.insert(UPLINK, addr(OUTSIDE));
@@ -196,7 +197,8 @@ impl Lab {
                 let shared = AddressKey { network: Network::SHARED, address: backend.address };
                 if !memory.v4.addresses.contains_key(&shared) {
                     memory.v4.members.insert(MemberKey::of_any(backend.address, backend.port), index);
-                    memory.live.settings = memory.live.settings.with(Settings::outside(backend.port));
+                    let Settings(all) = memory.live.settings;
+                    memory.live.settings = Settings(all & !Settings::nobody_outside(backend.port).0);
                 }
             }
         }
@@ -212,8 +214,7 @@ impl Lab {
         self.publish();
         self.0.v4.services.clear();
         self.0.v4.members.clear();
-        let Settings(all) = self.0.live.settings;
-        self.0.live.settings = Settings(all & !Settings::OUTSIDE.0);
+        self.0.live.settings = self.0.live.settings.with(Settings::NOBODY_OUTSIDE);
     }
 
     pub fn pairs(&mut self) -> usize {

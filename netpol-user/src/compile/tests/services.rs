@@ -268,21 +268,29 @@ fn backends_that_are_not_on_this_host_are_told_apart() {
     let mut web = service("web", Some("web"), &["10.96.0.1", "fd96::1"]);
     web.ports = vec![port(80, Target::Number(8_080))];
     let told_apart = |listed: &[(&str, bool)]| {
-        let world = World { slices: vec![slice("web", listed, 8_443)], ..world(vec![web.clone()]) };
+        let mut world = World { slices: vec![slice("web", listed, 8_443)], ..world(vec![web.clone()]) };
+        // of two endpoints, each in a network of its own
+        world.endpoints.extend([endpoint("left", "10.0.0.77"), endpoint("right", "10.0.0.77")]);
         let snapshot = compiled(&world, &["192.0.2.1"]);
         let four = snapshot.members4.iter().filter(|(key, _)| key.is_of_any());
         let four = four.map(|(key, _)| format!("{} {}", IpAddr::from(key.backend), key.backend_port.to_host()));
         let six = snapshot.members6.iter().filter(|(key, _)| key.is_of_any());
         let six = six.map(|(key, _)| format!("{} {}", IpAddr::from(key.backend), key.backend_port.to_host()));
-        (four.chain(six).collect::<Vec<_>>(), snapshot.outside())
+        (four.chain(six).collect::<Vec<_>>(), snapshot.nobody_outside())
     };
     // endpoints, one of another namespace, and the host itself
-    assert_eq!(told_apart(&[("10.0.0.9", true), ("192.0.2.1", true)]), (vec![], Settings::default()));
-    let outside = Settings::outside(PortBe::from_host(8_443));
-    assert_ne!(outside, Settings::default());
-    assert_eq!(told_apart(&[("192.0.2.7", true)]), (strings(["192.0.2.7 8443"]), outside));
-    assert_eq!(told_apart(&[("2001:db8::7", true)]), (strings(["2001:db8::7 8443"]), outside));
-    assert_eq!(told_apart(&[("192.0.2.7", false)]), (vec![], Settings::default()), "not ready: nobody asks it");
+    let nobody = Settings::NOBODY_OUTSIDE;
+    assert_eq!(told_apart(&[("10.0.0.9", true), ("192.0.2.1", true)]), (vec![], nobody));
+    let but_one = Settings(nobody.0 & !Settings::nobody_outside(PortBe::from_host(8_443)).0);
+    assert_eq!(but_one.0.count_ones(), 15);
+    assert_eq!(told_apart(&[("192.0.2.7", true)]), (strings(["192.0.2.7 8443"]), but_one));
+    assert_eq!(told_apart(&[("2001:db8::7", true)]), (strings(["2001:db8::7 8443"]), but_one));
+    assert_eq!(
+        told_apart(&[("10.0.0.77", true)]),
+        (strings(["10.0.0.77 8443"]), but_one),
+        "whose it is here, is unclear"
+    );
+    assert_eq!(told_apart(&[("192.0.2.7", false)]), (vec![], nobody), "not ready: nobody asks it");
 }
 
 #[test]

@@ -103,7 +103,9 @@ impl Play<'_> {
     }
 
     fn publish(&self, snapshots: &[Snapshot; 2]) -> Result<(), TestCaseError> {
-        let published = self.way.loaded.datapath.publish(&snapshots[self.number], self.script.settings);
+        let snapshot = &snapshots[self.number];
+        let settings = self.script.settings.with(snapshot.nobody_outside());
+        let published = self.way.loaded.datapath.publish(snapshot, settings);
         published.map(|_| ()).map_err(|error| TestCaseError::fail(error.to_string()))
     }
 

@@ -217,6 +217,13 @@ impl Way<'_> {
             Some(Ok(_)) | None => Action::Next,
         };
         prop_assert_eq!(ran.action, expected, "{:?} {:?} {:?}", role, side, verdict);
+        if !matches!(verdict, Some(Err(_))) {
+            // the sender's MAC address stays, and who sends it out takes a hop off
+            prop_assert_eq!(&ran.frame[6..14], &frame[6..14], "{:?} {:?} {:?}", role, side, verdict);
+            let hops = if frame[12..14] == [0x08, 0x00] { 14 + 8 } else { 14 + 7 };
+            let taken = u8::from(verdict == Some(Ok(Pass::Out)));
+            prop_assert_eq!(ran.frame[hops], frame[hops] - taken, "{:?} {:?} {:?}", role, side, verdict);
+        }
         Ok((verdict, ran.frame))
     }
 }
