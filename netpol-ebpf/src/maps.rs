@@ -90,7 +90,7 @@ pub static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, FragmentPorts, 8192> = Lru
 #[btf_map]
 pub static FRAGMENTS6: LruHashMap<FragmentKey<Addr6>, FragmentPorts, 8192> = LruHashMap::new();
 /// Translations are not forgotten for want of room, so they never give way to others. Their memory is taken at once: a packet
-/// that had to ask the allocator for it might get none, and would pay for what is refilled there (two hundredths of a connection).
+/// that had to ask the allocator for it might get none, and would pay for what is refilled there (more than a hundredth of a connection).
 #[btf_map]
 pub static NAT4: HashMap<NatKey<Addr4>, Translation<Addr4>, 262_144> = HashMap::new();
 #[btf_map]
