@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh},
-    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_store_bytes},
+    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
 };
 use netpol_common::{
     drops::{Drop, Pass, Side, Verdict, counter, verdict_code},
@@ -90,9 +90,10 @@ impl Fate {
     /// The same, with a next hop's MAC address, as the host would have routed.
     #[inline(always)]
     pub fn routed(skb: Skb, interface: IfIndex, mac: MacWords) -> Self {
-        // SAFETY: six readable bytes, to the beginning of the frame.
-        let failed = unsafe { bpf_skb_store_bytes(skb.0, 0, (&raw const mac).cast(), 6, 0) };
-        if failed != 0 { Self::dropped(Drop::Delivery) } else { Self::redirected(skb, interface, Pass::Routed) }
+        if !skb.address_to(mac) {
+            return Self::dropped(Drop::Delivery);
+        }
+        Self::redirected(skb, interface, Pass::Routed)
     }
 
     /// Dropped, and an answer is in its place: into the namespace behind the interface, or out of it.

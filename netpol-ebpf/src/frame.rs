@@ -1,12 +1,16 @@
 //! A frame at a hook: its bytes, and what the kernel says of it.
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_pull_data};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_skb_pull_data, bpf_skb_store_bytes},
+};
 use netpol_common::{
     drops::Drop,
     flow::{Generation, Place},
     headers::{Ethernet, Header, View},
     kernel::Live,
     tables::IfIndex,
+    wire::MacWords,
 };
 
 use crate::{maps, tables::live};
@@ -152,6 +156,13 @@ impl Skb {
                 (*self.0).tc_index = 0;
             }
         }
+    }
+
+    /// Writes the MAC address of whom the link brings the frame to. `false`: it is as it was.
+    #[inline(always)]
+    pub fn address_to(self, mac: MacWords) -> bool {
+        // SAFETY: a live context, and six readable bytes, to the beginning of the frame.
+        unsafe { bpf_skb_store_bytes(self.0, 0, (&raw const mac).cast(), size_of::<MacWords>() as u32, 0) == 0 }
     }
 
     /// Forgets the host's mark: it would survive into the container's namespace.

@@ -102,9 +102,9 @@ pub fn rewrite<F: Maps>(
     if onward.takes_hop {
         leave::hop::<F>(skb)?;
     }
-    let mac = onward.mac;
-    // SAFETY: a live context, and six readable bytes.
-    done(unsafe { bpf_skb_store_bytes(skb.0, 0, (&raw const mac).cast(), size_of::<MacWords>() as u32, 0) })?;
+    if !skb.address_to(onward.mac) {
+        return Err(Drop::Delivery);
+    }
     addresses::<F>(skb, to, difference, NETWORK, sum.of_addresses())?;
     if transport != 0 && from.ports.word() != to.ports.word() {
         ports(skb, (from.ports.word(), to.ports.word()), (transport, protocol), sum)?;
@@ -119,8 +119,8 @@ const fn both<F: Family>() -> u32 {
     2 * F::Address::BITS / 8
 }
 
-/// The hot path: ports stand right behind the addresses, so that the frame is written again up to them, at once. Each helper
-/// that is not called is a tenth of what a translation costs.
+/// The hot path: ports stand right behind the addresses, so that the frame is written again up to them, at once, by one call
+/// of a helper.
 #[inline(always)]
 fn usual<F: Maps>(
     skb: Skb,
@@ -139,12 +139,12 @@ fn usual<F: Maps>(
     let Some(desk) = F::desk() else { return Err(Drop::Translation) };
     // SAFETY: this CPU's desk, which no other program uses meanwhile.
     let head = unsafe { &mut (*desk).head };
-    let (frame, hops) = (skb.linear(), const { NETWORK + F::HOPS });
+    let frame = skb.linear();
     head.destination_mac = onward.mac;
     let [first, second] = frame.words(BEHIND)?;
     let [third, fourth] = frame.words(BEHIND + 8)?;
     (head.words[0], head.words[1], head.words[2], head.words[3]) = (first, second, third, fourth);
-    let mut word: HopWord = frame.read(hops)?;
+    let mut word: HopWord = frame.read(const { NETWORK + F::HOPS })?;
     if is_summed {
         if onward.takes_hop {
             word = F::hop(word).ok_or(Drop::Delivery)?;

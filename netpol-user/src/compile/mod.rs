@@ -39,7 +39,7 @@ use netpol_common::{
     tables::{
         AddressKey, AddressValue, HookValue, Identity, IfIndex, Network, PairKey, PairValue, PortKey, Range, Ruling,
     },
-    wire::{Addr4, Addr6, Mac, Protocol},
+    wire::{Addr4, Addr6, Address, Mac, Protocol},
 };
 
 use self::{
@@ -232,11 +232,16 @@ impl Snapshot {
 
     /// What the settings say about services' backends that are not on this host: at which ports there are none.
     pub fn nobody_outside(&self) -> Settings {
-        let four = self.members4.iter().filter(|(key, _)| key.is_of_any()).map(|(key, _)| key.backend_port);
-        let six = self.members6.iter().filter(|(key, _)| key.is_of_any()).map(|(key, _)| key.backend_port);
+        let ports = outside(&self.members4).map(|key| key.backend_port);
+        let ports = ports.chain(outside(&self.members6).map(|key| key.backend_port));
         let all = Settings::NOBODY_OUTSIDE;
-        four.chain(six).map(Settings::nobody_outside).fold(all, |rest, Settings(there)| Settings(rest.0 & !there))
+        ports.map(Settings::nobody_outside).fold(all, |rest, Settings(there)| Settings(rest.0 & !there))
     }
+}
+
+/// Services' backends that are not on this host.
+fn outside<A: Address>(members: &[(MemberKey<A>, u32)]) -> impl Iterator<Item = &MemberKey<A>> {
+    members.iter().map(|(key, _)| key).filter(|key| key.is_of_any())
 }
 
 /// Who shares an identity.

@@ -4,15 +4,15 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use netpol_common::{
     kernel::Settings,
-    service::{ServiceKey, ServiceValue, hash, pick},
+    service::{MemberKey, ServiceKey, ServiceValue, hash, pick},
     tables::{AddressFlags, IfIndex, Network},
-    wire::{Addr4, Addr6, PortBe, Protocol},
+    wire::{Addr4, Addr6, Address, PortBe, Protocol},
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::worlds::{at, endpoint, labels, nets, running};
 use crate::{
-    compile::{BackendState, CompileError, Snapshot, Workload, compile},
+    compile::{BackendState, CompileError, Snapshot, Workload, compile, outside},
     model::{
         EndpointPort, EndpointSlice, Expr, IpVersion, ObjectName, Pool, Scope, Selector, Service, ServiceAddress,
         ServicePort, SliceEndpoint, SlicePort, Target, Traffic, World,
@@ -263,6 +263,11 @@ fn what_the_machine_makes_ambiguous_is_refused() {
     assert_eq!(compile(&world, &twice, &[]).unwrap_err(), shared);
 }
 
+/// Addresses and ports of those that are told apart.
+fn backends_outside<A: Address + Into<IpAddr>>(members: &[(MemberKey<A>, u32)]) -> Vec<String> {
+    outside(members).map(|key| format!("{} {}", key.backend.into(), key.backend_port.to_host())).collect()
+}
+
 #[test]
 fn backends_that_are_not_on_this_host_are_told_apart() {
     let mut web = service("web", Some("web"), &["10.96.0.1", "fd96::1"]);
@@ -272,11 +277,8 @@ fn backends_that_are_not_on_this_host_are_told_apart() {
         // of two endpoints, each in a network of its own
         world.endpoints.extend([endpoint("left", "10.0.0.77"), endpoint("right", "10.0.0.77")]);
         let snapshot = compiled(&world, &["192.0.2.1"]);
-        let four = snapshot.members4.iter().filter(|(key, _)| key.is_of_any());
-        let four = four.map(|(key, _)| format!("{} {}", IpAddr::from(key.backend), key.backend_port.to_host()));
-        let six = snapshot.members6.iter().filter(|(key, _)| key.is_of_any());
-        let six = six.map(|(key, _)| format!("{} {}", IpAddr::from(key.backend), key.backend_port.to_host()));
-        (four.chain(six).collect::<Vec<_>>(), snapshot.nobody_outside())
+        let all = [backends_outside(&snapshot.members4), backends_outside(&snapshot.members6)].concat();
+        (all, snapshot.nobody_outside())
     };
     // endpoints, one of another namespace, and the host itself
     let nobody = Settings::NOBODY_OUTSIDE;
